@@ -1,1 +1,9 @@
+//! boxd: one daemon that gives the owner of a sandbox or machine hands inside it.
 
+pub mod capability;
+pub mod error;
+pub mod exec;
+pub mod fs;
+pub mod host;
+pub mod ids;
+pub mod workspace;

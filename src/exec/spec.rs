@@ -1,0 +1,172 @@
+//! What to run and what came of it: plain data, no system calls. Every room and `ops` speak to the engine in these.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::ids::ProcessId;
+
+/// The program of a process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command {
+    /// `argv[0]` is looked up in the child's `PATH` unless it contains a slash.
+    Argv(Vec<OsString>),
+    /// One line for `$SHELL -c` (else `/bin/sh -c`).
+    Shell(OsString),
+}
+
+/// How the child's environment is made. `BOXD_PROCESS` is set in either case.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Environment {
+    /// The daemon's cleaned environment with these set on top.
+    Overlay(Vec<(OsString, OsString)>),
+    /// Exactly these.
+    Exact(Vec<(OsString, OsString)>),
+}
+
+/// Who the process belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Owner {
+    /// Asked for by a caller.
+    User,
+    /// Part of the display stack.
+    Desktop,
+    /// A code kernel.
+    Kernel,
+    /// An agent process.
+    Agent,
+}
+
+/// How many bytes of each output channel are kept: the first `head` and the last `tail` of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Keep {
+    /// Bytes kept from the beginning of the channel.
+    pub head: u64,
+    /// Bytes kept from the end of the channel.
+    pub tail: u64,
+}
+
+impl Keep {
+    /// Keeps `bytes` from the beginning and nothing of what comes later: for answers that must be whole or refused.
+    pub fn first(bytes: u64) -> Self {
+        Self { head: bytes, tail: 0 }
+    }
+
+    /// Splits `bytes` evenly between head and tail.
+    pub fn both_ends(bytes: u64) -> Self {
+        Self {
+            head: bytes - bytes / 2,
+            tail: bytes / 2,
+        }
+    }
+}
+
+/// A command to be run to its end.
+#[derive(Debug, Clone)]
+pub struct RunSpec {
+    /// What to run.
+    pub command: Command,
+    /// Absolute working directory; checked before anything else so that blame is right.
+    pub cwd: PathBuf,
+    /// The environment.
+    pub environment: Environment,
+    /// Bytes for standard input, end of file after the last one.
+    pub stdin: Bytes,
+    /// Wall time after which the whole tree is killed; `None` is no limit.
+    pub timeout: Option<Duration>,
+    /// How much output is kept per channel.
+    pub keep: Keep,
+    /// Who it belongs to.
+    pub owner: Owner,
+}
+
+/// One output channel as it was kept.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Captured {
+    /// The first bytes; all of them when nothing was omitted.
+    pub head: Bytes,
+    /// The last bytes, empty unless something was omitted.
+    pub tail: Bytes,
+    /// Bytes between head and tail that were counted and dropped.
+    pub omitted: u64,
+    /// Bytes that the process wrote to the channel until the end was sealed.
+    pub total: u64,
+}
+
+/// How the leader ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// It returned this code, 0..=255.
+    Code(i32),
+    /// This signal ended it.
+    Signal {
+        /// The signal's number.
+        number: i32,
+        /// Whether a core was dumped.
+        core_dumped: bool,
+    },
+}
+
+/// Whether the kernel killed the process for want of memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Oom {
+    /// Its own cgroup says so.
+    Yes,
+    /// Its own cgroup says no.
+    No,
+    /// There is no cgroup of its own to ask.
+    Unknown,
+}
+
+/// Totals and digest of one channel, sealed at the end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChannelEnd {
+    /// Bytes written to the channel.
+    pub total: u64,
+    /// blake3 of those bytes, lower-case hex.
+    pub digest: String,
+}
+
+/// Why and how a process ended: the last record of its log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndRecord {
+    /// Sequence of this record: one more than that of the last output record.
+    pub seq: u64,
+    /// How the leader ended.
+    pub exit: Exit,
+    /// Whether the wall-time limit ended it.
+    pub timed_out: bool,
+    /// Whether a cancel or the daemon's stop ended it.
+    pub cancelled: bool,
+    /// Whether it was killed for want of memory.
+    pub oom: Oom,
+    /// Peak resident set of the leader, bytes.
+    pub peak_rss: u64,
+    /// CPU time in user mode of the leader and the children it waited for.
+    pub user_cpu: Duration,
+    /// CPU time in the kernel, likewise.
+    pub system_cpu: Duration,
+    /// From spawn to the leader's exit.
+    pub wall: Duration,
+    /// Standard output.
+    pub stdout: ChannelEnd,
+    /// Standard error.
+    pub stderr: ChannelEnd,
+    /// Processes that still hold an output pipe; they were left alive.
+    pub lingering: Vec<u32>,
+}
+
+/// A command that ran to its end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finished {
+    /// Its id in this daemon.
+    pub id: ProcessId,
+    /// What was kept of standard output.
+    pub stdout: Captured,
+    /// What was kept of standard error.
+    pub stderr: Captured,
+    /// The end record.
+    pub end: EndRecord,
+}

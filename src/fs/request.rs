@@ -1,0 +1,198 @@
+//! What can be asked of the files room and what it answers: plain data.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use futures_util::Stream;
+
+use crate::error::Error;
+
+/// A body of bytes that may be larger than memory.
+pub enum Body {
+    /// All of it, already here.
+    Bytes(Bytes),
+    /// Chunks as the peer sends them; an error ends the write and leaves the old content in place.
+    Stream(Pin<Box<dyn Stream<Item = Result<Bytes, Error>> + Send>>),
+}
+
+impl std::fmt::Debug for Body {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Bytes(bytes) => write!(formatter, "Body::Bytes({} bytes)", bytes.len()),
+            Self::Stream(_) => formatter.write_str("Body::Stream"),
+        }
+    }
+}
+
+/// How far the paths of a request may reach.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// The whole machine, as the operating system allows it.
+    Machine,
+    /// Beneath the workspace root; anything else is [`Error::Denied`] with `EACCES`, naming the rule.
+    Confined,
+    /// Beneath the workspace root, because the owner did not consent to more; anything else is
+    /// [`Error::ConsentRequired`].
+    Unconsented,
+}
+
+/// Write a file, whole or not at all.
+#[derive(Debug)]
+pub struct Write {
+    /// The file, as the caller gave it.
+    pub path: PathBuf,
+    /// Make missing parent directories.
+    pub create_parents: bool,
+    /// Append instead of replacing (then not atomic: see [`Written::atomic`]).
+    pub append: bool,
+    /// Permission bits of a file that did not exist; `None` follows the umask.
+    pub mode: Option<u32>,
+    /// The content.
+    pub body: Body,
+}
+
+/// What a write did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Written {
+    /// The absolute path.
+    pub path: PathBuf,
+    /// Bytes of the body.
+    pub bytes: u64,
+    /// Whether a reader could only ever see the old or the new content.
+    pub atomic: bool,
+}
+
+/// Read a file or a part of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Read {
+    /// The file, as the caller gave it.
+    pub path: PathBuf,
+    /// First byte; at or past the end reads nothing.
+    pub offset: u64,
+    /// Number of bytes; `None` reads to the end.
+    pub length: Option<u64>,
+}
+
+/// List a directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct List {
+    /// The directory, as the caller gave it.
+    pub path: PathBuf,
+    /// Descend into directories (never through symbolic links).
+    pub recursive: bool,
+}
+
+/// The kind of a directory entry, by `lstat`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[expect(missing_docs, reason = "the names are the POSIX file types")]
+pub enum Kind {
+    File,
+    Directory,
+    Symlink,
+    Fifo,
+    Socket,
+    BlockDevice,
+    CharDevice,
+}
+
+/// One file-system entry, never followed through a symbolic link unless said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// The last component.
+    pub name: OsString,
+    /// Absolute path.
+    pub path: PathBuf,
+    /// Its kind.
+    pub kind: Kind,
+    /// Size in bytes.
+    pub size: u64,
+    /// Last modification of the content.
+    pub modified: SystemTime,
+    /// Permission bits, `0o7777`.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Where a symbolic link points.
+    pub target: Option<PathBuf>,
+}
+
+/// The entries of a directory, sorted by path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listing {
+    /// The absolute directory that was listed.
+    pub root: PathBuf,
+    /// What could be read.
+    pub entries: Vec<Entry>,
+    /// Directories and entries that could not be read, with the reason.
+    pub unreadable: Vec<(PathBuf, String)>,
+}
+
+/// Make a directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mkdir {
+    /// The directory, as the caller gave it.
+    pub path: PathBuf,
+    /// Make missing parents, and accept a directory that exists.
+    pub parents: bool,
+    /// Permission bits; `None` follows the umask.
+    pub mode: Option<u32>,
+}
+
+/// Move or rename.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Move {
+    /// The source, as the caller gave it.
+    pub from: PathBuf,
+    /// The destination, as the caller gave it.
+    pub to: PathBuf,
+    /// Replace an existing destination.
+    pub overwrite: bool,
+}
+
+/// What a move did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Moved {
+    /// Absolute source.
+    pub from: PathBuf,
+    /// Absolute destination.
+    pub to: PathBuf,
+}
+
+/// Remove a file, a symbolic link or a directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Remove {
+    /// The entry, as the caller gave it; symbolic links are removed, not followed.
+    pub path: PathBuf,
+    /// Remove a directory with everything in it.
+    pub recursive: bool,
+}
+
+/// Unpack a tar or tar.gz archive below a directory.
+#[derive(Debug)]
+pub struct Unpack {
+    /// The destination, as the caller gave it; made when missing.
+    pub path: PathBuf,
+    /// The archive.
+    pub body: Body,
+}
+
+/// What was unpacked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unpacked {
+    /// Absolute paths that were written, in archive order, at most [`Unpacked::MAX_PATHS`].
+    pub paths: Vec<PathBuf>,
+    /// Whether more was written than `paths` lists.
+    pub truncated: bool,
+    /// Entries that were not created because of their kind (devices, sockets), with the reason.
+    pub skipped: Vec<(PathBuf, String)>,
+}
+
+impl Unpacked {
+    /// How many paths an answer lists.
+    pub const MAX_PATHS: usize = 1024;
+}

@@ -1,0 +1,195 @@
+//! `perform`: the one function between the doors and the rooms. It checks the principal, keeps the promise that a
+//! repeated request is never run twice, resolves paths, and asks the room.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use parking_lot::RwLock;
+use tracing::Instrument;
+
+use super::once::{Begin, Ledger};
+use super::{Op, Principal, ProcessConfig, ProcessConfigPatch, Reply, Run, operation};
+use crate::capability::Capability;
+use crate::error::Error;
+use crate::exec::{self, Engine};
+use crate::fs::{Files, Reach};
+use crate::host::Host;
+use crate::ids::RequestId;
+use crate::lifecycle::Tasks;
+use crate::workspace::Workspace;
+
+/// One request: who asks, under which id, and whether a repeat must not run again.
+#[derive(Debug, Clone)]
+pub struct Call {
+    /// Who asks.
+    pub principal: Principal,
+    /// The id that errors and log lines carry.
+    pub request_id: RequestId,
+    /// Same key and principal: the same outcome, never run twice. `None` runs always.
+    pub idempotency_key: Option<String>,
+}
+
+/// Every room, behind the one function that the doors call.
+#[derive(Debug)]
+pub struct Rooms {
+    workspace: Workspace,
+    engine: Arc<Engine>,
+    files: Arc<Files>,
+    host: Arc<Host>,
+    ledger: Ledger,
+    process_config: RwLock<ProcessConfig>,
+    tasks: Tasks,
+    started: Instant,
+}
+
+impl Rooms {
+    /// Puts the rooms together; `started` is when the daemon began, for uptime.
+    pub fn new(
+        workspace: Workspace,
+        engine: Arc<Engine>,
+        files: Arc<Files>,
+        host: Arc<Host>,
+        ledger: Ledger,
+        tasks: Tasks,
+        started: Instant,
+    ) -> Self {
+        let process_config = RwLock::default();
+        Self { workspace, engine, files, host, ledger, process_config, tasks, started }
+    }
+
+    /// The engine, for doors that attach streams and report counts.
+    pub fn engine(&self) -> &Arc<Engine> {
+        &self.engine
+    }
+
+    /// The host room, for heartbeats and metrics pages.
+    pub fn host(&self) -> &Arc<Host> {
+        &self.host
+    }
+
+    /// The workspace, for Hello and the banner.
+    pub fn workspace(&self) -> &Workspace {
+        &self.workspace
+    }
+
+    /// The limits for processes made over HTTP.
+    pub fn process_config(&self) -> ProcessConfig {
+        *self.process_config.read()
+    }
+
+    /// Milliseconds since the daemon started, monotonic.
+    pub fn uptime_ms(&self) -> u64 {
+        self.started.elapsed().as_millis() as u64
+    }
+
+    /// What works here now, one row per feature.
+    pub fn capabilities(&self) -> Vec<Capability> {
+        let mut rows = vec![Capability::available("ping")];
+        rows.extend(self.engine.capabilities());
+        rows.extend(self.files.capabilities());
+        rows.extend(self.host.capabilities());
+        rows
+    }
+
+    /// Does `op` for `call`. Refused before anything is touched when the daemon is stopping (ping is answered all
+    /// the same) or the principal lacks the scope.
+    pub async fn perform(&self, call: &Call, op: Op) -> Result<Reply, Error> {
+        let name = op.name();
+        self.admit(call, name)?;
+        let span = tracing::debug_span!("op", id = %call.request_id, name, door = ?call.principal.door);
+        self.dispatch(call, op).instrument(span).await
+    }
+
+    fn admit(&self, call: &Call, name: &'static str) -> Result<(), Error> {
+        if self.tasks.is_stopping() && name != "ping" {
+            return Err(Error::Stopping);
+        }
+        let row = operation(name).ok_or_else(|| Error::Internal { reason: format!("{name} has no row") })?;
+        if call.principal.allows(row.scope) {
+            return Ok(());
+        }
+        Err(Error::Forbidden { reason: format!("{name} needs the {:?} scope", row.scope) })
+    }
+
+    async fn dispatch(&self, call: &Call, op: Op) -> Result<Reply, Error> {
+        match op {
+            Op::Ping { nonce } => Ok(Reply::Pong { nonce, uptime_ms: self.uptime_ms() }),
+            Op::ProcessRun(run) => self.run(call, *run).await,
+            Op::ProcessConfigGet => Ok(Reply::ProcessConfig(self.process_config())),
+            Op::ProcessConfigSet(patch) => self.set_process_config(&patch).map(Reply::ProcessConfig),
+            Op::FsRead(read) => self.files.open(self.reach(call), read).await.map(Reply::File),
+            Op::FsWrite(write) => self.files.write(self.reach(call), write).await.map(Reply::Written),
+            Op::FsList(list) => self.files.list(self.reach(call), list).await.map(Reply::Listing),
+            Op::FsMkdir(mkdir) => self.files.mkdir(self.reach(call), mkdir).await.map(Reply::Path),
+            Op::FsMove(request) => self.files.rename(self.reach(call), request).await.map(Reply::Moved),
+            Op::FsStat { path } => self.files.stat(self.reach(call), path).await.map(Reply::Stat),
+            Op::FsRemove(remove) => self.files.remove(self.reach(call), remove).await.map(Reply::Path),
+            Op::FsUnpack(unpack) => self.files.unpack(self.reach(call), unpack).await.map(Reply::Unpacked),
+            Op::HostMetrics => Ok(Reply::Metrics(self.host.sample())),
+            Op::HostCapabilities => Ok(Reply::Capabilities(self.capabilities())),
+        }
+    }
+
+    async fn run(&self, call: &Call, run: Run) -> Result<Reply, Error> {
+        let Some(key) = &call.idempotency_key else {
+            return self.run_now(run).await.map(Reply::Ran);
+        };
+        match self.ledger.begin(&call.principal.id, key, &run)? {
+            Begin::Replay(outcome) => outcome.map(Reply::Ran),
+            Begin::Fresh(entry) => {
+                let outcome = self.run_now(run).await;
+                entry.finish(&outcome);
+                outcome.map(Reply::Ran)
+            }
+        }
+    }
+
+    async fn run_now(&self, run: Run) -> Result<Arc<exec::Finished>, Error> {
+        let spec = exec::RunSpec {
+            command: run.command,
+            cwd: self.workspace.resolve(&run.cwd)?,
+            environment: run.environment,
+            stdin: run.stdin,
+            timeout: run.timeout,
+            keep: run.keep,
+            owner: exec::Owner::User,
+        };
+        self.engine.run(spec).await.map(Arc::new)
+    }
+
+    fn set_process_config(&self, patch: &ProcessConfigPatch) -> Result<ProcessConfig, Error> {
+        let mut config = self.process_config.write();
+        let changed = config.patched(patch)?;
+        *config = changed;
+        Ok(changed)
+    }
+}
+
+impl ProcessConfig {
+    /// This configuration with the values of `patch`; zero is refused by field, and the default time limit is
+    /// lowered to the longest one allowed.
+    pub fn patched(self, patch: &ProcessConfigPatch) -> Result<Self, Error> {
+        let mut config = self;
+        let fields = [
+            ("maxConcurrentProcesses", patch.max_concurrent_processes, &mut config.max_concurrent_processes),
+            ("defaultRunTimeoutMs", patch.default_run_timeout_ms, &mut config.default_run_timeout_ms),
+            ("maxRunTimeoutMs", patch.max_run_timeout_ms, &mut config.max_run_timeout_ms),
+            ("maxOutputBytes", patch.max_output_bytes, &mut config.max_output_bytes),
+            ("maxLogBytesPerProcess", patch.max_log_bytes_per_process, &mut config.max_log_bytes_per_process),
+            (
+                "maxInputBytesPerRequest",
+                patch.max_input_bytes_per_request,
+                &mut config.max_input_bytes_per_request,
+            ),
+        ];
+        for (field, value, slot) in fields {
+            match value {
+                Some(0) => return Err(Error::Invalid { field, reason: "must be above zero".into() }),
+                Some(value) => *slot = value,
+                None => {}
+            }
+        }
+        config.default_run_timeout_ms = config.default_run_timeout_ms.min(config.max_run_timeout_ms);
+        Ok(config)
+    }
+}

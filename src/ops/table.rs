@@ -1,0 +1,75 @@
+//! The table of operations: one stable name each, the scope it needs and what it answers when repeated.
+//!
+//! Extension names on the wire, `boxd call op NAME`, capability rows and (later) MCP tools are these names.
+
+use super::{Op, Scope};
+
+/// One row of the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Operation {
+    /// The stable name, `room.verb`.
+    pub name: &'static str,
+    /// What a principal must hold.
+    pub scope: Scope,
+    /// Whether it changes nothing.
+    pub read_only: bool,
+    /// Whether a request id makes it exactly-once.
+    pub once: bool,
+    /// One sentence for people and models.
+    pub summary: &'static str,
+}
+
+const fn row(
+    name: &'static str,
+    scope: Scope,
+    read_only: bool,
+    once: bool,
+    summary: &'static str,
+) -> Operation {
+    Operation { name, scope, read_only, once, summary }
+}
+
+/// Every operation, in the order of [`Op`].
+pub const OPERATIONS: &[Operation] = &[
+    row("ping", Scope::Read, true, false, "Answer at once with the nonce of the request."),
+    row("process.run", Scope::Full, false, true, "Run a command to its end and answer its output."),
+    row("process.config.get", Scope::Read, true, false, "Read the limits for processes made over HTTP."),
+    row("process.config.set", Scope::Full, false, false, "Change limits for processes made over HTTP."),
+    row("fs.read", Scope::Read, true, false, "Read a file or a range of it."),
+    row("fs.write", Scope::Workspace, false, false, "Write a file, whole or not at all."),
+    row("fs.list", Scope::Read, true, false, "List a directory."),
+    row("fs.mkdir", Scope::Workspace, false, false, "Make a directory."),
+    row("fs.move", Scope::Workspace, false, false, "Move or rename a file or directory."),
+    row("fs.stat", Scope::Read, true, false, "Look at one file-system entry."),
+    row("fs.remove", Scope::Workspace, false, false, "Remove a file, link or directory."),
+    row("fs.unpack", Scope::Workspace, false, false, "Unpack a tar or tar.gz archive below a directory."),
+    row("host.metrics", Scope::Read, true, false, "CPU, memory, disk, load and GPUs of the machine."),
+    row("host.capabilities", Scope::Read, true, false, "What works on this machine now, and why not."),
+];
+
+/// The row of a stable name.
+pub fn operation(name: &str) -> Option<&'static Operation> {
+    OPERATIONS.iter().find(|row| row.name == name)
+}
+
+impl Op {
+    /// The stable name of this operation.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Ping { .. } => "ping",
+            Self::ProcessRun(_) => "process.run",
+            Self::ProcessConfigGet => "process.config.get",
+            Self::ProcessConfigSet(_) => "process.config.set",
+            Self::FsRead(_) => "fs.read",
+            Self::FsWrite(_) => "fs.write",
+            Self::FsList(_) => "fs.list",
+            Self::FsMkdir(_) => "fs.mkdir",
+            Self::FsMove(_) => "fs.move",
+            Self::FsStat { .. } => "fs.stat",
+            Self::FsRemove(_) => "fs.remove",
+            Self::FsUnpack(_) => "fs.unpack",
+            Self::HostMetrics => "host.metrics",
+            Self::HostCapabilities => "host.capabilities",
+        }
+    }
+}
