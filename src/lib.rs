@@ -6,4 +6,5 @@ pub mod exec;
 pub mod fs;
 pub mod host;
 pub mod ids;
+pub mod lifecycle;
 pub mod workspace;
