@@ -7,4 +7,5 @@ pub mod fs;
 pub mod host;
 pub mod ids;
 pub mod lifecycle;
+pub mod wire;
 pub mod workspace;

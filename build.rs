@@ -1,0 +1,43 @@
+//! Compiles `proto/` to Rust without `protoc`, and leaves the descriptor set beside the code for tests that encode
+//! by reflection.
+
+use std::error::Error;
+use std::path::PathBuf;
+
+use prost_build::Config;
+
+const PROTO: &str = "proto/boxd_control.proto";
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "cargo tells a build script where to write by the environment alone"
+)]
+fn main() -> Result<(), Box<dyn Error>> {
+    println!("cargo:rerun-if-changed={PROTO}");
+    let directory = PathBuf::from(std::env::var_os("OUT_DIR").ok_or("OUT_DIR is not set")?);
+    let mut compiler = protox::Compiler::new(["proto"])?;
+    compiler
+        .include_source_info(true)
+        .open_file("boxd_control.proto")?;
+    std::fs::write(
+        directory.join("boxd_control.bin"),
+        compiler.encode_file_descriptor_set(),
+    )?;
+
+    let mut files = compiler.file_descriptor_set();
+    extension_last(&mut files);
+    Config::new().bytes(["."]).btree_map(["."]).compile_fds(files)?;
+    Ok(())
+}
+
+/// Takes `ext` out of `OpStart`'s oneof for the generated Rust only. prost writes a oneof where its lowest tag
+/// belongs, which would put tag 100 before tags 10 to 12; as a field of its own it is written in tag order, byte for
+/// byte what other encoders write.
+fn extension_last(files: &mut prost_types::FileDescriptorSet) {
+    let messages = files.file.iter_mut().flat_map(|file| &mut file.message_type);
+    for start in messages.filter(|message| message.name() == "OpStart") {
+        for field in start.field.iter_mut().filter(|field| field.name() == "ext") {
+            field.oneof_index = None;
+        }
+    }
+}

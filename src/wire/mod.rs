@@ -1,0 +1,3 @@
+//! The types that cross the doors and their conversion to and from [`crate::ops`]: pure, no sockets, no clock.
+
+pub mod proto;
