@@ -1,6 +1,7 @@
 //! boxd: one daemon that gives the owner of a sandbox or machine hands inside it.
 
 pub mod capability;
+pub mod config;
 pub mod error;
 pub mod exec;
 pub mod fs;
@@ -8,4 +9,7 @@ pub mod host;
 pub mod ids;
 pub mod lifecycle;
 pub mod wire;
+pub mod startup;
+pub mod state;
+pub mod telemetry;
 pub mod workspace;

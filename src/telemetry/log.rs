@@ -1,0 +1,100 @@
+//! Log lines: a filter per module, text for people, JSON for machines, always on standard error.
+
+use std::fmt;
+use std::io::{self, IsTerminal};
+use std::str::FromStr;
+
+use tracing_subscriber::Layer;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+use crate::error::Error;
+
+/// Which lines are written: `info,boxd::exec=debug` is `info` everywhere and `debug` in one module.
+#[derive(Debug, Clone)]
+pub struct Filter {
+    text: String,
+    targets: Targets,
+}
+
+impl Default for Filter {
+    fn default() -> Self {
+        Self {
+            text: "info".into(),
+            targets: Targets::new().with_default(tracing::Level::INFO),
+        }
+    }
+}
+
+impl FromStr for Filter {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let targets = text.parse::<Targets>().map_err(|error| {
+            format!("{text:?} is not a log filter ({error}); write it like info or info,boxd::exec=debug")
+        })?;
+        Ok(Self {
+            text: text.to_owned(),
+            targets,
+        })
+    }
+}
+
+impl fmt::Display for Filter {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.text)
+    }
+}
+
+/// The form of a log line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Format {
+    /// Text when standard error is a terminal, JSON otherwise.
+    #[default]
+    Auto,
+    /// One line of text.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+/// Starts writing log lines; `color` allows colours on a terminal.
+///
+/// # Errors
+///
+/// [`Error::Internal`] when called twice in one process.
+pub fn init(filter: &Filter, format: Format, color: bool) -> Result<(), Error> {
+    let terminal = io::stderr().is_terminal();
+    let json = match format {
+        Format::Auto => !terminal,
+        Format::Text => false,
+        Format::Json => true,
+    };
+    let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr);
+    let lines = if json {
+        lines.json().flatten_event(true).with_span_list(false).boxed()
+    } else {
+        lines.with_ansi(terminal && color).with_target(false).boxed()
+    };
+    tracing_subscriber::registry()
+        .with(lines.with_filter(filter.targets.clone()))
+        .try_init()
+        .map_err(|error| Error::Internal {
+            reason: format!("start logging: {error}"),
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn filters_are_parsed_and_shown_as_given() {
+        let filter: Filter = "info,boxd::exec=debug".parse().unwrap();
+        assert_eq!(filter.to_string(), "info,boxd::exec=debug");
+        assert!(filter.targets.would_enable("boxd::exec", &tracing::Level::DEBUG));
+        assert!(!filter.targets.would_enable("boxd::fs", &tracing::Level::DEBUG));
+        assert!("boxd=loud".parse::<Filter>().unwrap_err().contains("boxd=loud"));
+    }
+}
