@@ -1,0 +1,72 @@
+# Everything a person or a machine does with this tree. CI runs only these targets, so a green laptop is a green CI.
+
+CARGO ?= cargo
+TARGET ?= $(shell uname -m)-unknown-linux-gnu
+# Tools that a target needs and no package manager has, built once and kept beside the build.
+TOOLS := target/tools
+CARGO_DENY_VERSION := 0.20.2
+CARGO_DENY := $(TOOLS)/cargo-deny-$(CARGO_DENY_VERSION)/bin/cargo-deny
+
+# A static binary finds libc's getrandom by no lookup at run time, so the direct system call is chosen at build time. The
+# explicit --target keeps these flags away from build scripts and procedural macros.
+STATIC_FLAGS := -C target-feature=+crt-static --cfg getrandom_backend="linux_getrandom"
+static_build = RUSTFLAGS='$(STATIC_FLAGS)' $(CARGO) build --locked --bin boxd --target $(TARGET) --profile $(1)
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint fmt doc bench dist proof ci audit clients
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: ## build and start the daemon on loopback; it prints the URL and where its token is
+	$(CARGO) run --locked --quiet --bin boxd -- run
+
+test: clients ## install what the tests need on Debian or Ubuntu, then run all of them
+	$(CARGO) test --locked
+
+clients:
+	@tests/setup.sh test
+	@cd tests/clients && npm ci --loglevel=error
+
+lint: $(CARGO_DENY) ## formatting, clippy, dependency rules, shell scripts, the tree itself
+	@tests/setup.sh lint
+	packaging/check-tree.sh
+	$(CARGO) fmt --check
+	$(CARGO_DENY) --log-level error check --hide-inclusion-graph bans licenses sources
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+
+fmt: ## format the code
+	$(CARGO) fmt
+
+doc: ## build the crate's documentation; the front page is the map of the house
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --document-private-items
+
+bench: dist/boxd ## measure the daemon against the floors of this machine, one table, under three minutes
+	@tests/setup.sh test bench
+	BOXD_BENCH_BINARY=$(CURDIR)/dist/boxd $(CARGO) bench --locked --bench floor
+
+dist: dist/boxd ## the static binary in dist/, and the proof that it needs nothing
+	packaging/prove-static.sh dist/boxd
+
+.PHONY: dist/boxd
+dist/boxd:
+	$(call static_build,dist)
+	@mkdir -p dist
+	cp target/$(TARGET)/dist/boxd dist/boxd
+
+proof: ## the same proof on a profile that builds quickly
+	@tests/setup.sh proof
+	$(call static_build,proof)
+	packaging/prove-static.sh target/$(TARGET)/proof/boxd
+
+ci: lint test proof ## what CI runs
+
+audit: $(CARGO_DENY) ## known vulnerabilities in our dependencies (fetches the advisory database)
+	$(CARGO_DENY) check advisories
+
+# Unoptimized on purpose: compiling it is the cost, running it is not.
+$(CARGO_DENY):
+	CARGO_PROFILE_DEV_DEBUG=0 $(CARGO) install --debug --locked --quiet --no-default-features \
+	  --root $(TOOLS)/cargo-deny-$(CARGO_DENY_VERSION) --target-dir $(TOOLS)/build \
+	  cargo-deny@$(CARGO_DENY_VERSION)
+	rm -rf $(TOOLS)/build
