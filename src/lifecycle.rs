@@ -43,7 +43,10 @@ impl Tasks {
     }
 
     /// Starts a piece of work. It should end soon after [`Tasks::killing`]; a stop waits for it.
-    #[expect(clippy::disallowed_methods, reason = "this is the one place that starts tasks")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this is the one place that starts tasks"
+    )]
     pub fn spawn<F>(&self, name: &'static str, future: F) -> tokio::task::JoinHandle<F::Output>
     where
         F: Future + Send + 'static,
@@ -54,7 +57,10 @@ impl Tasks {
     }
 
     /// Starts work that ends by itself and that a stop does not wait for (a connection's own task, a drain).
-    #[expect(clippy::disallowed_methods, reason = "this is the one place that starts tasks")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this is the one place that starts tasks"
+    )]
     pub fn detach<F>(&self, name: &'static str, future: F) -> tokio::task::JoinHandle<F::Output>
     where
         F: Future + Send + 'static,
@@ -69,7 +75,10 @@ impl Tasks {
         F: Future<Output = Result<(), Error>> + Send + 'static,
     {
         let span = tracing::debug_span!("pillar", name);
-        self.inner.pillars.lock().spawn(async move { (name, future.await) }.instrument(span));
+        self.inner
+            .pillars
+            .lock()
+            .spawn(async move { (name, future.await) }.instrument(span));
     }
 
     /// Doors refuse new work from now on.
@@ -112,7 +121,12 @@ impl Tasks {
     pub async fn next_pillar(&self) -> Option<(&'static str, Result<(), Error>)> {
         let ended = std::future::poll_fn(|context| self.inner.pillars.lock().poll_join_next(context)).await?;
         Some(ended.unwrap_or_else(|panic| {
-            ("panicked", Err(Error::Internal { reason: format!("a pillar panicked: {panic}") }))
+            (
+                "panicked",
+                Err(Error::Internal {
+                    reason: format!("a pillar panicked: {panic}"),
+                }),
+            )
         }))
     }
 }

@@ -4,6 +4,7 @@
 //! and the documentation share. A door decodes its bytes into an `Op`, calls [`Rooms::perform`], and encodes the
 //! `Reply`; it never calls a room.
 
+mod journal;
 mod once;
 mod perform;
 mod principal;
@@ -15,7 +16,7 @@ use crate::fs;
 use crate::host;
 
 pub use once::{Ledger, LedgerConfig};
-pub use perform::{Call, Rooms};
+pub use perform::{Call, Parts, Rooms};
 pub use principal::{Door, Principal, Scope};
 pub use table::{OPERATIONS, Operation, operation};
 

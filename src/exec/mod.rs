@@ -1,7 +1,23 @@
-//! The process engine: every child process of the daemon is born here.
+//! The process engine: every child process of the daemon is born, read, limited, killed and reaped here.
+//!
+//! `engine` is the handle; `spawn` prepares a birth and `sys` performs it; `run` accompanies the process, `read` and
+//! `drain` move its output into the numbered log of [`crate::stream`]; `reap` owns every wait; `kill` ends trees.
 
+mod drain;
+mod engine;
+mod environment;
+mod inherit;
+mod kill;
+mod proc;
+mod read;
+mod reap;
+mod run;
+mod spawn;
 mod spec;
+mod sys;
 
-pub use spec::{
-    Captured, ChannelEnd, Command, EndRecord, Environment, Exit, Finished, Keep, Oom, Owner, RunSpec,
-};
+pub use crate::stream::{ChannelTotals, Keep, Kept};
+pub use engine::{Config, Engine};
+pub use environment::MARKER;
+pub use inherit::Inherited;
+pub use spec::{Command, EndRecord, Environment, Exit, Finished, Oom, Owner, RunSpec};

@@ -7,9 +7,10 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::ids::ProcessId;
+use crate::stream::{ChannelTotals, Keep, Kept};
 
 /// The program of a process.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Command {
     /// `argv[0]` is looked up in the child's `PATH` unless it contains a slash.
     Argv(Vec<OsString>),
@@ -18,7 +19,7 @@ pub enum Command {
 }
 
 /// How the child's environment is made. `BOXD_PROCESS` is set in either case.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Environment {
     /// The daemon's cleaned environment with these set on top.
     Overlay(Vec<(OsString, OsString)>),
@@ -39,30 +40,6 @@ pub enum Owner {
     Agent,
 }
 
-/// How many bytes of each output channel are kept: the first `head` and the last `tail` of them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Keep {
-    /// Bytes kept from the beginning of the channel.
-    pub head: u64,
-    /// Bytes kept from the end of the channel.
-    pub tail: u64,
-}
-
-impl Keep {
-    /// Keeps `bytes` from the beginning and nothing of what comes later: for answers that must be whole or refused.
-    pub fn first(bytes: u64) -> Self {
-        Self { head: bytes, tail: 0 }
-    }
-
-    /// Splits `bytes` evenly between head and tail.
-    pub fn both_ends(bytes: u64) -> Self {
-        Self {
-            head: bytes - bytes / 2,
-            tail: bytes / 2,
-        }
-    }
-}
-
 /// A command to be run to its end.
 #[derive(Debug, Clone)]
 pub struct RunSpec {
@@ -80,19 +57,6 @@ pub struct RunSpec {
     pub keep: Keep,
     /// Who it belongs to.
     pub owner: Owner,
-}
-
-/// One output channel as it was kept.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Captured {
-    /// The first bytes; all of them when nothing was omitted.
-    pub head: Bytes,
-    /// The last bytes, empty unless something was omitted.
-    pub tail: Bytes,
-    /// Bytes between head and tail that were counted and dropped.
-    pub omitted: u64,
-    /// Bytes that the process wrote to the channel until the end was sealed.
-    pub total: u64,
 }
 
 /// How the leader ended.
@@ -120,15 +84,6 @@ pub enum Oom {
     Unknown,
 }
 
-/// Totals and digest of one channel, sealed at the end.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ChannelEnd {
-    /// Bytes written to the channel.
-    pub total: u64,
-    /// blake3 of those bytes, lower-case hex.
-    pub digest: String,
-}
-
 /// Why and how a process ended: the last record of its log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EndRecord {
@@ -151,9 +106,9 @@ pub struct EndRecord {
     /// From spawn to the leader's exit.
     pub wall: Duration,
     /// Standard output.
-    pub stdout: ChannelEnd,
+    pub stdout: ChannelTotals,
     /// Standard error.
-    pub stderr: ChannelEnd,
+    pub stderr: ChannelTotals,
     /// Processes that still hold an output pipe; they were left alive.
     pub lingering: Vec<u32>,
 }
@@ -164,9 +119,9 @@ pub struct Finished {
     /// Its id in this daemon.
     pub id: ProcessId,
     /// What was kept of standard output.
-    pub stdout: Captured,
+    pub stdout: Kept,
     /// What was kept of standard error.
-    pub stderr: Captured,
+    pub stderr: Kept,
     /// The end record.
     pub end: EndRecord,
 }

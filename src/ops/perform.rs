@@ -2,13 +2,14 @@
 //! repeated request is never run twice, resolves paths, and asks the room.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use parking_lot::RwLock;
 use tracing::Instrument;
 
 use super::once::{Begin, Ledger};
-use super::{Op, Principal, ProcessConfig, ProcessConfigPatch, Reply, Run, operation};
+use super::{Door, Op, Principal, ProcessConfig, ProcessConfigPatch, Reply, Run, operation};
 use crate::capability::Capability;
 use crate::error::Error;
 use crate::exec::{self, Engine};
@@ -38,23 +39,51 @@ pub struct Rooms {
     host: Arc<Host>,
     ledger: Ledger,
     process_config: RwLock<ProcessConfig>,
+    /// Processes made over HTTP that run now.
+    http_processes: Arc<AtomicU64>,
+    /// `fs.confine`.
+    confine: bool,
     tasks: Tasks,
     started: Instant,
 }
 
+/// What [`Rooms`] is put together from.
+#[derive(Debug)]
+pub struct Parts {
+    /// What paths mean.
+    pub workspace: Workspace,
+    /// Processes.
+    pub engine: Arc<Engine>,
+    /// Files.
+    pub files: Arc<Files>,
+    /// Metrics and capacity.
+    pub host: Arc<Host>,
+    /// What was run under which key.
+    pub ledger: Ledger,
+    /// `fs.confine`: paths of every caller stay beneath the workspace root.
+    pub confine: bool,
+    /// Where work is started and stopped.
+    pub tasks: Tasks,
+    /// When the daemon began, for uptime.
+    pub started: Instant,
+}
+
 impl Rooms {
-    /// Puts the rooms together; `started` is when the daemon began, for uptime.
-    pub fn new(
-        workspace: Workspace,
-        engine: Arc<Engine>,
-        files: Arc<Files>,
-        host: Arc<Host>,
-        ledger: Ledger,
-        tasks: Tasks,
-        started: Instant,
-    ) -> Self {
-        let process_config = RwLock::default();
-        Self { workspace, engine, files, host, ledger, process_config, tasks, started }
+    /// Puts the rooms together.
+    pub fn new(parts: Parts) -> Self {
+        let Parts { workspace, engine, files, host, ledger, confine, tasks, started } = parts;
+        Self {
+            workspace,
+            engine,
+            files,
+            host,
+            ledger,
+            process_config: RwLock::default(),
+            http_processes: Arc::default(),
+            confine,
+            tasks,
+            started,
+        }
     }
 
     /// The engine, for doors that attach streams and report counts.
@@ -130,22 +159,52 @@ impl Rooms {
         }
     }
 
+    /// Runs in a task of its own: a command outlives the connection that asked for it, and so does its entry in the
+    /// ledger.
     async fn run(&self, call: &Call, run: Run) -> Result<Reply, Error> {
-        let Some(key) = &call.idempotency_key else {
-            return self.run_now(run).await.map(Reply::Ran);
-        };
-        match self.ledger.begin(&call.principal.id, key, &run)? {
-            Begin::Replay(outcome) => outcome.map(Reply::Ran),
-            Begin::Fresh(entry) => {
-                let outcome = self.run_now(run).await;
-                entry.finish(&outcome);
-                outcome.map(Reply::Ran)
-            }
+        if !call.principal.whole_machine {
+            return Err(Error::ConsentRequired { what: "running commands on the whole machine" });
         }
+        let guard = match &call.idempotency_key {
+            None => None,
+            Some(key) => match self.ledger.begin(&call.principal.id, key, &run)? {
+                Begin::Replay(outcome) => return Ok(Reply::Ran(outcome)),
+                Begin::Fresh(guard) => Some(guard),
+            },
+        };
+        let slot = self.slot(call)?;
+        let spec = self.spec(run)?;
+        let engine = Arc::clone(&self.engine);
+        let work = self.tasks.spawn("process.run", async move {
+            let outcome = Arc::new(engine.run(spec).await?);
+            if let Some(guard) = guard {
+                guard.finish(&outcome);
+            }
+            drop(slot);
+            Ok(Reply::Ran(outcome))
+        });
+        work.await.map_err(|panic| Error::Internal { reason: format!("a run panicked: {panic}") })?
     }
 
-    async fn run_now(&self, run: Run) -> Result<Arc<exec::Finished>, Error> {
-        let spec = exec::RunSpec {
+    /// A place among the processes made over HTTP, which alone are counted; given back when dropped.
+    fn slot(&self, call: &Call) -> Result<Option<Slot>, Error> {
+        if call.principal.door != Door::Http {
+            return Ok(None);
+        }
+        let limit = self.process_config().max_concurrent_processes;
+        let taken = Slot(Arc::clone(&self.http_processes));
+        let running = self.http_processes.fetch_add(1, Ordering::Relaxed);
+        if running < limit {
+            return Ok(Some(taken));
+        }
+        Err(Error::Conflict {
+            what: "process limit".into(),
+            reason: format!("{running} processes run, maxConcurrentProcesses is {limit}"),
+        })
+    }
+
+    fn spec(&self, run: Run) -> Result<exec::RunSpec, Error> {
+        Ok(exec::RunSpec {
             command: run.command,
             cwd: self.workspace.resolve(&run.cwd)?,
             environment: run.environment,
@@ -153,8 +212,16 @@ impl Rooms {
             timeout: run.timeout,
             keep: run.keep,
             owner: exec::Owner::User,
-        };
-        self.engine.run(spec).await.map(Arc::new)
+        })
+    }
+
+    /// How far the paths of this caller reach.
+    fn reach(&self, call: &Call) -> Reach {
+        match (call.principal.whole_machine, self.confine) {
+            (false, _) => Reach::Unconsented,
+            (true, true) => Reach::Confined,
+            (true, false) => Reach::Machine,
+        }
     }
 
     fn set_process_config(&self, patch: &ProcessConfigPatch) -> Result<ProcessConfig, Error> {
@@ -162,6 +229,16 @@ impl Rooms {
         let changed = config.patched(patch)?;
         *config = changed;
         Ok(changed)
+    }
+}
+
+/// See [`Rooms::slot`].
+#[derive(Debug)]
+struct Slot(Arc<AtomicU64>);
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -1,0 +1,165 @@
+//! The engine's handle: starts processes and counts them.
+
+use std::ffi::OsString;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Semaphore;
+
+use super::environment::{Base, MARKER};
+use super::inherit::Inherited;
+use super::kill::{self, Leader, Tree};
+use super::reap::Reaper;
+use super::run::{Pump, Running};
+use super::spawn::{Birth, Pipes};
+use super::spec::{Finished, RunSpec};
+use crate::capability::Capability;
+use crate::error::Error;
+use crate::ids::{InstanceId, ProcessId};
+use crate::lifecycle::Tasks;
+use crate::stream::Log;
+
+/// Settings of the engine.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// How long the end of output is awaited after the leader's exit while a descendant holds the pipe.
+    pub linger: Duration,
+    /// How long a tree has between TERM and KILL when the daemon stops.
+    pub kill_grace: Duration,
+    /// The daemon's environment without anything of its own.
+    pub environment: Vec<(OsString, OsString)>,
+    /// What the daemon changed about itself and children get back.
+    pub inherited: Inherited,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            linger: Duration::from_millis(20),
+            kill_grace: Duration::from_millis(500),
+            environment: Vec::new(),
+            inherited: Inherited::default(),
+        }
+    }
+}
+
+/// The process engine.
+#[derive(Debug)]
+pub struct Engine {
+    linger: Duration,
+    kill_grace: Duration,
+    inherited: Inherited,
+    base: Base,
+    instance: InstanceId,
+    next_id: AtomicU64,
+    reaper: Arc<Reaper>,
+    /// A birth blocks its thread while the program is loaded; more of them at once than processors gains nothing.
+    births: Semaphore,
+    tasks: Tasks,
+}
+
+impl Engine {
+    /// Makes the engine and starts its reaper. `instance` marks every process that is born.
+    pub fn start(config: Config, instance: InstanceId, tasks: &Tasks) -> Arc<Self> {
+        let reaper = Arc::new(Reaper::default());
+        tasks.pillar("reaper", Arc::clone(&reaper).run(tasks.clone()));
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        Arc::new(Self {
+            linger: config.linger,
+            kill_grace: config.kill_grace,
+            inherited: config.inherited,
+            base: Base::new(config.environment),
+            instance,
+            next_id: AtomicU64::new(1),
+            reaper,
+            births: Semaphore::new(processors.max(2)),
+            tasks: tasks.clone(),
+        })
+    }
+
+    /// Runs a command to its end. The future must not be dropped half way: run it in a task of its own, so that the
+    /// command outlives whoever asked for it.
+    pub async fn run(self: Arc<Self>, spec: RunSpec) -> Result<Finished, Error> {
+        let permit = self.births.acquire().await.map_err(|_| Error::Stopping)?;
+        let engine = Arc::clone(&self);
+        let (running, pump) = tokio::task::spawn_blocking(move || engine.give_birth(spec))
+            .await
+            .map_err(|panic| Error::Internal {
+                reason: format!("a birth panicked: {panic}"),
+            })??;
+        drop(permit);
+        running.finish(pump, &self.tasks).await
+    }
+
+    fn give_birth(&self, spec: RunSpec) -> Result<(Running, Pump), Error> {
+        let marker = format!("{}:{:016x}", self.instance, fastrand::u64(..));
+        let environment = self.base.build(&spec.environment, &marker)?;
+        let birth = Birth::prepare(&spec.command, &spec.cwd, environment)?;
+        let pipes = Pipes::open(!spec.stdin.is_empty())?;
+        let started = Instant::now();
+        let (born, exited) = self
+            .reaper
+            .register(|| {
+                birth
+                    .spawn(&pipes.child, &self.inherited)
+                    .map(|born| (born.pid, born))
+            })
+            .map_err(|failure| birth.blame(failure))?;
+        let leader = Some(Leader {
+            pid: born.pid,
+            pidfd: Arc::new(born.pidfd),
+        });
+        let running = Running {
+            id: ProcessId(self.next_id.fetch_add(1, Ordering::Relaxed)),
+            tree: Tree {
+                leader,
+                marker: format!("{MARKER}={marker}").into_bytes(),
+            },
+            exited,
+            timeout: spec.timeout,
+            linger: self.linger,
+            kill_grace: self.kill_grace,
+            started,
+        };
+        let Pipes {
+            stdin,
+            stdout,
+            stderr,
+            ..
+        } = pipes;
+        Ok((
+            running,
+            Pump {
+                log: Log::new(spec.keep),
+                stdout,
+                stderr,
+                stdin,
+                input: spec.stdin,
+            },
+        ))
+    }
+
+    /// Kills every process that this daemon ever started and that is still alive, background children too. Blocks.
+    pub fn kill_everything(&self) -> usize {
+        let marker = format!("{MARKER}={}:", self.instance).into_bytes();
+        kill::kill_tree(&Tree { leader: None, marker }).pids.len()
+    }
+
+    /// Processes whose leader is alive.
+    pub fn living(&self) -> usize {
+        self.reaper.living()
+    }
+
+    /// Orphans of others that were adopted and reaped since the start.
+    pub fn orphans_reaped(&self) -> u64 {
+        self.reaper.orphans()
+    }
+
+    /// What works here now.
+    pub fn capabilities(&self) -> Vec<Capability> {
+        ["process.run", "process.config.get", "process.config.set"]
+            .map(Capability::available)
+            .into()
+    }
+}

@@ -1,0 +1,111 @@
+//! `/proc` as the tree killer needs it: who is whose child, who carries our marker, who holds a pipe.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::Path;
+
+/// A process at the moment of the look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Stat {
+    pub(super) pid: i32,
+    pub(super) parent: i32,
+    pub(super) group: i32,
+    pub(super) session: i32,
+    /// Clock ticks since boot when it started: with the pid this names a process for good.
+    pub(super) started: u64,
+    /// Whether it has ended and only waits to be reaped.
+    pub(super) dead: bool,
+}
+
+/// Every process that can be seen.
+pub(super) fn snapshot() -> HashMap<i32, Stat> {
+    let Ok(entries) = fs::read_dir("/proc") else {
+        return HashMap::new();
+    };
+    entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
+        .filter_map(|pid| stat(pid).map(|stat| (pid, stat)))
+        .collect()
+}
+
+/// One process, `None` when it has gone.
+pub(super) fn stat(pid: i32) -> Option<Stat> {
+    parse_stat(&fs::read(format!("/proc/{pid}/stat")).ok()?)
+}
+
+/// Parses `/proc/<pid>/stat`: the program's name stands in parentheses and may hold anything, also parentheses.
+fn parse_stat(line: &[u8]) -> Option<Stat> {
+    let open = line.iter().position(|byte| *byte == b'(')?;
+    let close = line.iter().rposition(|byte| *byte == b')')?;
+    let pid = std::str::from_utf8(&line[..open]).ok()?.trim().parse().ok()?;
+    let rest = std::str::from_utf8(line.get(close + 1..)?).ok()?;
+    let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
+    Some(Stat {
+        pid,
+        dead: matches!(*fields.first()?, "Z" | "X" | "x"),
+        parent: fields.get(1)?.parse().ok()?,
+        group: fields.get(2)?.parse().ok()?,
+        session: fields.get(3)?.parse().ok()?,
+        started: fields.get(19)?.parse().ok()?,
+    })
+}
+
+/// Whether the environment of `pid` has an entry that begins with `marker`.
+pub(super) fn carries(pid: i32, marker: &[u8]) -> bool {
+    let Ok(environment) = fs::read(format!("/proc/{pid}/environ")) else {
+        return false;
+    };
+    environment
+        .split(|byte| *byte == 0)
+        .any(|entry| entry.starts_with(marker))
+}
+
+/// Whether `pid` has one of these pipes (inode numbers) open.
+pub(super) fn holds_pipe(pid: i32, inodes: &[u64]) -> bool {
+    let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fd")) else {
+        return false;
+    };
+    entries
+        .flatten()
+        .filter_map(|entry| fs::read_link(entry.path()).ok())
+        .any(|target| pipe_inode(&target).is_some_and(|inode| inodes.contains(&inode)))
+}
+
+/// The inode in `pipe:[12345]`.
+fn pipe_inode(target: &Path) -> Option<u64> {
+    target
+        .to_str()?
+        .strip_prefix("pipe:[")?
+        .strip_suffix(']')?
+        .parse()
+        .ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hostile_program_name_does_not_confuse_the_parser() {
+        let line = b"42 (a) R 1 (b\n) S 7 42 41 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 998877 1 2 3";
+        let expected = Stat {
+            pid: 42,
+            parent: 7,
+            group: 42,
+            session: 41,
+            started: 998_877,
+            dead: false,
+        };
+        assert_eq!(parse_stat(line), Some(expected));
+        assert_eq!(parse_stat(b""), None);
+        assert_eq!(parse_stat(b"12 (x"), None);
+        assert_eq!(parse_stat(b"12 (x) S"), None);
+    }
+
+    #[test]
+    fn this_process_is_in_the_snapshot() {
+        let me = std::process::id() as i32;
+        assert_eq!(snapshot()[&me].pid, me);
+    }
+}

@@ -1,0 +1,431 @@
+//! The system calls of a process's life that have no safe wrapper: birth, signals by pidfd, the wait.
+//!
+//! Birth is `clone` with `CLONE_VM | CLONE_VFORK`, which is what `posix_spawn` does inside, with the
+//! steps between birth and `execve` in our hands.
+//!
+//! Like `posix_spawn` it copies no page tables, so its cost does not grow with the daemon's heap. Unlike it, the
+//! child can restore limits, take a controlling terminal or drop privileges without losing that, it tells which step
+//! failed with which errno, and the parent gets a pidfd from the same system call.
+//!
+//! This is the one file with unsafe code on the path of a process. Between `clone` and `execve` the child shares the
+//! parent's memory while the calling thread is suspended: the child therefore allocates nothing, takes no lock,
+//! touches no thread-local state but `errno`, makes only plain system calls, and runs with every signal blocked until
+//! all handlers are back at their defaults.
+
+#![expect(
+    unsafe_code,
+    reason = "clone, and the system calls of the child before execve, have no safe wrapper"
+)]
+
+use std::cell::RefCell;
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::time::Duration;
+
+use nix::sys::signal::{SigSet, SigmaskHow, pthread_sigmask};
+
+use super::spec::Exit;
+
+/// Bytes of stack for the child until `execve`; it uses a few hundred.
+const STACK: usize = 64 * 1024;
+/// Signals that exist on Linux.
+const SIGNALS: c_int = 64;
+
+/// The step between `clone` and the running program that failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// `clone` itself.
+    Fork,
+    /// A session of its own.
+    Session,
+    /// The working directory.
+    Cwd,
+    /// Standard input, output and error.
+    Stdio,
+    /// The limits that the daemon itself was started with.
+    Limits,
+    /// `execve`.
+    Exec,
+}
+
+/// A step that failed, and why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct StartFailure {
+    /// The step.
+    pub(super) stage: Stage,
+    /// Its errno.
+    pub(super) errno: c_int,
+}
+
+/// Everything the child does, prepared so that it need not allocate.
+pub(super) struct Plan<'a> {
+    /// Paths to try in order, as `execvp` does.
+    pub(super) candidates: &'a [CString],
+    /// Arguments, the first one being the program's name.
+    pub(super) arguments: &'a [CString],
+    /// `NAME=value` strings.
+    pub(super) environment: &'a [CString],
+    /// The working directory, opened by the parent.
+    pub(super) cwd: BorrowedFd<'a>,
+    /// What becomes descriptors 0, 1 and 2; none of them is 0, 1 or 2 here.
+    pub(super) stdio: [BorrowedFd<'a>; 3],
+    /// `RLIMIT_NOFILE` (soft, hard) to go back to.
+    pub(super) nofile: Option<(u64, u64)>,
+    /// Text for `/proc/self/oom_score_adj`.
+    pub(super) oom_score_adj: Option<&'a CStr>,
+}
+
+/// A child that runs its program.
+#[derive(Debug)]
+pub(super) struct Born {
+    /// Its process id, valid until it is waited for.
+    pub(super) pid: i32,
+    /// A descriptor that always means this process and no other.
+    pub(super) pidfd: OwnedFd,
+}
+
+/// What the child needs, as raw pointers into the parent's memory, and where it reports.
+struct Shared {
+    candidates: Vec<*const c_char>,
+    arguments: Vec<*const c_char>,
+    environment: Vec<*const c_char>,
+    cwd: RawFd,
+    stdio: [RawFd; 3],
+    nofile: Option<libc::rlimit64>,
+    oom_score_adj: Option<(*const c_char, usize)>,
+    failure: Option<StartFailure>,
+}
+
+/// A stack for the child; aligned for the calling convention.
+#[repr(align(16))]
+struct Stack(#[expect(dead_code, reason = "only its address is used")] [u8; STACK]);
+
+thread_local! {
+    /// One stack per thread that spawns: the thread is suspended while its child uses it.
+    static CHILD_STACK: RefCell<Option<Box<Stack>>> = const { RefCell::new(None) };
+}
+
+/// Starts the child of `plan`. Blocks the calling thread until the program runs or a step has failed; a child whose
+/// step failed has been waited for.
+pub(super) fn spawn(plan: &Plan<'_>) -> Result<Born, StartFailure> {
+    let mut shared = Shared {
+        candidates: plan.candidates.iter().map(|path| path.as_ptr()).collect(),
+        arguments: null_terminated(plan.arguments),
+        environment: null_terminated(plan.environment),
+        cwd: plan.cwd.as_raw_fd(),
+        stdio: plan.stdio.map(|fd| fd.as_raw_fd()),
+        nofile: plan.nofile.map(|(soft, hard)| libc::rlimit64 {
+            rlim_cur: soft,
+            rlim_max: hard,
+        }),
+        oom_score_adj: plan
+            .oom_score_adj
+            .map(|text| (text.as_ptr(), text.to_bytes().len())),
+        failure: None,
+    };
+    let fork_failure = |errno| StartFailure {
+        stage: Stage::Fork,
+        errno,
+    };
+    let mut before = SigSet::empty();
+    pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), Some(&mut before))
+        .map_err(|errno| fork_failure(errno as c_int))?;
+    let cloned = CHILD_STACK.with_borrow_mut(|stack| {
+        let stack = stack.get_or_insert_with(|| Box::new(Stack([0; STACK])));
+        clone_child(stack, &mut shared)
+    });
+    // The old mask was valid a moment ago, so setting it again cannot fail.
+    let _ = pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&before), None);
+    let born = cloned.map_err(fork_failure)?;
+    // SAFETY: the child wrote this field, if at all, before the parent was resumed.
+    let failure = unsafe { std::ptr::read_volatile(&raw const shared.failure) };
+    let Some(failure) = failure else { return Ok(born) };
+    wait_for_failed(born.pid);
+    Err(failure)
+}
+
+fn null_terminated(strings: &[CString]) -> Vec<*const c_char> {
+    strings
+        .iter()
+        .map(|text| text.as_ptr())
+        .chain([std::ptr::null()])
+        .collect()
+}
+
+fn clone_child(stack: &mut Stack, shared: &mut Shared) -> Result<Born, c_int> {
+    let mut pidfd: RawFd = -1;
+    // SAFETY: the stack grows down from its end and outlives the child's use of it, because CLONE_VFORK suspends this
+    // thread until the child has called execve or _exit; `shared` lives on this thread's own stack for as long.
+    let pid = unsafe {
+        let top = std::ptr::from_mut(stack).add(1).cast::<c_void>();
+        let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::SIGCHLD;
+        libc::clone(
+            child,
+            top,
+            flags,
+            std::ptr::from_mut(shared).cast(),
+            &raw mut pidfd,
+        )
+    };
+    if pid < 0 {
+        return Err(errno());
+    }
+    // SAFETY: the kernel stored a new descriptor here when clone succeeded; nobody else owns it.
+    Ok(Born {
+        pid,
+        pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) },
+    })
+}
+
+/// Reaps a child that ended before its program ran; it is not registered anywhere.
+fn wait_for_failed(pid: i32) {
+    // SAFETY: a plain system call on a child of ours, no status wanted.
+    while unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) } < 0 && errno() == libc::EINTR {}
+}
+
+fn errno() -> c_int {
+    nix::errno::Errno::last_raw()
+}
+
+/// The child's life until `execve`. Runs in the parent's memory: see the rules at the top of the file.
+extern "C" fn child(argument: *mut c_void) -> c_int {
+    // SAFETY: the parent passed a valid `Shared` and is suspended, so this is the only reference in use.
+    let shared = unsafe { &mut *argument.cast::<Shared>() };
+    let failure = prepare(shared).err().unwrap_or_else(|| execute(shared));
+    // SAFETY: as above; volatile because the parent's compiler cannot see this write.
+    unsafe { std::ptr::write_volatile(&raw mut shared.failure, Some(failure)) };
+    // SAFETY: ends this task at once, without running any destructor of the parent's.
+    unsafe { libc::_exit(127) }
+}
+
+fn prepare(shared: &Shared) -> Result<(), StartFailure> {
+    let step = |stage, result: c_int| {
+        if result < 0 {
+            Err(StartFailure {
+                stage,
+                errno: errno(),
+            })
+        } else {
+            Ok(())
+        }
+    };
+    reset_signal_dispositions();
+    // SAFETY: plain system calls on descriptors and values that the parent prepared and keeps alive.
+    unsafe {
+        step(Stage::Session, libc::setsid())?;
+        step(Stage::Cwd, libc::fchdir(shared.cwd))?;
+        for (target, source) in (0..).zip(shared.stdio) {
+            step(Stage::Stdio, libc::dup2(source, target))?;
+        }
+        // Our own descriptors all close on exec; this is for those that whoever started the daemon left open. A kernel
+        // without the call (before 5.9) leaves them.
+        libc::syscall(libc::SYS_close_range, 3_u32, u32::MAX, 0_u32);
+        if let Some(limit) = &shared.nofile {
+            step(Stage::Limits, libc::setrlimit64(libc::RLIMIT_NOFILE, limit))?;
+        }
+        if let Some((text, length)) = shared.oom_score_adj {
+            let fd = libc::open(
+                c"/proc/self/oom_score_adj".as_ptr(),
+                libc::O_WRONLY | libc::O_CLOEXEC,
+            );
+            if fd >= 0 {
+                libc::write(fd, text.cast(), length);
+                libc::close(fd);
+            }
+        }
+        let none = std::mem::zeroed::<libc::sigset_t>();
+        step(
+            Stage::Session,
+            libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut()),
+        )
+    }
+}
+
+/// Every signal back to its default, so that neither our handlers nor what we ignore (`SIGPIPE`) reach the program.
+fn reset_signal_dispositions() {
+    /// `struct kernel_sigaction` with room for every architecture; all zero is `SIG_DFL` with no flags.
+    const DEFAULT: [u64; 4] = [0; 4];
+    for signal in 1..=SIGNALS {
+        // SAFETY: the raw call, because the C library refuses the signals it keeps for itself; SIGKILL and SIGSTOP
+        // answer EINVAL, which is as good as done.
+        unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                DEFAULT.as_ptr(),
+                std::ptr::null::<u64>(),
+                8_usize,
+            )
+        };
+    }
+}
+
+/// Tries each candidate; returns only when none could be executed. What `execvp` does: names that do not exist or
+/// may not be executed are passed over, and a refusal is remembered above a plain "not found".
+fn execute(shared: &Shared) -> StartFailure {
+    let mut reported = libc::ENOENT;
+    for path in &shared.candidates {
+        // SAFETY: all three are null-terminated and live in the parent, which is suspended.
+        unsafe { libc::execve(*path, shared.arguments.as_ptr(), shared.environment.as_ptr()) };
+        match errno() {
+            libc::ENOENT | libc::ENOTDIR => {}
+            libc::EACCES => reported = libc::EACCES,
+            other => {
+                return StartFailure {
+                    stage: Stage::Exec,
+                    errno: other,
+                };
+            }
+        }
+    }
+    StartFailure {
+        stage: Stage::Exec,
+        errno: reported,
+    }
+}
+
+/// How a child ended, with what the kernel counted for it and the children that it waited for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ended {
+    pub(super) exit: Exit,
+    /// Bytes.
+    pub(super) peak_rss: u64,
+    pub(super) user_cpu: Duration,
+    pub(super) system_cpu: Duration,
+}
+
+/// The pid of some zombie child, which stays a zombie.
+pub(super) fn peek_zombie() -> Option<i32> {
+    let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
+    let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    loop {
+        // SAFETY: the kernel fills `info` or leaves it zeroed, and all-zero bytes are a valid value of it.
+        let (result, pid) = unsafe {
+            let result = libc::waitid(libc::P_ALL, 0, info.as_mut_ptr(), flags);
+            (result, info.assume_init_ref().si_pid())
+        };
+        if result == 0 {
+            return (pid > 0).then_some(pid);
+        }
+        if errno() != libc::EINTR {
+            return None;
+        }
+    }
+}
+
+/// Reaps this zombie; `None` when it is not one of ours.
+pub(super) fn wait(pid: i32) -> Option<Ended> {
+    let (mut status, mut usage) = (0, MaybeUninit::<libc::rusage>::zeroed());
+    // SAFETY: a plain system call with valid out-pointers; all-zero bytes are a valid `rusage`.
+    let (waited, usage) = unsafe {
+        let waited = libc::wait4(pid, &raw mut status, libc::WNOHANG, usage.as_mut_ptr());
+        (waited, usage.assume_init())
+    };
+    if waited != pid {
+        return None;
+    }
+    let exit = if libc::WIFEXITED(status) {
+        Exit::Code(libc::WEXITSTATUS(status))
+    } else {
+        Exit::Signal {
+            number: libc::WTERMSIG(status),
+            core_dumped: libc::WCOREDUMP(status),
+        }
+    };
+    Some(Ended {
+        exit,
+        peak_rss: usage.ru_maxrss as u64 * 1024,
+        user_cpu: duration(usage.ru_utime),
+        system_cpu: duration(usage.ru_stime),
+    })
+}
+
+fn duration(time: libc::timeval) -> Duration {
+    Duration::from_secs(time.tv_sec as u64) + Duration::from_micros(time.tv_usec as u64)
+}
+
+/// Sends `signal` to exactly the process that `pidfd` means; `ESRCH` when it has ended.
+pub(super) fn signal_pidfd(pidfd: BorrowedFd<'_>, signal: c_int) -> io::Result<()> {
+    // SAFETY: a plain system call on a descriptor that is borrowed for its duration.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            pidfd.as_raw_fd(),
+            signal,
+            std::ptr::null::<libc::siginfo_t>(),
+            0_u32,
+        )
+    };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// A descriptor for whatever process has this pid now.
+pub(super) fn open_pidfd(pid: i32) -> io::Result<OwnedFd> {
+    // SAFETY: a plain system call; the new descriptor is owned by nobody else.
+    unsafe {
+        let fd = libc::syscall(libc::SYS_pidfd_open, pid, 0_u32);
+        if fd < 0 {
+            Err(io::Error::last_os_error())
+        } else {
+            Ok(OwnedFd::from_raw_fd(fd as RawFd))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::File;
+    use std::io::Read;
+    use std::os::fd::AsFd;
+
+    fn run(program: &str) -> Result<String, StartFailure> {
+        let null = File::open("/dev/null").unwrap();
+        let cwd = File::open("/").unwrap();
+        let (reader, writer) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).unwrap();
+        let argv = ["sh", "-c", "echo $$ $(pwd) $X"].map(|text| CString::new(text).unwrap());
+        let born = spawn(&Plan {
+            candidates: &[
+                CString::new("/nonexistent/sh").unwrap(),
+                CString::new(program).unwrap(),
+            ],
+            arguments: &argv,
+            environment: &[CString::new("X=1").unwrap()],
+            cwd: cwd.as_fd(),
+            stdio: [null.as_fd(), writer.as_fd(), writer.as_fd()],
+            nofile: None,
+            oom_score_adj: None,
+        })?;
+        drop(writer);
+        let mut output = String::new();
+        File::from(reader).read_to_string(&mut output).unwrap();
+        wait_for_failed(born.pid);
+        assert!(output.starts_with(&born.pid.to_string()), "{output}");
+        Ok(output)
+    }
+
+    #[test]
+    fn a_child_runs_with_what_it_was_given() {
+        assert!(run("/bin/sh").unwrap().ends_with(" / 1\n"));
+    }
+
+    #[test]
+    fn the_failed_step_and_errno_come_back() {
+        let missing = StartFailure {
+            stage: Stage::Exec,
+            errno: libc::ENOENT,
+        };
+        assert_eq!(run("/nonexistent/other").unwrap_err(), missing);
+        let refused = StartFailure {
+            stage: Stage::Exec,
+            errno: libc::EACCES,
+        };
+        assert_eq!(run("/etc/passwd").unwrap_err(), refused);
+    }
+}

@@ -1,0 +1,236 @@
+//! The journal of the ledger: which keys were begun, in two files that take turns.
+//!
+//! A record is appended before the command is started. The file in use is put aside when its oldest record no longer
+//! matters, so at most two spans of keys are on the disk. Ages are told by the boot clock while the machine runs, and
+//! by the wall clock across a reboot, where nothing that ran is alive anyway.
+//!
+//! ```text
+//!   record, 32 bytes:  key (16) | boot clock, ms (u64 LE) | kind (u8) and unix ms (7 bytes LE)
+//!   kinds: 0 begun, 1 not used after all, 2 a new boot: its id stands in the place of the key
+//! ```
+
+use std::collections::HashSet;
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use nix::time::{ClockId, clock_gettime};
+
+use crate::error::Error;
+
+const CURRENT: &str = "once";
+const PREVIOUS: &str = "once.previous";
+
+/// A hash of principal and idempotency key.
+pub(super) type Key = [u8; 16];
+
+const RECORD: usize = 32;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+enum Kind {
+    Begun = 0,
+    Undone = 1,
+    Boot = 2,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Record {
+    key: Key,
+    up_ms: u64,
+    kind: Kind,
+    at_ms: u64,
+}
+
+/// The journal, open for appending.
+#[derive(Debug)]
+pub(super) struct Journal {
+    directory: PathBuf,
+    file: File,
+    fsync: bool,
+    span: Duration,
+    boot: Key,
+    /// Boot clock of the first record that this daemon wrote to the current file.
+    since: Option<u64>,
+}
+
+impl Journal {
+    /// Opens it and answers the keys of the last `span`.
+    pub(super) fn open(directory: &Path, fsync: bool, span: Duration) -> Result<(Self, HashSet<Key>), Error> {
+        let boot = boot_id();
+        let mut begun = HashSet::new();
+        for name in [PREVIOUS, CURRENT] {
+            read(&directory.join(name), boot, span, &mut begun)?;
+        }
+        let file = open_for_append(&directory.join(CURRENT))?;
+        cut_partial_record(&file, &directory.join(CURRENT))?;
+        let mut journal = Self { directory: directory.to_owned(), file, fsync, span, boot, since: None };
+        journal.write(boot, Kind::Boot)?;
+        Ok((journal, begun))
+    }
+
+    /// Notes that `key` is about to be used.
+    pub(super) fn begin(&mut self, key: Key) -> Result<(), Error> {
+        self.take_turns()?;
+        self.write(key, Kind::Begun)
+    }
+
+    /// Notes that `key` was not used after all.
+    pub(super) fn undo(&mut self, key: Key) -> Result<(), Error> {
+        self.write(key, Kind::Undone)
+    }
+
+    fn write(&mut self, key: Key, kind: Kind) -> Result<(), Error> {
+        let record = Record { key, up_ms: boot_clock_ms(), kind, at_ms: wall_clock_ms() };
+        let written = self.file.write_all(&record.encode());
+        let synced = if self.fsync { written.and_then(|()| self.file.sync_data()) } else { written };
+        synced.map_err(|source| {
+            Error::from_path_io("journal", "append to", &self.directory.join(CURRENT), source)
+        })
+    }
+
+    fn take_turns(&mut self) -> Result<(), Error> {
+        let up = boot_clock_ms();
+        let since = *self.since.get_or_insert(up);
+        if Duration::from_millis(up.saturating_sub(since)) < self.span {
+            return Ok(());
+        }
+        let current = self.directory.join(CURRENT);
+        std::fs::rename(&current, self.directory.join(PREVIOUS))
+            .map_err(|source| Error::from_path_io("journal", "put aside", &current, source))?;
+        self.file = open_for_append(&current)?;
+        self.since = Some(up);
+        self.write(self.boot, Kind::Boot)
+    }
+}
+
+impl Record {
+    fn encode(&self) -> [u8; RECORD] {
+        let mut bytes = [0; RECORD];
+        bytes[..16].copy_from_slice(&self.key);
+        bytes[16..24].copy_from_slice(&self.up_ms.to_le_bytes());
+        bytes[24] = self.kind as u8;
+        bytes[25..].copy_from_slice(&self.at_ms.to_le_bytes()[..7]);
+        bytes
+    }
+
+    fn decode(bytes: &[u8; RECORD]) -> Option<Self> {
+        let kind = match bytes[24] {
+            0 => Kind::Begun,
+            1 => Kind::Undone,
+            2 => Kind::Boot,
+            _ => return None,
+        };
+        let (mut key, mut up, mut at) = ([0; 16], [0; 8], [0; 8]);
+        key.copy_from_slice(&bytes[..16]);
+        up.copy_from_slice(&bytes[16..24]);
+        at[..7].copy_from_slice(&bytes[25..]);
+        Some(Self { key, up_ms: u64::from_le_bytes(up), kind, at_ms: u64::from_le_bytes(at) })
+    }
+
+    /// A record from the future (the clock was set back) is as young as can be.
+    fn age(&self, same_boot: bool) -> Duration {
+        let (now, then) =
+            if same_boot { (boot_clock_ms(), self.up_ms) } else { (wall_clock_ms(), self.at_ms) };
+        Duration::from_millis(now.saturating_sub(then))
+    }
+}
+
+fn open_for_append(path: &Path) -> Result<File, Error> {
+    OpenOptions::new()
+        .create(true)
+        .append(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(|source| Error::from_path_io("journal", "open", path, source))
+}
+
+/// A record that a crash cut short was not followed by a start; what comes next must stand at its own place.
+fn cut_partial_record(file: &File, path: &Path) -> Result<(), Error> {
+    let cut = || {
+        let length = file.metadata()?.len();
+        file.set_len(length - length % RECORD as u64)
+    };
+    cut().map_err(|source| Error::from_path_io("journal", "truncate", path, source))
+}
+
+fn read(path: &Path, boot: Key, span: Duration, begun: &mut HashSet<Key>) -> Result<(), Error> {
+    let bytes = match std::fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(source) => return Err(Error::from_path_io("journal", "read", path, source)),
+    };
+    let mut same_boot = false;
+    for record in bytes.as_chunks::<RECORD>().0.iter().filter_map(Record::decode) {
+        match record.kind {
+            Kind::Boot => same_boot = record.key == boot,
+            Kind::Undone => drop(begun.remove(&record.key)),
+            Kind::Begun if record.age(same_boot) < span => drop(begun.insert(record.key)),
+            Kind::Begun => {}
+        }
+    }
+    Ok(())
+}
+
+fn boot_id() -> Key {
+    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    uuid::Uuid::parse_str(text.trim()).unwrap_or_default().into_bytes()
+}
+
+fn boot_clock_ms() -> u64 {
+    clock_gettime(ClockId::CLOCK_BOOTTIME)
+        .map_or(0, |time| time.tv_sec() as u64 * 1000 + time.tv_nsec() as u64 / 1_000_000)
+}
+
+fn wall_clock_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SPAN: Duration = Duration::from_secs(600);
+
+    #[test]
+    fn what_was_begun_and_not_undone_is_found_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut journal, begun) = Journal::open(directory.path(), true, SPAN).unwrap();
+        assert!(begun.is_empty());
+        journal.begin([1; 16]).unwrap();
+        journal.begin([2; 16]).unwrap();
+        journal.undo([2; 16]).unwrap();
+        journal.file.write_all(b"cut in the middle").unwrap();
+        drop(journal);
+        let (mut journal, begun) = Journal::open(directory.path(), false, SPAN).unwrap();
+        assert_eq!(begun, HashSet::from([[1; 16]]));
+        journal.begin([3; 16]).unwrap();
+        drop(journal);
+        let (_, begun) = Journal::open(directory.path(), false, SPAN).unwrap();
+        assert_eq!(begun, HashSet::from([[1; 16], [3; 16]]));
+    }
+
+    #[test]
+    fn the_files_take_turns_and_old_keys_go() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut journal, _) = Journal::open(directory.path(), false, Duration::ZERO).unwrap();
+        for key in 1..=5 {
+            journal.begin([key; 16]).unwrap();
+        }
+        let size = |name: &str| std::fs::metadata(directory.path().join(name)).unwrap().len();
+        assert!(size(CURRENT) + size(PREVIOUS) <= 4 * RECORD as u64);
+    }
+
+    #[test]
+    fn ages_go_by_the_boot_clock_or_across_a_reboot_by_the_wall_clock() {
+        let record = |up_ms, at_ms| Record { key: [0; 16], up_ms, kind: Kind::Begun, at_ms };
+        let (up, at) = (boot_clock_ms(), wall_clock_ms());
+        assert!(record(up, 0).age(true) < SPAN);
+        assert!(record(up, at - 700_000).age(false) >= SPAN);
+        assert!(record(up, at + 700_000).age(false) < SPAN);
+        let some = record(7, 1_800_000_000_000);
+        assert_eq!(Record::decode(&some.encode()), Some(some));
+    }
+}

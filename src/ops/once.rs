@@ -1,0 +1,252 @@
+//! The ledger: a request with an idempotency key runs at most once per principal, whatever is repeated.
+//!
+//! ```text
+//!            begin                 finish                 memory short          10 minutes
+//!   (none) --------> running ---------------> done(result) ----------> evicted ----------> (none)
+//!                       \--- not started ---> (none)
+//!   journal of an earlier daemon: every key begun in the last 10 minutes ---> lost
+//! ```
+//!
+//! The key is written to the journal before the room is asked, so after a crash a repeat is told that its outcome is
+//! lost instead of running again.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use super::Run;
+use super::journal::{Journal, Key};
+use crate::error::Error;
+use crate::exec::{Environment, Finished};
+
+/// How long an outcome is remembered after it was reached.
+const REMEMBER: Duration = Duration::from_secs(600);
+/// Bytes of outcomes kept per principal.
+const BYTES: usize = 64 * 1024 * 1024;
+/// Outcomes kept per principal: many small ones must not fill the memory of an idle daemon.
+const OUTCOMES: usize = 16 * 1024;
+
+/// Where the ledger keeps its journal.
+#[derive(Debug, Clone, Default)]
+pub struct LedgerConfig {
+    /// Directory of the journal; `None` (no writable state directory) forgets at a crash.
+    pub directory: Option<PathBuf>,
+    /// Force each key to the disk, so that it survives power loss too.
+    pub fsync: bool,
+}
+
+/// Remembers what was begun and what came of it.
+#[derive(Debug, Clone)]
+pub struct Ledger {
+    shared: Arc<Mutex<Shared>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    principals: HashMap<Arc<str>, Pages>,
+    journal: Option<Journal>,
+    /// What an earlier daemon began.
+    lost: HashSet<Key>,
+    /// When those are forgotten.
+    lost_until: Instant,
+}
+
+/// What one principal began. Keys are kept as 128-bit hashes: there may be many.
+#[derive(Debug, Default)]
+struct Pages {
+    entries: HashMap<Key, Entry>,
+    /// Ended entries, oldest first, for forgetting.
+    ended: VecDeque<(Instant, Key)>,
+    /// Done entries whose result is still kept, oldest first, for eviction.
+    kept: VecDeque<Key>,
+    kept_bytes: usize,
+}
+
+#[derive(Debug)]
+struct Entry {
+    fingerprint: u64,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    Running,
+    Done(Arc<Finished>),
+    Evicted,
+}
+
+/// What [`Ledger::begin`] found.
+#[derive(Debug)]
+pub(super) enum Begin {
+    /// Never seen: run it and tell the guard.
+    Fresh(Guard),
+    /// It ran: this is its outcome.
+    Replay(Arc<Finished>),
+}
+
+/// A key that is being worked on. Dropped without [`Guard::finish`], the key is free again.
+#[derive(Debug)]
+pub(super) struct Guard {
+    ledger: Ledger,
+    principal: Arc<str>,
+    key: Key,
+    finished: bool,
+}
+
+impl Ledger {
+    /// Opens the journal and takes every key in it as lost.
+    pub fn open(config: LedgerConfig) -> Result<Self, Error> {
+        let (journal, lost) = match config.directory {
+            None => (None, HashSet::new()),
+            Some(directory) => {
+                let (journal, begun) = Journal::open(&directory, config.fsync, REMEMBER)?;
+                (Some(journal), begun)
+            }
+        };
+        let lost_until = Instant::now() + REMEMBER;
+        let shared = Shared { principals: HashMap::new(), journal, lost, lost_until };
+        Ok(Self { shared: Arc::new(Mutex::new(shared)) })
+    }
+
+    /// Begins `name`, or answers what came of it.
+    pub(super) fn begin(&self, principal: &Arc<str>, name: &str, run: &Run) -> Result<Begin, Error> {
+        let (key, fingerprint, now) = (hash(principal, name), fingerprint(run), Instant::now());
+        let mut shared = self.shared.lock();
+        if shared.is_lost(&key, now) {
+            return Err(Error::Lost { key: name.to_owned() });
+        }
+        let pages = shared.principals.entry(Arc::clone(principal)).or_default();
+        pages.forget(now);
+        if let Some(entry) = pages.entries.get(&key) {
+            return entry.answer(name, fingerprint);
+        }
+        pages.entries.insert(key, Entry { fingerprint, state: State::Running });
+        if let Some(journal) = &mut shared.journal
+            && let Err(error) = journal.begin(key)
+        {
+            shared.forget_key(principal, &key);
+            return Err(error);
+        }
+        Ok(Begin::Fresh(Guard { ledger: self.clone(), principal: Arc::clone(principal), key, finished: false }))
+    }
+}
+
+impl Guard {
+    /// Stores the outcome for repeats.
+    pub(super) fn finish(mut self, outcome: &Arc<Finished>) {
+        self.finished = true;
+        let mut shared = self.ledger.shared.lock();
+        if let Some(pages) = shared.principals.get_mut(&self.principal) {
+            pages.keep(self.key, outcome);
+        }
+    }
+}
+
+impl Drop for Guard {
+    /// Nothing was started: the key may be used again.
+    fn drop(&mut self) {
+        if self.finished {
+            return;
+        }
+        let mut shared = self.ledger.shared.lock();
+        shared.forget_key(&self.principal, &self.key);
+        if let Some(journal) = &mut shared.journal
+            && let Err(error) = journal.undo(self.key)
+        {
+            tracing::warn!(%error, "a key that was not used stays in the journal");
+        }
+    }
+}
+
+impl Shared {
+    fn is_lost(&mut self, key: &Key, now: Instant) -> bool {
+        if now >= self.lost_until && !self.lost.is_empty() {
+            self.lost = HashSet::new();
+        }
+        self.lost.contains(key)
+    }
+
+    fn forget_key(&mut self, principal: &Arc<str>, key: &Key) {
+        if let Some(pages) = self.principals.get_mut(principal) {
+            pages.entries.remove(key);
+        }
+    }
+}
+
+impl Entry {
+    fn answer(&self, key: &str, fingerprint: u64) -> Result<Begin, Error> {
+        let key = key.to_owned();
+        match &self.state {
+            _ if self.fingerprint != fingerprint => Err(Error::Conflict {
+                what: format!("request {key:?}"),
+                reason: "its id was used for another command before".into(),
+            }),
+            State::Running => Err(Error::DuplicateInFlight { key }),
+            State::Evicted => Err(Error::Evicted { key }),
+            State::Done(outcome) => Ok(Begin::Replay(Arc::clone(outcome))),
+        }
+    }
+}
+
+impl Pages {
+    fn keep(&mut self, key: Key, outcome: &Arc<Finished>) {
+        let Some(entry) = self.entries.get_mut(&key) else { return };
+        entry.state = State::Done(Arc::clone(outcome));
+        self.kept_bytes += size(outcome);
+        self.kept.push_back(key);
+        self.ended.push_back((Instant::now(), key));
+        while self.kept_bytes > BYTES || self.kept.len() > OUTCOMES {
+            let Some(oldest) = self.kept.pop_front() else { break };
+            self.release(&oldest, State::Evicted);
+        }
+    }
+
+    fn release(&mut self, key: &Key, state: State) {
+        if let Some(entry) = self.entries.get_mut(key)
+            && let State::Done(outcome) = std::mem::replace(&mut entry.state, state)
+        {
+            self.kept_bytes -= size(&outcome);
+        }
+    }
+
+    fn forget(&mut self, now: Instant) {
+        while self.ended.front().is_some_and(|(ended, _)| now.duration_since(*ended) >= REMEMBER) {
+            let Some((_, key)) = self.ended.pop_front() else { break };
+            self.release(&key, State::Evicted);
+            self.entries.remove(&key);
+            if self.kept.front() == Some(&key) {
+                self.kept.pop_front();
+            }
+        }
+    }
+}
+
+fn size(outcome: &Finished) -> usize {
+    let kept = [&outcome.stdout, &outcome.stderr].map(|kept| kept.head.len() + kept.tail.len());
+    size_of::<Finished>() + size_of::<Entry>() + kept.iter().sum::<usize>()
+}
+
+fn hash(principal: &str, name: &str) -> Key {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&(principal.len() as u64).to_le_bytes()).update(principal.as_bytes()).update(name.as_bytes());
+    let mut key = Key::default();
+    hasher.finalize_xof().fill(&mut key);
+    key
+}
+
+/// What makes two requests the same command. How much output is kept is the door's affair, not the caller's.
+fn fingerprint(run: &Run) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    let (exact, pairs) = match &run.environment {
+        Environment::Overlay(pairs) => (false, pairs),
+        Environment::Exact(pairs) => (true, pairs),
+    };
+    let mut pairs: Vec<_> = pairs.iter().collect();
+    pairs.sort();
+    (&run.command, &run.cwd, exact, pairs, &run.stdin, run.timeout).hash(&mut hasher);
+    hasher.finish()
+}
