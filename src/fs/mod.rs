@@ -1,8 +1,232 @@
 //! The files room: read, write, list, move and remove, with nothing half done.
+//!
+//! [`Files`] is the handle. Every path goes through `path.rs`, the one place where a path becomes a descriptor;
+//! everything after that works on descriptors. All work on files happens on the blocking pool (`blocking.rs`), and no
+//! thread of it waits for a peer. Not here: HTTP ranges and `ETag`s, limits of a wire, who may ask; those are the doors'
+//! and `ops`'.
 
+mod append;
+mod archive;
+mod blocking;
+mod buffers;
+mod config;
+mod copy;
+mod directory;
+mod entry;
+mod fifo;
+#[cfg(test)]
+mod fixture;
+mod keep;
+mod list;
+mod overwrite;
+mod path;
+mod read;
+mod remove;
+mod rename;
+mod replace;
 mod request;
+mod temp;
+mod unpack;
+mod write;
+#[cfg(test)]
+mod write_tests;
 
+use std::collections::HashSet;
+use std::os::fd::BorrowedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::Mutex;
+use rustix::fs::fstat;
+
+use crate::capability::Capability;
+use crate::error::Error;
+use crate::workspace::Workspace;
+
+pub use config::{Config, Durability, UnpackLimits};
+pub use read::OpenFile;
 pub use request::{
-    Body, Entry, Kind, List, Listing, Mkdir, Move, Moved, Reach, Read, Remove, Unpack, Unpacked, Write,
-    Written,
+    Body, Entry, InPlace, Kind, List, Listing, Mkdir, Move, Moved, Reach, Read, Remove, Unpack, Unpacked,
+    Write, Written,
 };
+
+/// The files room. Every method takes how far its paths may reach, does its work on the blocking pool and must be
+/// called inside a tokio runtime.
+#[derive(Debug)]
+pub struct Files {
+    shared: Arc<Shared>,
+}
+
+/// What the operations have in common.
+#[derive(Debug)]
+struct Shared {
+    config: Config,
+    workspace: Workspace,
+    /// Held while a regular file is overwritten in place.
+    in_place: Mutex<()>,
+    /// Directories that were swept of unfinished files since the start, by device and inode.
+    swept: Mutex<HashSet<(u64, u64)>>,
+}
+
+impl Files {
+    /// The room, with the paths of requests resolved against `workspace`.
+    pub fn new(config: Config, workspace: Workspace) -> Self {
+        let shared = Shared {
+            config,
+            workspace,
+            in_place: Mutex::default(),
+            swept: Mutex::default(),
+        };
+        Self {
+            shared: Arc::new(shared),
+        }
+    }
+
+    /// What works here, one row per operation.
+    pub fn capabilities(&self) -> Vec<Capability> {
+        let plain = [
+            "fs.read",
+            "fs.write",
+            "fs.list",
+            "fs.mkdir",
+            "fs.move",
+            "fs.stat",
+            "fs.remove",
+        ];
+        let mut rows: Vec<_> = plain.into_iter().map(Capability::available).collect();
+        rows.push(if path::resolves_beneath() {
+            Capability::available("fs.unpack")
+        } else {
+            let why = "this kernel has no openat2, which keeps an archive inside its destination";
+            Capability::missing("fs.unpack", why, Some("run on Linux 5.6 or newer".into()))
+        });
+        rows
+    }
+
+    /// Opens a regular file for reading, following links. Answers [`Error::WrongKind`] for anything else, at once.
+    pub async fn open(&self, reach: Reach, request: Read) -> Result<OpenFile, Error> {
+        self.on_path(reach, request.path.clone(), move |_, location| {
+            read::open(&location, &request)
+        })
+        .await
+    }
+
+    /// Writes a file, whole or not at all; what a symbolic link points at is written, not the link. An error of the
+    /// body ends it and is passed on.
+    pub async fn write(&self, reach: Reach, request: Write) -> Result<Written, Error> {
+        write::write(Arc::clone(&self.shared), reach, request).await
+    }
+
+    /// Lists a directory.
+    pub async fn list(&self, reach: Reach, request: List) -> Result<Listing, Error> {
+        let unwanted = Unwanted(Arc::default());
+        let is_unwanted = Arc::clone(&unwanted.0);
+        let List { path, recursive } = request;
+        self.on_path(reach, path, move |_, location| {
+            list::list(&location, recursive, &is_unwanted)
+        })
+        .await
+    }
+
+    /// Makes a directory and answers its absolute path.
+    pub async fn mkdir(&self, reach: Reach, request: Mkdir) -> Result<PathBuf, Error> {
+        let Mkdir { path, parents, mode } = request;
+        self.on_path(reach, path, move |_, location| {
+            directory::make(&location, parents, mode)?;
+            Ok(location.absolute)
+        })
+        .await
+    }
+
+    /// Moves an entry; a symbolic link is moved itself.
+    pub async fn rename(&self, reach: Reach, request: Move) -> Result<Moved, Error> {
+        let Move { from, to, overwrite } = request;
+        self.on_path(reach, from, move |shared, location| {
+            let destination = path::Location::new(reach, &shared.workspace, &to)?;
+            rename::rename(
+                &location.place()?,
+                &destination.place()?,
+                overwrite,
+                &shared.workspace.root,
+            )?;
+            Ok(Moved {
+                from: location.absolute,
+                to: destination.absolute,
+            })
+        })
+        .await
+    }
+
+    /// Looks at one entry without following a link; `None` when nothing is there.
+    pub async fn stat(&self, reach: Reach, path: PathBuf) -> Result<Option<Entry>, Error> {
+        self.on_path(reach, path, |_, location| entry::look(&location))
+            .await
+    }
+
+    /// Removes an entry and answers its absolute path. The workspace root and its parents are refused.
+    pub async fn remove(&self, reach: Reach, request: Remove) -> Result<PathBuf, Error> {
+        let Remove { path, recursive } = request;
+        self.on_path(reach, path, move |shared, location| {
+            remove::remove(&location.place()?, &shared.workspace.root, recursive)?;
+            Ok(location.absolute)
+        })
+        .await
+    }
+
+    /// Unpacks a tar or tar.gz archive below a directory.
+    pub async fn unpack(&self, reach: Reach, request: Unpack) -> Result<Unpacked, Error> {
+        unpack::unpack(Arc::clone(&self.shared), reach, request).await
+    }
+
+    /// Does `work` on the blocking pool with `path` bound to its reach.
+    async fn on_path<T, F>(&self, reach: Reach, path: PathBuf, work: F) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Shared, path::Location) -> Result<T, Error> + Send + 'static,
+    {
+        let shared = Arc::clone(&self.shared);
+        blocking::run(move || {
+            let location = path::Location::new(reach, &shared.workspace, &path)?;
+            work(&shared, location)
+        })
+        .await
+    }
+}
+
+impl Shared {
+    fn allows_in_place(&self, request: InPlace) -> bool {
+        match request {
+            InPlace::Allow => true,
+            InPlace::IfConfigured => self.config.in_place,
+        }
+    }
+
+    /// Removes what killed writers left in `directory`, once per directory and start of the daemon.
+    fn sweep_once(&self, directory: BorrowedFd<'_>) {
+        /// Beyond this many directories the memory of them begins anew.
+        const REMEMBERED: usize = 16_384;
+        let Ok(stat) = fstat(directory) else { return };
+        {
+            let mut swept = self.swept.lock();
+            if swept.len() >= REMEMBERED {
+                swept.clear();
+            }
+            if !swept.insert((stat.st_dev, stat.st_ino)) {
+                return;
+            }
+        }
+        if let Err(errno) = temp::sweep(directory) {
+            tracing::debug!(%errno, "a directory could not be searched for unfinished files");
+        }
+    }
+}
+
+/// Says that nobody waits any more when the caller's future is dropped.
+struct Unwanted(Arc<AtomicBool>);
+
+impl Drop for Unwanted {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}

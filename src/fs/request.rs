@@ -8,6 +8,7 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use futures_util::Stream;
 
+use super::config::Durability;
 use crate::error::Error;
 
 /// A body of bytes that may be larger than memory.
@@ -39,6 +40,19 @@ pub enum Reach {
     Unconsented,
 }
 
+/// Whether a regular file that no rename can replace (hard links, bind mounts, a directory that is read-only or
+/// sticky, an owner that cannot be kept) may be overwritten in place, where a crash can leave it half written.
+///
+/// It says nothing about appending and about devices and fifos: those are written in place by their nature.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum InPlace {
+    /// Only when [`super::Config::in_place`] says so; else [`Error::Conflict`] with the reason.
+    #[default]
+    IfConfigured,
+    /// Yes, and the answer says so in [`Written::atomic`].
+    Allow,
+}
+
 /// Write a file, whole or not at all.
 #[derive(Debug)]
 pub struct Write {
@@ -48,8 +62,10 @@ pub struct Write {
     pub create_parents: bool,
     /// Append instead of replacing (then not atomic: see [`Written::atomic`]).
     pub append: bool,
-    /// Permission bits of a file that did not exist; `None` follows the umask.
+    /// Permission bits of a file that did not exist, exactly; `None` follows the umask.
     pub mode: Option<u32>,
+    /// What to do where no rename can replace the file.
+    pub in_place: InPlace,
     /// The content.
     pub body: Body,
 }
@@ -63,6 +79,8 @@ pub struct Written {
     pub bytes: u64,
     /// Whether a reader could only ever see the old or the new content.
     pub atomic: bool,
+    /// What was made durable before this answer.
+    pub durability: Durability,
 }
 
 /// Read a file or a part of it.

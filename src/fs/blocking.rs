@@ -1,0 +1,51 @@
+//! The border between the async callers and the blocking pool: all work on files happens behind it, and what belongs
+//! to the pool is also dropped there (closing a large unnamed file frees its blocks, which can take long).
+
+use tokio::runtime::Handle;
+use tokio::task::{JoinHandle, spawn_blocking};
+
+use crate::error::Error;
+
+/// Does `work` on the blocking pool. When the caller goes away the work still runs to its end.
+pub(super) async fn run<T, F>(work: F) -> Result<T, Error>
+where
+    T: Send + 'static,
+    F: FnOnce() -> Result<T, Error> + Send + 'static,
+{
+    joined(spawn_blocking(work)).await
+}
+
+/// Waits for work on the blocking pool; a panic there is a bug and becomes [`Error::Internal`].
+pub(super) async fn joined<T>(work: JoinHandle<Result<T, Error>>) -> Result<T, Error> {
+    match work.await {
+        Ok(result) => result,
+        Err(reason) => Err(Error::Internal {
+            reason: format!("work on a file ended early: {reason}"),
+        }),
+    }
+}
+
+/// Something that is dropped on the blocking pool when an async caller goes away while holding it.
+#[derive(Debug)]
+pub(super) struct Parked<T: Send + 'static>(Option<T>);
+
+impl<T: Send + 'static> Parked<T> {
+    /// Parks `value`.
+    pub(super) fn new(value: T) -> Self {
+        Self(Some(value))
+    }
+
+    /// Takes it back, to hand it to the pool.
+    pub(super) fn take(mut self) -> Option<T> {
+        self.0.take()
+    }
+}
+
+impl<T: Send + 'static> Drop for Parked<T> {
+    fn drop(&mut self) {
+        // Outside a runtime (it is being shut down) it is dropped here.
+        if let (Some(value), Ok(runtime)) = (self.0.take(), Handle::try_current()) {
+            runtime.spawn_blocking(move || drop(value));
+        }
+    }
+}
