@@ -48,7 +48,12 @@ impl Overwrite {
             Ok(Some(aside)) => Some(aside),
             Ok(None) | Err(_) => scratch_elsewhere(),
         };
-        Self { path: rule.path, target, aside, straight: 0 }
+        Self {
+            path: rule.path,
+            target,
+            aside,
+            straight: 0,
+        }
     }
 
     /// Takes bytes.

@@ -55,7 +55,7 @@ pub(super) struct Order {
 /// What a file is written through until it is finished. Dropped before that, it undoes what it did.
 #[derive(Debug)]
 enum Sink {
-    Replace(Replace),
+    Replace(Box<Replace>),
     Overwrite(Overwrite),
     Append(Append),
     Device(Device),
@@ -157,17 +157,13 @@ where
     };
     let mut bytes = 0;
     while bytes < BATCH_BYTES && batch.chunks.len() < BATCH_CHUNKS {
-        match body.next().await {
-            Some(chunk) => {
-                let chunk = chunk?;
-                bytes += chunk.len();
-                batch.chunks.push(chunk);
-            }
-            None => {
-                batch.is_last = true;
-                break;
-            }
-        }
+        let Some(chunk) = body.next().await else {
+            batch.is_last = true;
+            break;
+        };
+        let chunk = chunk?;
+        bytes += chunk.len();
+        batch.chunks.push(chunk);
     }
     Ok(batch)
 }
@@ -246,7 +242,7 @@ fn regular(
                 Overwrite::open(&place, allowed).map(Sink::Overwrite)
             }
             Err(errno) => Err(place.failure("directory", "write", errno)),
-            Ok(replace) => Ok(Sink::Replace(replace)),
+            Ok(replace) => Ok(Sink::Replace(Box::new(replace))),
         },
     }
 }
@@ -352,10 +348,9 @@ impl Sink {
 
     fn abandon(self, path: &std::path::Path, source: io::Error) -> Error {
         let half_written = match &self {
-            Self::Replace(_) => false,
+            Self::Replace(_) | Self::Device(_) => false,
             Self::Overwrite(overwrite) => overwrite.has_begun(),
             Self::Append(append) => !append.can_be_undone(),
-            Self::Device(_) => false,
         };
         drop(self);
         if half_written {
