@@ -8,6 +8,7 @@ pub mod fs;
 pub mod host;
 pub mod ids;
 pub mod lifecycle;
+pub mod ops;
 pub mod startup;
 pub mod state;
 pub mod stream;

@@ -142,7 +142,10 @@ impl Default for ProcessConfig {
 
 /// The values to change in a [`ProcessConfig`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[expect(missing_docs, reason = "each names the field of ProcessConfig that it changes")]
+#[expect(
+    missing_docs,
+    reason = "each names the field of ProcessConfig that it changes"
+)]
 pub struct ProcessConfigPatch {
     pub max_concurrent_processes: Option<u64>,
     pub default_run_timeout_ms: Option<u64>,

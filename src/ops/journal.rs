@@ -66,7 +66,14 @@ impl Journal {
         }
         let file = open_for_append(&directory.join(CURRENT))?;
         cut_partial_record(&file, &directory.join(CURRENT))?;
-        let mut journal = Self { directory: directory.to_owned(), file, fsync, span, boot, since: None };
+        let mut journal = Self {
+            directory: directory.to_owned(),
+            file,
+            fsync,
+            span,
+            boot,
+            since: None,
+        };
         journal.write(boot, Kind::Boot)?;
         Ok((journal, begun))
     }
@@ -83,9 +90,18 @@ impl Journal {
     }
 
     fn write(&mut self, key: Key, kind: Kind) -> Result<(), Error> {
-        let record = Record { key, up_ms: boot_clock_ms(), kind, at_ms: wall_clock_ms() };
+        let record = Record {
+            key,
+            up_ms: boot_clock_ms(),
+            kind,
+            at_ms: wall_clock_ms(),
+        };
         let written = self.file.write_all(&record.encode());
-        let synced = if self.fsync { written.and_then(|()| self.file.sync_data()) } else { written };
+        let synced = if self.fsync {
+            written.and_then(|()| self.file.sync_data())
+        } else {
+            written
+        };
         synced.map_err(|source| {
             Error::from_path_io("journal", "append to", &self.directory.join(CURRENT), source)
         })
@@ -127,13 +143,21 @@ impl Record {
         key.copy_from_slice(&bytes[..16]);
         up.copy_from_slice(&bytes[16..24]);
         at[..7].copy_from_slice(&bytes[25..]);
-        Some(Self { key, up_ms: u64::from_le_bytes(up), kind, at_ms: u64::from_le_bytes(at) })
+        Some(Self {
+            key,
+            up_ms: u64::from_le_bytes(up),
+            kind,
+            at_ms: u64::from_le_bytes(at),
+        })
     }
 
     /// A record from the future (the clock was set back) is as young as can be.
     fn age(&self, same_boot: bool) -> Duration {
-        let (now, then) =
-            if same_boot { (boot_clock_ms(), self.up_ms) } else { (wall_clock_ms(), self.at_ms) };
+        let (now, then) = if same_boot {
+            (boot_clock_ms(), self.up_ms)
+        } else {
+            (wall_clock_ms(), self.at_ms)
+        };
         Duration::from_millis(now.saturating_sub(then))
     }
 }
@@ -176,16 +200,21 @@ fn read(path: &Path, boot: Key, span: Duration, begun: &mut HashSet<Key>) -> Res
 
 fn boot_id() -> Key {
     let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    uuid::Uuid::parse_str(text.trim()).unwrap_or_default().into_bytes()
+    uuid::Uuid::parse_str(text.trim())
+        .unwrap_or_default()
+        .into_bytes()
 }
 
 fn boot_clock_ms() -> u64 {
-    clock_gettime(ClockId::CLOCK_BOOTTIME)
-        .map_or(0, |time| time.tv_sec() as u64 * 1000 + time.tv_nsec() as u64 / 1_000_000)
+    clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(0, |time| {
+        time.tv_sec() as u64 * 1000 + time.tv_nsec() as u64 / 1_000_000
+    })
 }
 
 fn wall_clock_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_millis() as u64)
 }
 
 #[cfg(test)]
@@ -225,7 +254,12 @@ mod tests {
 
     #[test]
     fn ages_go_by_the_boot_clock_or_across_a_reboot_by_the_wall_clock() {
-        let record = |up_ms, at_ms| Record { key: [0; 16], up_ms, kind: Kind::Begun, at_ms };
+        let record = |up_ms, at_ms| Record {
+            key: [0; 16],
+            up_ms,
+            kind: Kind::Begun,
+            at_ms,
+        };
         let (up, at) = (boot_clock_ms(), wall_clock_ms());
         assert!(record(up, 0).age(true) < SPAN);
         assert!(record(up, at - 700_000).age(false) >= SPAN);

@@ -108,8 +108,15 @@ impl Ledger {
             }
         };
         let lost_until = Instant::now() + REMEMBER;
-        let shared = Shared { principals: HashMap::new(), journal, lost, lost_until };
-        Ok(Self { shared: Arc::new(Mutex::new(shared)) })
+        let shared = Shared {
+            principals: HashMap::new(),
+            journal,
+            lost,
+            lost_until,
+        };
+        Ok(Self {
+            shared: Arc::new(Mutex::new(shared)),
+        })
     }
 
     /// Begins `name`, or answers what came of it.
@@ -124,14 +131,25 @@ impl Ledger {
         if let Some(entry) = pages.entries.get(&key) {
             return entry.answer(name, fingerprint);
         }
-        pages.entries.insert(key, Entry { fingerprint, state: State::Running });
+        pages.entries.insert(
+            key,
+            Entry {
+                fingerprint,
+                state: State::Running,
+            },
+        );
         if let Some(journal) = &mut shared.journal
             && let Err(error) = journal.begin(key)
         {
             shared.forget_key(principal, &key);
             return Err(error);
         }
-        Ok(Begin::Fresh(Guard { ledger: self.clone(), principal: Arc::clone(principal), key, finished: false }))
+        Ok(Begin::Fresh(Guard {
+            ledger: self.clone(),
+            principal: Arc::clone(principal),
+            key,
+            finished: false,
+        }))
     }
 }
 
@@ -194,13 +212,17 @@ impl Entry {
 
 impl Pages {
     fn keep(&mut self, key: Key, outcome: &Arc<Finished>) {
-        let Some(entry) = self.entries.get_mut(&key) else { return };
+        let Some(entry) = self.entries.get_mut(&key) else {
+            return;
+        };
         entry.state = State::Done(Arc::clone(outcome));
         self.kept_bytes += size(outcome);
         self.kept.push_back(key);
         self.ended.push_back((Instant::now(), key));
         while self.kept_bytes > BYTES || self.kept.len() > OUTCOMES {
-            let Some(oldest) = self.kept.pop_front() else { break };
+            let Some(oldest) = self.kept.pop_front() else {
+                break;
+            };
             self.release(&oldest, State::Evicted);
         }
     }
@@ -214,8 +236,14 @@ impl Pages {
     }
 
     fn forget(&mut self, now: Instant) {
-        while self.ended.front().is_some_and(|(ended, _)| now.duration_since(*ended) >= REMEMBER) {
-            let Some((_, key)) = self.ended.pop_front() else { break };
+        while self
+            .ended
+            .front()
+            .is_some_and(|(ended, _)| now.duration_since(*ended) >= REMEMBER)
+        {
+            let Some((_, key)) = self.ended.pop_front() else {
+                break;
+            };
             self.release(&key, State::Evicted);
             self.entries.remove(&key);
             if self.kept.front() == Some(&key) {
@@ -232,7 +260,10 @@ fn size(outcome: &Finished) -> usize {
 
 fn hash(principal: &str, name: &str) -> Key {
     let mut hasher = blake3::Hasher::new();
-    hasher.update(&(principal.len() as u64).to_le_bytes()).update(principal.as_bytes()).update(name.as_bytes());
+    hasher
+        .update(&(principal.len() as u64).to_le_bytes())
+        .update(principal.as_bytes())
+        .update(name.as_bytes());
     let mut key = Key::default();
     hasher.finalize_xof().fill(&mut key);
     key

@@ -71,7 +71,16 @@ pub struct Parts {
 impl Rooms {
     /// Puts the rooms together.
     pub fn new(parts: Parts) -> Self {
-        let Parts { workspace, engine, files, host, ledger, confine, tasks, started } = parts;
+        let Parts {
+            workspace,
+            engine,
+            files,
+            host,
+            ledger,
+            confine,
+            tasks,
+            started,
+        } = parts;
         Self {
             workspace,
             engine,
@@ -133,27 +142,46 @@ impl Rooms {
         if self.tasks.is_stopping() && name != "ping" {
             return Err(Error::Stopping);
         }
-        let row = operation(name).ok_or_else(|| Error::Internal { reason: format!("{name} has no row") })?;
+        let row = operation(name).ok_or_else(|| Error::Internal {
+            reason: format!("{name} has no row"),
+        })?;
         if call.principal.allows(row.scope) {
             return Ok(());
         }
-        Err(Error::Forbidden { reason: format!("{name} needs the {:?} scope", row.scope) })
+        Err(Error::Forbidden {
+            reason: format!("{name} needs the {:?} scope", row.scope),
+        })
     }
 
     async fn dispatch(&self, call: &Call, op: Op) -> Result<Reply, Error> {
         match op {
-            Op::Ping { nonce } => Ok(Reply::Pong { nonce, uptime_ms: self.uptime_ms() }),
+            Op::Ping { nonce } => Ok(Reply::Pong {
+                nonce,
+                uptime_ms: self.uptime_ms(),
+            }),
             Op::ProcessRun(run) => self.run(call, *run).await,
             Op::ProcessConfigGet => Ok(Reply::ProcessConfig(self.process_config())),
             Op::ProcessConfigSet(patch) => self.set_process_config(&patch).map(Reply::ProcessConfig),
             Op::FsRead(read) => self.files.open(self.reach(call), read).await.map(Reply::File),
-            Op::FsWrite(write) => self.files.write(self.reach(call), write).await.map(Reply::Written),
+            Op::FsWrite(write) => self
+                .files
+                .write(self.reach(call), write)
+                .await
+                .map(Reply::Written),
             Op::FsList(list) => self.files.list(self.reach(call), list).await.map(Reply::Listing),
             Op::FsMkdir(mkdir) => self.files.mkdir(self.reach(call), mkdir).await.map(Reply::Path),
-            Op::FsMove(request) => self.files.rename(self.reach(call), request).await.map(Reply::Moved),
+            Op::FsMove(request) => self
+                .files
+                .rename(self.reach(call), request)
+                .await
+                .map(Reply::Moved),
             Op::FsStat { path } => self.files.stat(self.reach(call), path).await.map(Reply::Stat),
             Op::FsRemove(remove) => self.files.remove(self.reach(call), remove).await.map(Reply::Path),
-            Op::FsUnpack(unpack) => self.files.unpack(self.reach(call), unpack).await.map(Reply::Unpacked),
+            Op::FsUnpack(unpack) => self
+                .files
+                .unpack(self.reach(call), unpack)
+                .await
+                .map(Reply::Unpacked),
             Op::HostMetrics => Ok(Reply::Metrics(self.host.sample())),
             Op::HostCapabilities => Ok(Reply::Capabilities(self.capabilities())),
         }
@@ -163,7 +191,9 @@ impl Rooms {
     /// ledger.
     async fn run(&self, call: &Call, run: Run) -> Result<Reply, Error> {
         if !call.principal.whole_machine {
-            return Err(Error::ConsentRequired { what: "running commands on the whole machine" });
+            return Err(Error::ConsentRequired {
+                what: "running commands on the whole machine",
+            });
         }
         let guard = match &call.idempotency_key {
             None => None,
@@ -183,7 +213,9 @@ impl Rooms {
             drop(slot);
             Ok(Reply::Ran(outcome))
         });
-        work.await.map_err(|panic| Error::Internal { reason: format!("a run panicked: {panic}") })?
+        work.await.map_err(|panic| Error::Internal {
+            reason: format!("a run panicked: {panic}"),
+        })?
     }
 
     /// A place among the processes made over HTTP, which alone are counted; given back when dropped.
@@ -248,11 +280,31 @@ impl ProcessConfig {
     pub fn patched(self, patch: &ProcessConfigPatch) -> Result<Self, Error> {
         let mut config = self;
         let fields = [
-            ("maxConcurrentProcesses", patch.max_concurrent_processes, &mut config.max_concurrent_processes),
-            ("defaultRunTimeoutMs", patch.default_run_timeout_ms, &mut config.default_run_timeout_ms),
-            ("maxRunTimeoutMs", patch.max_run_timeout_ms, &mut config.max_run_timeout_ms),
-            ("maxOutputBytes", patch.max_output_bytes, &mut config.max_output_bytes),
-            ("maxLogBytesPerProcess", patch.max_log_bytes_per_process, &mut config.max_log_bytes_per_process),
+            (
+                "maxConcurrentProcesses",
+                patch.max_concurrent_processes,
+                &mut config.max_concurrent_processes,
+            ),
+            (
+                "defaultRunTimeoutMs",
+                patch.default_run_timeout_ms,
+                &mut config.default_run_timeout_ms,
+            ),
+            (
+                "maxRunTimeoutMs",
+                patch.max_run_timeout_ms,
+                &mut config.max_run_timeout_ms,
+            ),
+            (
+                "maxOutputBytes",
+                patch.max_output_bytes,
+                &mut config.max_output_bytes,
+            ),
+            (
+                "maxLogBytesPerProcess",
+                patch.max_log_bytes_per_process,
+                &mut config.max_log_bytes_per_process,
+            ),
             (
                 "maxInputBytesPerRequest",
                 patch.max_input_bytes_per_request,
@@ -261,7 +313,12 @@ impl ProcessConfig {
         ];
         for (field, value, slot) in fields {
             match value {
-                Some(0) => return Err(Error::Invalid { field, reason: "must be above zero".into() }),
+                Some(0) => {
+                    return Err(Error::Invalid {
+                        field,
+                        reason: "must be above zero".into(),
+                    });
+                }
                 Some(value) => *slot = value,
                 None => {}
             }

@@ -37,11 +37,18 @@ pub struct Principal {
 impl Principal {
     /// A principal that may do everything.
     pub fn full(id: impl Into<Arc<str>>, door: Door) -> Self {
-        Self { id: id.into(), door, scopes: Arc::new([Scope::Full]), whole_machine: true }
+        Self {
+            id: id.into(),
+            door,
+            scopes: Arc::new([Scope::Full]),
+            whole_machine: true,
+        }
     }
 
     /// Whether this principal holds `needed`.
     pub fn allows(&self, needed: Scope) -> bool {
-        self.scopes.iter().any(|held| *held == Scope::Full || *held == needed)
+        self.scopes
+            .iter()
+            .any(|held| *held == Scope::Full || *held == needed)
     }
 }

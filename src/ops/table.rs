@@ -26,25 +26,103 @@ const fn row(
     once: bool,
     summary: &'static str,
 ) -> Operation {
-    Operation { name, scope, read_only, once, summary }
+    Operation {
+        name,
+        scope,
+        read_only,
+        once,
+        summary,
+    }
 }
 
 /// Every operation, in the order of [`Op`].
 pub const OPERATIONS: &[Operation] = &[
-    row("ping", Scope::Read, true, false, "Answer at once with the nonce of the request."),
-    row("process.run", Scope::Full, false, true, "Run a command to its end and answer its output."),
-    row("process.config.get", Scope::Read, true, false, "Read the limits for processes made over HTTP."),
-    row("process.config.set", Scope::Full, false, false, "Change limits for processes made over HTTP."),
-    row("fs.read", Scope::Read, true, false, "Read a file or a range of it."),
-    row("fs.write", Scope::Workspace, false, false, "Write a file, whole or not at all."),
+    row(
+        "ping",
+        Scope::Read,
+        true,
+        false,
+        "Answer at once with the nonce of the request.",
+    ),
+    row(
+        "process.run",
+        Scope::Full,
+        false,
+        true,
+        "Run a command to its end and answer its output.",
+    ),
+    row(
+        "process.config.get",
+        Scope::Read,
+        true,
+        false,
+        "Read the limits for processes made over HTTP.",
+    ),
+    row(
+        "process.config.set",
+        Scope::Full,
+        false,
+        false,
+        "Change limits for processes made over HTTP.",
+    ),
+    row(
+        "fs.read",
+        Scope::Read,
+        true,
+        false,
+        "Read a file or a range of it.",
+    ),
+    row(
+        "fs.write",
+        Scope::Workspace,
+        false,
+        false,
+        "Write a file, whole or not at all.",
+    ),
     row("fs.list", Scope::Read, true, false, "List a directory."),
     row("fs.mkdir", Scope::Workspace, false, false, "Make a directory."),
-    row("fs.move", Scope::Workspace, false, false, "Move or rename a file or directory."),
-    row("fs.stat", Scope::Read, true, false, "Look at one file-system entry."),
-    row("fs.remove", Scope::Workspace, false, false, "Remove a file, link or directory."),
-    row("fs.unpack", Scope::Workspace, false, false, "Unpack a tar or tar.gz archive below a directory."),
-    row("host.metrics", Scope::Read, true, false, "CPU, memory, disk, load and GPUs of the machine."),
-    row("host.capabilities", Scope::Read, true, false, "What works on this machine now, and why not."),
+    row(
+        "fs.move",
+        Scope::Workspace,
+        false,
+        false,
+        "Move or rename a file or directory.",
+    ),
+    row(
+        "fs.stat",
+        Scope::Read,
+        true,
+        false,
+        "Look at one file-system entry.",
+    ),
+    row(
+        "fs.remove",
+        Scope::Workspace,
+        false,
+        false,
+        "Remove a file, link or directory.",
+    ),
+    row(
+        "fs.unpack",
+        Scope::Workspace,
+        false,
+        false,
+        "Unpack a tar or tar.gz archive below a directory.",
+    ),
+    row(
+        "host.metrics",
+        Scope::Read,
+        true,
+        false,
+        "CPU, memory, disk, load and GPUs of the machine.",
+    ),
+    row(
+        "host.capabilities",
+        Scope::Read,
+        true,
+        false,
+        "What works on this machine now, and why not.",
+    ),
 ];
 
 /// The row of a stable name.
