@@ -4,5 +4,16 @@
     clippy::unwrap_used,
     reason = "a test that cannot go on says where by panicking"
 )]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests start processes and tasks of their own"
+)]
+#![allow(
+    clippy::print_stderr,
+    reason = "a failing test shows the logs of its processes"
+)]
 
+mod arrows;
+mod harness;
+mod harness_test;
 mod wire_vectors;
