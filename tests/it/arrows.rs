@@ -16,59 +16,46 @@ const GROUND: &[&str] = &[
 ];
 
 /// Each module above the ground and what it may name besides itself and the ground. A new module gets its row here.
-const ARROWS: &[(&str, &[&str])] = &[
+const ARROWS: &[(&str, &[&[&str]])] = &[
     ("sys", &[]),
-    ("exec", &["sys"]),
-    ("pty", &["exec", "sys"]),
-    ("fs", &["exec", "sys"]),
-    ("git", &["exec"]),
-    ("kernel", &["exec"]),
-    ("desktop", &["exec"]),
-    ("host", &["exec", "sys"]),
-    ("ops", &["exec", "pty", "fs", "git", "kernel", "desktop", "host"]),
-    (
-        "wire",
-        &["ops", "exec", "pty", "fs", "git", "kernel", "desktop", "host"],
-    ),
-    ("doors::nats", &["wire", "ops", "exec", "fs", "host"]),
-    ("doors::http", &["wire", "ops", "exec", "fs", "host"]),
-    ("doors", &[]),
-    (
-        "config",
-        &["doors", "doors::nats", "doors::http", "ops", "exec", "fs", "host"],
-    ),
+    ("startup", &[&["sys"]]),
+    ("state", &[&["sys"]]),
+    ("exec", &[&["sys"]]),
+    ("pty", &[&["exec", "sys"]]),
+    ("fs", &[&["exec", "sys"]]),
+    ("git", &[&["exec"]]),
+    ("kernel", &[&["exec"]]),
+    ("desktop", &[&["exec"]]),
+    ("host", &[&["exec", "sys"]]),
+    ("ops", &[ROOMS]),
+    ("wire", &[ROOMS, &["ops"]]),
+    ("doors::nats", &[ROOMS, &["ops", "wire", "state"]]),
+    ("doors::http", &[ROOMS, &["ops", "wire", "state"]]),
+    ("doors", &[&["doors::nats", "doors::http"]]),
+    ("config", &[ROOMS, DOORS, &["ops", "startup", "state"]]),
     (
         "daemon",
         &[
-            "config",
-            "sys",
-            "doors",
-            "doors::nats",
-            "doors::http",
-            "ops",
-            "exec",
-            "fs",
-            "host",
-            "wire",
+            ROOMS,
+            DOORS,
+            &["ops", "wire", "config", "startup", "state", "sys"],
         ],
     ),
     (
         "cli",
         &[
-            "config",
-            "daemon",
-            "sys",
-            "doors",
-            "doors::nats",
-            "doors::http",
-            "wire",
-            "ops",
-            "exec",
-            "fs",
-            "host",
+            ROOMS,
+            DOORS,
+            &["ops", "wire", "config", "startup", "state", "sys", "daemon"],
         ],
     ),
 ];
+
+/// What does the work.
+const ROOMS: &[&str] = &["exec", "pty", "fs", "git", "kernel", "desktop", "host"];
+
+/// What moves the bytes.
+const DOORS: &[&str] = &["doors", "doors::nats", "doors::http"];
 
 /// The ground has arrows too, few enough to list.
 const GROUND_ARROWS: &[(&str, &[&str])] = &[
@@ -93,6 +80,9 @@ const AT_HOME: &[(&str, &[&str])] = &[
     ("clap", &["src/cli"]),
     ("prost", &["src/wire", "src/doors/nats", "src/cli/call"]),
 ];
+
+/// Files that are one table, which may run longer.
+const TABLES: &[&str] = &["src/config/settings.rs"];
 
 /// One source file without comments, strings and tests.
 struct Source {
@@ -283,7 +273,7 @@ fn allowed(room: &str) -> Option<BTreeSet<&'static str>> {
         return Some(below.iter().copied().collect());
     }
     let (_, below) = ARROWS.iter().find(|(name, _)| *name == room)?;
-    Some(below.iter().chain(GROUND).copied().collect())
+    Some(below.iter().copied().flatten().chain(GROUND).copied().collect())
 }
 
 fn wrong_arrows(source: &Source) -> Vec<String> {
@@ -297,7 +287,7 @@ fn wrong_arrows(source: &Source) -> Vec<String> {
             source.shown()
         )];
     };
-    let is_module = |name: &str| ARROWS.iter().chain(GROUND_ARROWS).any(|(row, _)| *row == name);
+    let is_module = |name: &str| GROUND.contains(&name) || ARROWS.iter().any(|(row, _)| *row == name);
     named(source)
         .iter()
         .map(|path| room_of(path))
@@ -352,7 +342,7 @@ fn children_are_born_in_exec_alone() {
 fn files_are_short_documented_and_named_for_what_they_hold() {
     let mut wrong = Vec::new();
     for source in sources() {
-        if source.lines > 500 {
+        if source.lines > 500 && !TABLES.contains(&source.shown().as_str()) {
             wrong.push(format!(
                 "{}: {} lines without tests, look for a seam",
                 source.shown(),
