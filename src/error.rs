@@ -478,7 +478,7 @@ fn free_bytes(path: &Path) -> u64 {
     path.ancestors()
         .find_map(|candidate| nix::sys::statvfs::statvfs(candidate).ok())
         .map_or(0, |stat| {
-            stat.blocks_available() as u64 * stat.fragment_size() as u64
+            stat.blocks_available() * stat.fragment_size()
         })
 }
 

@@ -12,7 +12,7 @@ impl fmt::Display for ProcessId {
     }
 }
 
-/// One run of the daemon: a UUIDv4 minted at start and again after the machine was cloned.
+/// One run of the daemon: a version 4 UUID minted at start and again after the machine was cloned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct InstanceId(pub uuid::Uuid);
 

@@ -98,13 +98,10 @@ struct Shared {
     failure: Option<StartFailure>,
 }
 
-/// A stack for the child; aligned for the calling convention.
-#[repr(align(16))]
-struct Stack(#[expect(dead_code, reason = "only its address is used")] [u8; STACK]);
-
 thread_local! {
-    /// One stack per thread that spawns: the thread is suspended while its child uses it.
-    static CHILD_STACK: RefCell<Option<Box<Stack>>> = const { RefCell::new(None) };
+    /// One stack per thread that spawns: the thread is suspended while its child uses it. The element type aligns its
+    /// end for the calling convention.
+    static CHILD_STACK: RefCell<Vec<u128>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Starts the child of `plan`. Blocks the calling thread until the program runs or a step has failed; a child whose
@@ -133,7 +130,7 @@ pub(super) fn spawn(plan: &Plan<'_>) -> Result<Born, StartFailure> {
     pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), Some(&mut before))
         .map_err(|errno| fork_failure(errno as c_int))?;
     let cloned = CHILD_STACK.with_borrow_mut(|stack| {
-        let stack = stack.get_or_insert_with(|| Box::new(Stack([0; STACK])));
+        stack.resize(STACK / size_of::<u128>(), 0);
         clone_child(stack, &mut shared)
     });
     // The old mask was valid a moment ago, so setting it again cannot fail.
@@ -154,12 +151,12 @@ fn null_terminated(strings: &[CString]) -> Vec<*const c_char> {
         .collect()
 }
 
-fn clone_child(stack: &mut Stack, shared: &mut Shared) -> Result<Born, c_int> {
+fn clone_child(stack: &mut [u128], shared: &mut Shared) -> Result<Born, c_int> {
     let mut pidfd: RawFd = -1;
     // SAFETY: the stack grows down from its end and outlives the child's use of it, because CLONE_VFORK suspends this
     // thread until the child has called execve or _exit; `shared` lives on this thread's own stack for as long.
     let pid = unsafe {
-        let top = std::ptr::from_mut(stack).add(1).cast::<c_void>();
+        let top = stack.as_mut_ptr_range().end.cast::<c_void>();
         let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::SIGCHLD;
         libc::clone(
             child,
@@ -173,10 +170,8 @@ fn clone_child(stack: &mut Stack, shared: &mut Shared) -> Result<Born, c_int> {
         return Err(errno());
     }
     // SAFETY: the kernel stored a new descriptor here when clone succeeded; nobody else owns it.
-    Ok(Born {
-        pid,
-        pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) },
-    })
+    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+    Ok(Born { pid, pidfd })
 }
 
 /// Reaps a child that ended before its program ran; it is not registered anywhere.
