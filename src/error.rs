@@ -477,9 +477,7 @@ impl Error {
 fn free_bytes(path: &Path) -> u64 {
     path.ancestors()
         .find_map(|candidate| nix::sys::statvfs::statvfs(candidate).ok())
-        .map_or(0, |stat| {
-            stat.blocks_available() * stat.fragment_size()
-        })
+        .map_or(0, |stat| stat.blocks_available() * stat.fragment_size())
 }
 
 #[cfg(test)]

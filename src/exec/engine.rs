@@ -1,19 +1,23 @@
 //! The engine's handle: starts processes and counts them.
 
 use std::ffi::OsString;
+use std::os::fd::{OwnedFd, RawFd};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 
+use super::attached::Attached;
 use super::environment::{Base, MARKER};
 use super::inherit::Inherited;
 use super::kill::{self, Leader, Tree};
-use super::reap::Reaper;
+use super::reap::{Reaped, Reaper};
 use super::run::{Pump, Running};
 use super::spawn::{Birth, Pipes};
-use super::spec::{Finished, RunSpec};
+use super::spec::{Command, Environment, Finished, RunSpec};
+use super::sys;
 use crate::capability::Capability;
 use crate::error::Error;
 use crate::ids::{InstanceId, ProcessId};
@@ -92,35 +96,30 @@ impl Engine {
         running.finish(pump, &self.tasks).await
     }
 
+    /// Starts a command on the daemon's own standard input and output. Blocks for one birth.
+    pub fn attach(&self, command: &Command, cwd: &Path) -> Result<Attached, Error> {
+        let own = [0, 1, 2].map(duplicate);
+        let [stdin, stdout, stderr] = own;
+        let stdio = [stdin?, stdout?, stderr?];
+        let newborn = self.bear(command, cwd, &Environment::Overlay(Vec::new()), &stdio)?;
+        Ok(Attached {
+            id: newborn.id,
+            tree: newborn.tree,
+            exited: newborn.exited,
+        })
+    }
+
     fn give_birth(&self, spec: RunSpec) -> Result<(Running, Pump), Error> {
-        let marker = format!("{}:{:016x}", self.instance, fastrand::u64(..));
-        let environment = self.base.build(&spec.environment, &marker)?;
-        let birth = Birth::prepare(&spec.command, &spec.cwd, environment)?;
         let pipes = Pipes::open(!spec.stdin.is_empty())?;
-        let started = Instant::now();
-        let (born, exited) = self
-            .reaper
-            .register(|| {
-                birth
-                    .spawn(&pipes.child, &self.inherited)
-                    .map(|born| (born.pid, born))
-            })
-            .map_err(|failure| birth.blame(failure))?;
-        let leader = Some(Leader {
-            pid: born.pid,
-            pidfd: Arc::new(born.pidfd),
-        });
+        let newborn = self.bear(&spec.command, &spec.cwd, &spec.environment, &pipes.child)?;
         let running = Running {
-            id: ProcessId(self.next_id.fetch_add(1, Ordering::Relaxed)),
-            tree: Tree {
-                leader,
-                marker: format!("{MARKER}={marker}").into_bytes(),
-            },
-            exited,
+            id: newborn.id,
+            tree: newborn.tree,
+            exited: newborn.exited,
             timeout: spec.timeout,
             linger: self.linger,
             kill_grace: self.kill_grace,
-            started,
+            started: newborn.started,
         };
         let Pipes {
             stdin,
@@ -138,6 +137,36 @@ impl Engine {
                 input: spec.stdin,
             },
         ))
+    }
+
+    /// The one way from a command to a registered child.
+    fn bear(
+        &self,
+        command: &Command,
+        cwd: &Path,
+        environment: &Environment,
+        stdio: &[OwnedFd; 3],
+    ) -> Result<Newborn, Error> {
+        let marker = format!("{}:{:016x}", self.instance, fastrand::u64(..));
+        let birth = Birth::prepare(command, cwd, self.base.build(environment, &marker)?)?;
+        let started = Instant::now();
+        let (born, exited) = self
+            .reaper
+            .register(|| birth.spawn(stdio, &self.inherited).map(|born| (born.pid, born)))
+            .map_err(|failure| birth.blame(failure))?;
+        let leader = Some(Leader {
+            pid: born.pid,
+            pidfd: Arc::new(born.pidfd),
+        });
+        Ok(Newborn {
+            id: ProcessId(self.next_id.fetch_add(1, Ordering::Relaxed)),
+            tree: Tree {
+                leader,
+                marker: format!("{MARKER}={marker}").into_bytes(),
+            },
+            exited,
+            started,
+        })
     }
 
     /// Kills every process that this daemon ever started and that is still alive, background children too. Blocks.
@@ -162,4 +191,20 @@ impl Engine {
             .map(Capability::available)
             .into()
     }
+}
+
+/// A registered child whose pipes are not served yet.
+struct Newborn {
+    id: ProcessId,
+    tree: Tree,
+    exited: oneshot::Receiver<Reaped>,
+    started: Instant,
+}
+
+/// A copy of one of the daemon's own descriptors, above the three that children get.
+fn duplicate(fd: RawFd) -> Result<OwnedFd, Error> {
+    sys::duplicate(fd).map_err(|source| Error::Io {
+        doing: format!("duplicate descriptor {fd}"),
+        source,
+    })
 }

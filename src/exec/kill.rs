@@ -39,6 +39,12 @@ pub(super) struct Leader {
 }
 
 impl Leader {
+    /// Sends it a signal; nothing happens when it has ended.
+    pub(super) fn signal(&self, signal: i32) {
+        // It may end at any moment, also between looking and sending.
+        let _ = sys::signal_pidfd(self.pidfd.as_fd(), signal);
+    }
+
     /// Its pid, unless it was waited for: then the number may be anybody's.
     fn current_pid(&self) -> Option<i32> {
         sys::signal_pidfd(self.pidfd.as_fd(), 0)

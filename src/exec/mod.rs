@@ -3,6 +3,7 @@
 //! `engine` is the handle; `spawn` prepares a birth and `sys` performs it; `run` accompanies the process, `read` and
 //! `drain` move its output into the numbered log of [`crate::stream`]; `reap` owns every wait; `kill` ends trees.
 
+mod attached;
 mod drain;
 mod engine;
 mod environment;
@@ -17,6 +18,7 @@ mod spec;
 mod sys;
 
 pub use crate::stream::{ChannelTotals, Keep, Kept};
+pub use attached::{Attached, Handle};
 pub use engine::{Config, Engine};
 pub use environment::MARKER;
 pub use inherit::Inherited;

@@ -360,6 +360,19 @@ pub(super) fn signal_pidfd(pidfd: BorrowedFd<'_>, signal: c_int) -> io::Result<(
     }
 }
 
+/// A copy of a descriptor that may be one of 0, 1 and 2; the copy is above them and closes on exec.
+pub(super) fn duplicate(fd: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: a plain system call; the new descriptor is owned by nobody else.
+    unsafe {
+        let copy = libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 3);
+        if copy < 0 {
+            Err(io::Error::last_os_error())
+        } else {
+            Ok(OwnedFd::from_raw_fd(copy))
+        }
+    }
+}
+
 /// A descriptor for whatever process has this pid now.
 pub(super) fn open_pidfd(pid: i32) -> io::Result<OwnedFd> {
     // SAFETY: a plain system call; the new descriptor is owned by nobody else.
