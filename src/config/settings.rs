@@ -467,6 +467,8 @@ pub const SETTINGS: &[Setting] = &[
     Setting {
         key: "call.url",
         variable: Some("BOXD_URL"),
+        flag: Some("url"),
+        value: Some("URL"),
         in_file: false,
         doc: "The daemon that `boxd call` speaks to, http://host:port or unix:/path.",
         set: |config, given| given.nonempty().map(|url| config.url = Some(url)),

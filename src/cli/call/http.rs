@@ -1,0 +1,341 @@
+//! A daemon over HTTP: one plain connection per request, TCP or a Unix socket.
+
+use std::fmt::Write as _;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use futures_util::TryStreamExt;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper::client::conn::http1;
+use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, RANGE};
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde_json::{Map, Value, json};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+use tokio_util::io::ReaderStream;
+
+use super::output;
+use super::remote::{ExecAnswer, ExecRequest, WriteRequest, refused, unexpected};
+use crate::config::{Config, Token};
+use crate::error::Error;
+use crate::lifecycle::Tasks;
+use crate::state::Ready;
+use crate::telemetry::Secret;
+
+/// How long a connection may take to be made; answers may take as long as the command does.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Bytes of standard input read at once.
+const CHUNK: usize = 256 * 1024;
+
+type Body = UnsyncBoxBody<Bytes, std::io::Error>;
+
+/// A daemon at an address.
+#[derive(Debug)]
+pub(super) struct Http {
+    target: Target,
+    token: Option<Secret<String>>,
+    tasks: Tasks,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Target {
+    /// `host:port`.
+    Tcp(String),
+    Unix(PathBuf),
+}
+
+impl Http {
+    /// The daemon that the configuration names, else the one whose ready file lies in the state directory.
+    pub(super) fn find(config: &Config) -> Result<Self, Error> {
+        let ready = match &config.url {
+            Some(_) => None,
+            None => Some(running(&config.state_dir)?),
+        };
+        let url = match (&config.url, &ready) {
+            (Some(url), _) => url.clone(),
+            (None, Some(ready)) => ready.http.first().cloned().ok_or_else(|| Error::Unavailable {
+                what: "the daemon".into(),
+                reason: "it runs without HTTP (--http off); use --nats-url".into(),
+            })?,
+            (None, None) => return Err(Error::Internal { reason: "neither a URL nor a ready file".into() }),
+        };
+        let token = match &config.http.token {
+            Token::Given(token) | Token::File { token, .. } => Some(token.clone()),
+            Token::Off | Token::Generated => {
+                ready.and_then(|ready| ready.token_file).map(|path| read_token(&path)).transpose()?
+            }
+        };
+        Ok(Self { target: target(&url)?, token, tasks: Tasks::new() })
+    }
+
+    /// Performs the operation `name` with a JSON payload.
+    pub(super) async fn operation(&self, name: &str, payload: &Value) -> Result<Value, Error> {
+        let path = format!("/v1/ops/{}", encoded(name.as_bytes()));
+        let body = Full::from(payload.to_string()).map_err(|never| match never {}).boxed_unsync();
+        let response = self.send(Method::POST, &path, &[(CONTENT_TYPE, "application/json")], body).await?;
+        parse(&collect(response).await?)
+    }
+
+    /// Runs a command to its end.
+    pub(super) async fn exec(&self, request: ExecRequest) -> Result<ExecAnswer, Error> {
+        let mut words = request.command.into_iter();
+        let mut payload = Map::new();
+        payload.insert("command".into(), words.next().into());
+        payload.insert("args".into(), words.collect());
+        payload.insert("shell".into(), request.shell.into());
+        payload.insert("env".into(), Value::Object(request.env.into_iter().map(|(k, v)| (k, v.into())).collect()));
+        payload.insert("encoding".into(), "base64".into());
+        // The daemon lowers both to what it allows.
+        let timeout = request.timeout.map_or(u64::MAX, |timeout| timeout.as_millis().max(1) as u64);
+        payload.insert("timeoutMs".into(), timeout.into());
+        payload.insert("maxOutputBytes".into(), u64::MAX.into());
+        if !request.cwd.is_empty() {
+            payload.insert("cwd".into(), request.cwd.into());
+        }
+        if !request.stdin.is_empty() {
+            payload.insert("stdinB64".into(), STANDARD.encode(&request.stdin).into());
+        }
+        if let Some(id) = request.request_id {
+            payload.insert("idempotencyKey".into(), id.into());
+        }
+        let json = self.operation("process.run", &payload.into()).await?;
+        let channel = |name: &str| {
+            let text = json[name].as_str().ok_or_else(|| unexpected("a run without output"))?;
+            STANDARD.decode(text).map_err(|_| unexpected("output that is not base64"))
+        };
+        Ok(ExecAnswer {
+            stdout: channel("stdout")?,
+            stderr: channel("stderr")?,
+            exit_code: json["exitCode"].as_i64().map(|code| code as i32),
+            signal: json["signalNumber"].as_i64().map(|number| number as i32),
+            timed_out: json["timedOut"].as_bool().unwrap_or(false),
+            omitted: (
+                json["stdoutOmittedBytes"].as_u64().unwrap_or(0),
+                json["stderrOmittedBytes"].as_u64().unwrap_or(0),
+            ),
+            json,
+        })
+    }
+
+    /// Copies a file or a range of it to standard output as it arrives.
+    pub(super) async fn read(&self, path: &Path, offset: u64, length: Option<u64>) -> Result<(), Error> {
+        let uri = format!("/v1/fs/file?path={}", encoded(path.as_os_str().as_bytes()));
+        let last = length.map(|length| offset.saturating_add(length - 1).to_string()).unwrap_or_default();
+        let range = format!("bytes={offset}-{last}");
+        let ranged = [(RANGE, range.as_str())];
+        let headers: &[_] = if offset == 0 && length.is_none() { &[] } else { &ranged };
+        let response = match self.send(Method::GET, &uri, headers, Body::default()).await {
+            // A range past the end reads nothing, as it does over NATS.
+            Err(Error::Range { .. }) => return Ok(()),
+            other => other?,
+        };
+        let mut body = response.into_body();
+        while let Some(frame) = body.frame().await {
+            if let Some(bytes) = frame.map_err(|error| lost(&error))?.data_ref() {
+                output::answer(bytes)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes a file from a stream of bytes.
+    pub(super) async fn write(
+        &self,
+        request: WriteRequest,
+        source: Box<dyn AsyncRead + Send + Unpin>,
+    ) -> Result<Value, Error> {
+        let mut uri = format!("/v1/fs/file?path={}", encoded(request.path.as_os_str().as_bytes()));
+        if request.append {
+            uri += "&append=true";
+        }
+        if let Some(mode) = request.mode {
+            uri += "&mode=";
+            uri += &encoded(mode.as_bytes());
+        }
+        let chunks = ReaderStream::with_capacity(source, CHUNK).map_ok(Frame::data);
+        let body = StreamBody::new(chunks).boxed_unsync();
+        let headers = [(CONTENT_TYPE, "application/octet-stream")];
+        parse(&collect(self.send(Method::PUT, &uri, &headers, body).await?).await?)
+    }
+
+    /// Sends one request and answers what succeeded; a problem becomes an error in the daemon's words.
+    async fn send(
+        &self,
+        method: Method,
+        uri: &str,
+        headers: &[(hyper::header::HeaderName, &str)],
+        body: Body,
+    ) -> Result<Response<Incoming>, Error> {
+        let host = match &self.target {
+            Target::Tcp(authority) => authority.as_str(),
+            Target::Unix(_) => "localhost",
+        };
+        let mut request = Request::builder().method(method).uri(uri).header(HOST, host).header(ACCEPT, "*/*");
+        if let Some(token) = &self.token {
+            request = request.header(AUTHORIZATION, format!("Bearer {}", token.expose()));
+        }
+        for (name, value) in headers {
+            request = request.header(name, *value);
+        }
+        let request = request
+            .body(body)
+            .map_err(|error| Error::Invalid { field: "request", reason: error.to_string() })?;
+        let response = match tokio::time::timeout(CONNECT_TIMEOUT, self.dial()).await {
+            Ok(connection) => connection?.send_request(request).await.map_err(|error| lost(&error))?,
+            Err(_) => return Err(Error::Timeout { what: "connecting to the daemon", after: CONNECT_TIMEOUT }),
+        };
+        if response.status().is_success() { Ok(response) } else { Err(problem(response).await) }
+    }
+
+    async fn dial(&self) -> Result<http1::SendRequest<Body>, Error> {
+        let (name, stream) = match &self.target {
+            Target::Tcp(authority) => {
+                (authority.clone(), TcpStream::connect(authority).await.map(|stream| self.speak(stream)))
+            }
+            Target::Unix(path) => {
+                (path.display().to_string(), UnixStream::connect(path).await.map(|stream| self.speak(stream)))
+            }
+        };
+        let handshake = stream.map_err(|error| Error::Unavailable {
+            what: format!("the daemon at {name}"),
+            reason: error.to_string(),
+        })?;
+        handshake.await.map_err(|error| lost(&error))
+    }
+
+    /// The HTTP handshake; the connection's own task ends with it.
+    fn speak<S>(
+        &self,
+        stream: S,
+    ) -> std::pin::Pin<Box<dyn Future<Output = hyper::Result<http1::SendRequest<Body>>> + Send>>
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let tasks = self.tasks.clone();
+        Box::pin(async move {
+            let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+            tasks.detach("connection", connection);
+            Ok(sender)
+        })
+    }
+}
+
+/// The ready file of the daemon that uses the state directory.
+fn running(state_dir: &Path) -> Result<Ready, Error> {
+    Ready::read(state_dir).map_err(|error| match error {
+        Error::NotFound { .. } => Error::Unavailable {
+            what: "the daemon".into(),
+            reason: format!("none runs with the state directory {state_dir:?}; start `boxd run` or give --url"),
+        },
+        other => other,
+    })
+}
+
+fn read_token(path: &Path) -> Result<Secret<String>, Error> {
+    std::fs::read_to_string(path)
+        .map(|text| Secret::new(text.trim().to_owned()))
+        .map_err(|source| Error::from_path_io("token file", "read", path, source))
+}
+
+/// The address in `http://host:port` or `unix:/path`.
+fn target(url: &str) -> Result<Target, Error> {
+    let invalid = |reason: &str| Error::Invalid { field: "--url", reason: reason.to_owned() };
+    if let Some(path) = url.strip_prefix("unix:") {
+        return Ok(Target::Unix(path.into()));
+    }
+    if url.starts_with("https://") {
+        return Err(Error::Unsupported {
+            what: "https".into(),
+            why: "boxd serves plain HTTP on loopback and Unix sockets".into(),
+            fix: Some("forward the port (ssh -L) and use http://127.0.0.1:PORT".into()),
+        });
+    }
+    let Some(rest) = url.strip_prefix("http://") else {
+        return Err(invalid("write it like http://127.0.0.1:2468 or unix:/run/boxd.sock"));
+    };
+    if rest.contains('#') {
+        return Err(invalid("leave the #token out; give the token by --token-file or BOXD_TOKEN"));
+    }
+    let authority = rest.strip_suffix('/').unwrap_or(rest);
+    if authority.is_empty() || authority.contains(['/', '?', '@']) {
+        return Err(invalid("only a host and a port are expected after http://"));
+    }
+    let has_port = authority.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+    Ok(Target::Tcp(if has_port { authority.to_owned() } else { format!("{authority}:80") }))
+}
+
+async fn collect(response: Response<Incoming>) -> Result<Bytes, Error> {
+    Ok(response.into_body().collect().await.map_err(|error| lost(&error))?.to_bytes())
+}
+
+/// The error that a response of `application/problem+json` stands for.
+async fn problem(response: Response<Incoming>) -> Error {
+    let status = response.status();
+    let body = match collect(response).await {
+        Ok(body) => body,
+        Err(error) => return error,
+    };
+    let problem: Value = serde_json::from_slice(&body).unwrap_or_else(|_| json!({}));
+    if status == StatusCode::RANGE_NOT_SATISFIABLE {
+        return Error::Range { offset: 0, total: 0 };
+    }
+    let message = problem["detail"].as_str().or(problem["title"].as_str()).map_or_else(
+        || format!("the daemon answered HTTP {status}"),
+        str::to_owned,
+    );
+    if status == StatusCode::UNAUTHORIZED {
+        let hint = "give the daemon's token by --token-file or BOXD_TOKEN";
+        return refused("unauthenticated", &message, problem["hint"].as_str().or(Some(hint)));
+    }
+    refused(problem["code"].as_str().unwrap_or_default(), &message, problem["hint"].as_str())
+}
+
+fn parse(body: &[u8]) -> Result<Value, Error> {
+    serde_json::from_slice(body).map_err(|_| unexpected("something that is not JSON"))
+}
+
+fn lost(error: &hyper::Error) -> Error {
+    Error::Unavailable { what: "the daemon".into(), reason: format!("the connection was lost: {error}") }
+}
+
+/// Percent-encodes every byte that is not unreserved in a URI.
+fn encoded(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(bytes.len()), |mut text, byte| {
+        if byte.is_ascii_alphanumeric() || b"-._~/".contains(byte) {
+            text.push(char::from(*byte));
+        } else {
+            let _ = write!(text, "%{byte:02X}");
+        }
+        text
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_name_a_host_or_a_socket() {
+        assert_eq!(target("http://127.0.0.1:2468").unwrap(), Target::Tcp("127.0.0.1:2468".into()));
+        assert_eq!(target("http://[::1]:1/").unwrap(), Target::Tcp("[::1]:1".into()));
+        assert_eq!(target("http://box").unwrap(), Target::Tcp("box:80".into()));
+        assert_eq!(target("unix:/run/boxd.sock").unwrap(), Target::Unix("/run/boxd.sock".into()));
+        assert!(matches!(target("https://x"), Err(Error::Unsupported { .. })));
+        for wrong in ["127.0.0.1:2468", "http://", "http://u:p@h", "http://h/v1", "http://h/#token=x"] {
+            assert!(matches!(target(wrong), Err(Error::Invalid { .. })), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn paths_survive_a_query_string() {
+        assert_eq!(encoded(b"a b/\xff&c=%"), "a%20b/%FF%26c%3D%25");
+    }
+}

@@ -1,0 +1,92 @@
+//! The command line: clap types, one small file per verb, and the way from an error to an exit code.
+
+mod call;
+mod completions;
+mod exit;
+mod flags;
+mod output;
+mod version;
+
+use std::process::ExitCode;
+
+use clap::error::ErrorKind;
+use clap::{Parser, Subcommand};
+
+use crate::config::{self, Sources};
+use crate::startup::{self, Startup};
+
+/// Hands for the owner of a machine: commands, files and more over NATS and HTTP, in one static binary.
+#[derive(Debug, Parser)]
+#[command(
+    name = "boxd",
+    version,
+    max_term_width = 110,
+    propagate_version = false,
+    subcommand_required = true,
+    after_help = "\
+Exit codes:
+  0   stopped as asked          73  something cannot be created
+  64  usage                     75  another instance runs
+  69  a service is unavailable  77  permission denied
+  70  internal error            78  configuration
+  `boxd call` exits with the remote command's code, and 125 when it failed by itself.
+
+Examples:
+  boxd run                                  serve this directory on http://127.0.0.1:2468
+  boxd doctor                               what works here, and what would fix the rest
+  boxd call exec -- uname -a                run a command through the daemon"
+)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    Call(Box<call::Call>),
+    Completions(completions::Completions),
+    Version(version::Version),
+}
+
+/// The whole program: `main` returns what this returns.
+pub fn main() -> ExitCode {
+    let startup = startup::take(&config::secret_names());
+    let cli = match Cli::try_parse_from(&startup.arguments) {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error, &startup),
+    };
+    let outcome = match cli.verb {
+        Verb::Call(call) => return call.run(startup),
+        Verb::Completions(completions) => completions.run(),
+        Verb::Version(version) => version.run(),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            output::complaint(&error);
+            exit::of(&error)
+        }
+    }
+}
+
+/// Prints help or the usage error. `call` leaves every code but one to the remote command.
+fn usage(error: &clap::Error, startup: &Startup) -> ExitCode {
+    // There is nobody left to tell when the terminal is gone.
+    let _ = error.print();
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ExitCode::SUCCESS,
+        _ if startup.arguments.get(1).is_some_and(|verb| verb == "call") => ExitCode::from(exit::CALL_FAILED),
+        _ => ExitCode::from(exit::USAGE),
+    }
+}
+
+/// The sources of configuration without flags.
+fn sources(startup: Startup) -> Sources {
+    Sources {
+        flags: Vec::new(),
+        environment: startup.environment,
+        current_dir: std::env::current_dir().ok(),
+        root: nix::unistd::Uid::effective().is_root(),
+        client: false,
+    }
+}

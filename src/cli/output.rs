@@ -1,0 +1,43 @@
+//! Writing for the person or script that called us: standard output for answers, standard error for problems.
+
+use std::fmt::Write as _;
+use std::io::{self, Write};
+
+use crate::error::Error;
+
+/// Writes bytes to standard output and flushes them.
+pub(super) fn answer(bytes: &[u8]) -> Result<(), Error> {
+    to(io::stdout().lock(), "standard output", bytes)
+}
+
+/// Writes bytes to standard error and flushes them.
+pub(super) fn diagnostic(bytes: &[u8]) -> Result<(), Error> {
+    to(io::stderr().lock(), "standard error", bytes)
+}
+
+/// Writes JSON for people, with a line end.
+pub(super) fn json(value: &serde_json::Value) -> Result<(), Error> {
+    answer(format!("{value:#}\n").as_bytes())
+}
+
+/// Writes `boxd: ...` and a hint to standard error; there is nobody left to tell when that fails.
+pub(super) fn complaint(error: &Error) {
+    let mut text = match error {
+        Error::Config { problems } => {
+            let lines: Vec<_> = problems.iter().map(|problem| format!("\n  {problem}")).collect();
+            format!("boxd: the configuration cannot be used:{}\n", lines.concat())
+        }
+        other => format!("boxd: {other}\n"),
+    };
+    if let Some(hint) = error.hint() {
+        let _ = writeln!(text, "  hint: {hint}");
+    }
+    let _ = diagnostic(text.as_bytes());
+}
+
+fn to(mut stream: impl Write, name: &str, bytes: &[u8]) -> Result<(), Error> {
+    stream
+        .write_all(bytes)
+        .and_then(|()| stream.flush())
+        .map_err(|source| Error::Io { doing: format!("write to {name}"), source })
+}
