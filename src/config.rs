@@ -24,7 +24,7 @@ use crate::workspace::Workspace;
 
 pub use example::example;
 pub use layers::Layer;
-pub use parts::{Config, Durability, Exec, Fs, Http, Link, Listen, Nats, Subjects, Token};
+pub use parts::{Config, Durability, Exec, Fs, Http, Link, Listen, MainCommand, Nats, Subjects, Token};
 pub use settings::{SETTINGS, Secrecy, Setting, setting};
 pub use value::Given;
 
@@ -39,6 +39,8 @@ pub struct Sources {
     pub current_dir: Option<PathBuf>,
     /// Whether the process runs as root, which chooses system directories.
     pub root: bool,
+    /// The image's own command.
+    pub main: Option<MainCommand>,
     /// Whether this is for a client (`call`), which is not held to the rules of a daemon.
     pub client: bool,
 }
@@ -164,6 +166,7 @@ fn defaults(sources: &Sources, problems: &mut Vec<String>) -> Config {
         link: Link::default(),
         exec: Exec {
             linger: Duration::from_millis(20),
+            kill_grace: Duration::from_millis(500),
         },
         fs: Fs {
             durability: Durability::Cache,
@@ -177,6 +180,7 @@ fn defaults(sources: &Sources, problems: &mut Vec<String>) -> Config {
         color: variable("NO_COLOR").is_none(),
         ready_file: None,
         url: None,
+        main: sources.main.clone(),
         children: children::cleaned(&sources.environment),
     }
 }

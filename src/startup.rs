@@ -42,15 +42,7 @@ pub fn take(names: &SecretNames) -> Startup {
     startup
 }
 
-/// Keeps the memory of this process out of core dumps and away from debuggers of the same user.
-pub fn forbid_core_dumps() {
-    #[cfg(target_os = "linux")]
-    if let Err(error) = nix::sys::prctl::set_dumpable(false) {
-        tracing::warn!(%error, "core dumps could not be forbidden");
-    }
-}
-
-/// Byte ranges of `argument` (one entry of `argv`) that hold a secret, given whether the entry before it announced
+/// Byte range of `argument` (one entry of `argv`) that hold a secret, given whether the entry before it announced
 /// one.
 fn secret_of_argument(
     argument: &[u8],

@@ -8,8 +8,10 @@ use crate::error::Error;
 
 /// Print a completion script for a shell.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  boxd completions bash > /etc/bash_completion.d/boxd\n  \
-                        boxd completions zsh > ~/.zfunc/_boxd")]
+#[command(
+    after_help = "Examples:\n  boxd completions bash > /etc/bash_completion.d/boxd\n  \
+                        boxd completions zsh > ~/.zfunc/_boxd"
+)]
 pub(super) struct Completions {
     /// The shell.
     shell: Shell,

@@ -76,8 +76,15 @@ impl<S: Selection> Args for SettingFlags<S> {
             command.arg(match setting.value {
                 None => argument.action(ArgAction::SetTrue),
                 Some(value) => {
-                    let action = if setting.repeatable { ArgAction::Append } else { ArgAction::Set };
-                    argument.action(action).value_name(value).value_parser(value_parser!(OsString))
+                    let action = if setting.repeatable {
+                        ArgAction::Append
+                    } else {
+                        ArgAction::Set
+                    };
+                    argument
+                        .action(action)
+                        .value_name(value)
+                        .value_parser(value_parser!(OsString))
                 }
             })
         })
@@ -100,7 +107,10 @@ impl<S: Selection> FromArgMatches for SettingFlags<S> {
                 Some((setting.key, given))
             })
             .collect();
-        Ok(Self { given, selection: PhantomData })
+        Ok(Self {
+            given,
+            selection: PhantomData,
+        })
     }
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), ClapError> {

@@ -1,11 +1,15 @@
 //! The command line: clap types, one small file per verb, and the way from an error to an exit code.
 
+mod banner;
 mod call;
 mod completions;
+mod doctor;
 mod exit;
 mod flags;
 mod output;
 mod version;
+
+pub use banner::Banner;
 
 use std::process::ExitCode;
 
@@ -43,6 +47,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    Doctor(Box<doctor::Doctor>),
     Call(Box<call::Call>),
     Completions(completions::Completions),
     Version(version::Version),
@@ -56,12 +61,13 @@ pub fn main() -> ExitCode {
         Err(error) => return usage(&error, &startup),
     };
     let outcome = match cli.verb {
+        Verb::Doctor(doctor) => doctor.run(startup),
         Verb::Call(call) => return call.run(startup),
-        Verb::Completions(completions) => completions.run(),
-        Verb::Version(version) => version.run(),
+        Verb::Completions(completions) => completions.run().map(|()| ExitCode::SUCCESS),
+        Verb::Version(version) => version.run().map(|()| ExitCode::SUCCESS),
     };
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             output::complaint(&error);
             exit::of(&error)
@@ -87,6 +93,7 @@ fn sources(startup: Startup) -> Sources {
         environment: startup.environment,
         current_dir: std::env::current_dir().ok(),
         root: nix::unistd::Uid::effective().is_root(),
+        main: None,
         client: false,
     }
 }

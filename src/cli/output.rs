@@ -39,5 +39,8 @@ fn to(mut stream: impl Write, name: &str, bytes: &[u8]) -> Result<(), Error> {
     stream
         .write_all(bytes)
         .and_then(|()| stream.flush())
-        .map_err(|source| Error::Io { doing: format!("write to {name}"), source })
+        .map_err(|source| Error::Io {
+            doing: format!("write to {name}"),
+            source,
+        })
 }

@@ -44,8 +44,19 @@ pub struct Config {
     pub ready_file: Option<PathBuf>,
     /// The daemon that `call` speaks to.
     pub url: Option<String>,
+    /// The image's own command, which `run -- COMMAND` starts as well.
+    pub main: Option<MainCommand>,
     /// The environment that children start from: ours without anything that is meant for boxd alone.
     pub children: Vec<(OsString, OsString)>,
+}
+
+/// The command of an image for which boxd is the entry point.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MainCommand {
+    /// The program and its arguments, never empty.
+    pub argv: Vec<OsString>,
+    /// Whether the daemon ends when it ends, with its exit code.
+    pub exit_with: bool,
 }
 
 /// The HTTP door.
@@ -171,6 +182,8 @@ pub struct Link {
 pub struct Exec {
     /// How long output is still read after a leader's exit while a descendant holds the pipe.
     pub linger: Duration,
+    /// How long a tree has between TERM and KILL when the daemon stops.
+    pub kill_grace: Duration,
 }
 
 /// The files room.

@@ -405,6 +405,14 @@ pub const SETTINGS: &[Setting] = &[
         ..SETTING
     },
     Setting {
+        key: "exec.kill_grace",
+        variable: Some("BOXD_EXEC_KILL_GRACE"),
+        doc: "How long a process tree has between TERM and KILL when the daemon stops.",
+        set: |config, given| given.duration().map(|value| config.exec.kill_grace = value),
+        show: |config| Some(duration(config.exec.kill_grace)),
+        ..SETTING
+    },
+    Setting {
         key: "fs.durability",
         variable: Some("BOXD_FS_DURABILITY"),
         doc: "Before a write is answered the file is in the page `cache`, or synced to `disk`.",

@@ -56,7 +56,9 @@ fn variable(text: &str) -> Result<(String, String), String> {
 
 impl Exec {
     pub(super) async fn perform(self, remote: &Remote, json: bool) -> Result<Shown, Error> {
-        let stdin = self.stdin.map_or_else(|| Ok(Vec::new()), |path| read_all(&path))?;
+        let stdin = self
+            .stdin
+            .map_or_else(|| Ok(Vec::new()), |path| read_all(&path))?;
         let answer = remote
             .exec(ExecRequest {
                 command: self.command,
@@ -75,7 +77,9 @@ impl Exec {
             output::diagnostic(&answer.stderr)?;
         }
         report_omissions(&answer)?;
-        Ok(Shown { exit: exit_code(&answer)? })
+        Ok(Shown {
+            exit: exit_code(&answer)?,
+        })
     }
 }
 
@@ -86,13 +90,19 @@ fn read_all(path: &OsStr) -> Result<Vec<u8>, Error> {
     } else {
         std::fs::File::open(path).and_then(|mut file| file.read_to_end(&mut bytes))
     };
-    read.map_err(|source| Error::Io { doing: format!("read standard input from {path:?}"), source })?;
+    read.map_err(|source| Error::Io {
+        doing: format!("read standard input from {path:?}"),
+        source,
+    })?;
     Ok(bytes)
 }
 
 /// Output that the daemon left out is said, never hidden.
 fn report_omissions(answer: &ExecAnswer) -> Result<(), Error> {
-    for (name, omitted) in [("standard output", answer.omitted.0), ("standard error", answer.omitted.1)] {
+    for (name, omitted) in [
+        ("standard output", answer.omitted.0),
+        ("standard error", answer.omitted.1),
+    ] {
         if omitted > 0 {
             let note = format!(
                 "boxd: {omitted} bytes in the middle of {name} were left out by the daemon; write to a file there \
@@ -114,7 +124,9 @@ fn exit_code(answer: &ExecAnswer) -> Result<ExitCode, Error> {
     }
     match answer.exit_code.and_then(|code| u8::try_from(code).ok()) {
         Some(code) => Ok(ExitCode::from(code)),
-        None => Err(Error::Protocol { reason: "the command was killed by a signal that was not named".into() }),
+        None => Err(Error::Protocol {
+            reason: "the command was killed by a signal that was not named".into(),
+        }),
     }
 }
 
@@ -138,9 +150,28 @@ mod tests {
     fn exit_codes_are_those_of_a_shell() {
         let shown = |answer: &ExecAnswer| format!("{:?}", exit_code(answer).unwrap());
         let code = |code: u8| format!("{:?}", ExitCode::from(code));
-        assert_eq!(shown(&ExecAnswer { exit_code: Some(7), ..answer() }), code(7));
-        assert_eq!(shown(&ExecAnswer { signal: Some(15), ..answer() }), code(143));
-        assert_eq!(shown(&ExecAnswer { timed_out: true, signal: Some(9), ..answer() }), code(124));
+        assert_eq!(
+            shown(&ExecAnswer {
+                exit_code: Some(7),
+                ..answer()
+            }),
+            code(7)
+        );
+        assert_eq!(
+            shown(&ExecAnswer {
+                signal: Some(15),
+                ..answer()
+            }),
+            code(143)
+        );
+        assert_eq!(
+            shown(&ExecAnswer {
+                timed_out: true,
+                signal: Some(9),
+                ..answer()
+            }),
+            code(124)
+        );
         assert!(exit_code(&answer()).is_err());
     }
 

@@ -16,7 +16,9 @@ const NOTHING_THERE: u8 = 1;
 
 /// Print a file or a range of it.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  boxd call read /etc/os-release\n  boxd call read log --offset 1000 --length 500")]
+#[command(
+    after_help = "Examples:\n  boxd call read /etc/os-release\n  boxd call read log --offset 1000 --length 500"
+)]
 pub(super) struct Read {
     /// The file.
     path: PathBuf,
@@ -39,7 +41,9 @@ impl Read {
 
 /// Write standard input to a file, whole or not at all; missing directories are made.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  boxd call write notes.txt < notes.txt\n  date | boxd call write --append log")]
+#[command(
+    after_help = "Examples:\n  boxd call write notes.txt < notes.txt\n  date | boxd call write --append log"
+)]
 pub(super) struct Write {
     /// The file.
     path: PathBuf,
@@ -53,7 +57,11 @@ pub(super) struct Write {
 
 impl Write {
     pub(super) async fn perform(self, remote: &Remote, json: bool) -> Result<Shown, Error> {
-        let request = WriteRequest { path: self.path, append: self.append, mode: self.mode };
+        let request = WriteRequest {
+            path: self.path,
+            append: self.append,
+            mode: self.mode,
+        };
         let answer = remote.write(request, Box::new(tokio::io::stdin())).await?;
         show_done(&answer, json)
     }
@@ -94,7 +102,11 @@ impl Ls {
             if self.long {
                 lines.extend_from_slice(described(entry).as_bytes());
             }
-            let name = if self.recursive { below(&listing, entry) } else { exact_bytes(entry, "name") };
+            let name = if self.recursive {
+                below(&listing, entry)
+            } else {
+                exact_bytes(entry, "name")
+            };
             lines.extend_from_slice(&name);
             lines.push(if self.null { 0 } else { b'\n' });
         }
@@ -119,7 +131,13 @@ fn below(listing: &Value, entry: &Value) -> Vec<u8> {
 
 fn described(entry: &Value) -> String {
     let text = |field: &str| entry[field].as_str().unwrap_or("?").to_owned();
-    format!("{:9} {} {:>12} {} ", text("kind"), text("mode"), entry["size"], text("modified"))
+    format!(
+        "{:9} {} {:>12} {} ",
+        text("kind"),
+        text("mode"),
+        entry["size"],
+        text("modified")
+    )
 }
 
 /// Look at one entry; exits 1 when there is nothing at the path.
@@ -132,7 +150,9 @@ pub(super) struct Stat {
 
 impl Stat {
     pub(super) async fn perform(self, remote: &Remote, json: bool) -> Result<Shown, Error> {
-        let answer = remote.operation("fs.stat", &path_only(self.path.as_os_str()).into()).await?;
+        let answer = remote
+            .operation("fs.stat", &path_only(self.path.as_os_str()).into())
+            .await?;
         let exists = answer["exists"].as_bool().unwrap_or(false);
         if json {
             output::json(&answer)?;
@@ -144,7 +164,11 @@ impl Stat {
         } else {
             output::diagnostic(format!("boxd: {:?} does not exist\n", self.path).as_bytes())?;
         }
-        let exit = if exists { ExitCode::SUCCESS } else { ExitCode::from(NOTHING_THERE) };
+        let exit = if exists {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::from(NOTHING_THERE)
+        };
         Ok(Shown { exit })
     }
 }
@@ -176,7 +200,9 @@ impl Mkdir {
 
 /// Move or rename.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  boxd call mv draft.txt final.txt\n  boxd call mv --overwrite new.conf app.conf")]
+#[command(
+    after_help = "Examples:\n  boxd call mv draft.txt final.txt\n  boxd call mv --overwrite new.conf app.conf"
+)]
 pub(super) struct Mv {
     /// What is moved.
     from: PathBuf,

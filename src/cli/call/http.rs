@@ -65,22 +65,35 @@ impl Http {
                 what: "the daemon".into(),
                 reason: "it runs without HTTP (--http off); use --nats-url".into(),
             })?,
-            (None, None) => return Err(Error::Internal { reason: "neither a URL nor a ready file".into() }),
+            (None, None) => {
+                return Err(Error::Internal {
+                    reason: "neither a URL nor a ready file".into(),
+                });
+            }
         };
         let token = match &config.http.token {
             Token::Given(token) | Token::File { token, .. } => Some(token.clone()),
-            Token::Off | Token::Generated => {
-                ready.and_then(|ready| ready.token_file).map(|path| read_token(&path)).transpose()?
-            }
+            Token::Off | Token::Generated => ready
+                .and_then(|ready| ready.token_file)
+                .map(|path| read_token(&path))
+                .transpose()?,
         };
-        Ok(Self { target: target(&url)?, token, tasks: Tasks::new() })
+        Ok(Self {
+            target: target(&url)?,
+            token,
+            tasks: Tasks::new(),
+        })
     }
 
     /// Performs the operation `name` with a JSON payload.
     pub(super) async fn operation(&self, name: &str, payload: &Value) -> Result<Value, Error> {
         let path = format!("/v1/ops/{}", encoded(name.as_bytes()));
-        let body = Full::from(payload.to_string()).map_err(|never| match never {}).boxed_unsync();
-        let response = self.send(Method::POST, &path, &[(CONTENT_TYPE, "application/json")], body).await?;
+        let body = Full::from(payload.to_string())
+            .map_err(|never| match never {})
+            .boxed_unsync();
+        let response = self
+            .send(Method::POST, &path, &[(CONTENT_TYPE, "application/json")], body)
+            .await?;
         parse(&collect(response).await?)
     }
 
@@ -91,10 +104,15 @@ impl Http {
         payload.insert("command".into(), words.next().into());
         payload.insert("args".into(), words.collect());
         payload.insert("shell".into(), request.shell.into());
-        payload.insert("env".into(), Value::Object(request.env.into_iter().map(|(k, v)| (k, v.into())).collect()));
+        payload.insert(
+            "env".into(),
+            Value::Object(request.env.into_iter().map(|(k, v)| (k, v.into())).collect()),
+        );
         payload.insert("encoding".into(), "base64".into());
         // The daemon lowers both to what it allows.
-        let timeout = request.timeout.map_or(u64::MAX, |timeout| timeout.as_millis().max(1) as u64);
+        let timeout = request
+            .timeout
+            .map_or(u64::MAX, |timeout| timeout.as_millis().max(1) as u64);
         payload.insert("timeoutMs".into(), timeout.into());
         payload.insert("maxOutputBytes".into(), u64::MAX.into());
         if !request.cwd.is_empty() {
@@ -108,8 +126,12 @@ impl Http {
         }
         let json = self.operation("process.run", &payload.into()).await?;
         let channel = |name: &str| {
-            let text = json[name].as_str().ok_or_else(|| unexpected("a run without output"))?;
-            STANDARD.decode(text).map_err(|_| unexpected("output that is not base64"))
+            let text = json[name]
+                .as_str()
+                .ok_or_else(|| unexpected("a run without output"))?;
+            STANDARD
+                .decode(text)
+                .map_err(|_| unexpected("output that is not base64"))
         };
         Ok(ExecAnswer {
             stdout: channel("stdout")?,
@@ -128,10 +150,16 @@ impl Http {
     /// Copies a file or a range of it to standard output as it arrives.
     pub(super) async fn read(&self, path: &Path, offset: u64, length: Option<u64>) -> Result<(), Error> {
         let uri = format!("/v1/fs/file?path={}", encoded(path.as_os_str().as_bytes()));
-        let last = length.map(|length| offset.saturating_add(length - 1).to_string()).unwrap_or_default();
+        let last = length
+            .map(|length| offset.saturating_add(length - 1).to_string())
+            .unwrap_or_default();
         let range = format!("bytes={offset}-{last}");
         let ranged = [(RANGE, range.as_str())];
-        let headers: &[_] = if offset == 0 && length.is_none() { &[] } else { &ranged };
+        let headers: &[_] = if offset == 0 && length.is_none() {
+            &[]
+        } else {
+            &ranged
+        };
         let response = match self.send(Method::GET, &uri, headers, Body::default()).await {
             // A range past the end reads nothing, as it does over NATS.
             Err(Error::Range { .. }) => return Ok(()),
@@ -152,7 +180,10 @@ impl Http {
         request: WriteRequest,
         source: Box<dyn AsyncRead + Send + Unpin>,
     ) -> Result<Value, Error> {
-        let mut uri = format!("/v1/fs/file?path={}", encoded(request.path.as_os_str().as_bytes()));
+        let mut uri = format!(
+            "/v1/fs/file?path={}",
+            encoded(request.path.as_os_str().as_bytes())
+        );
         if request.append {
             uri += "&append=true";
         }
@@ -178,31 +209,52 @@ impl Http {
             Target::Tcp(authority) => authority.as_str(),
             Target::Unix(_) => "localhost",
         };
-        let mut request = Request::builder().method(method).uri(uri).header(HOST, host).header(ACCEPT, "*/*");
+        let mut request = Request::builder()
+            .method(method)
+            .uri(uri)
+            .header(HOST, host)
+            .header(ACCEPT, "*/*");
         if let Some(token) = &self.token {
             request = request.header(AUTHORIZATION, format!("Bearer {}", token.expose()));
         }
         for (name, value) in headers {
             request = request.header(name, *value);
         }
-        let request = request
-            .body(body)
-            .map_err(|error| Error::Invalid { field: "request", reason: error.to_string() })?;
+        let request = request.body(body).map_err(|error| Error::Invalid {
+            field: "request",
+            reason: error.to_string(),
+        })?;
         let response = match tokio::time::timeout(CONNECT_TIMEOUT, self.dial()).await {
-            Ok(connection) => connection?.send_request(request).await.map_err(|error| lost(&error))?,
-            Err(_) => return Err(Error::Timeout { what: "connecting to the daemon", after: CONNECT_TIMEOUT }),
+            Ok(connection) => connection?
+                .send_request(request)
+                .await
+                .map_err(|error| lost(&error))?,
+            Err(_) => {
+                return Err(Error::Timeout {
+                    what: "connecting to the daemon",
+                    after: CONNECT_TIMEOUT,
+                });
+            }
         };
-        if response.status().is_success() { Ok(response) } else { Err(problem(response).await) }
+        if response.status().is_success() {
+            Ok(response)
+        } else {
+            Err(problem(response).await)
+        }
     }
 
     async fn dial(&self) -> Result<http1::SendRequest<Body>, Error> {
         let (name, stream) = match &self.target {
-            Target::Tcp(authority) => {
-                (authority.clone(), TcpStream::connect(authority).await.map(|stream| self.speak(stream)))
-            }
-            Target::Unix(path) => {
-                (path.display().to_string(), UnixStream::connect(path).await.map(|stream| self.speak(stream)))
-            }
+            Target::Tcp(authority) => (
+                authority.clone(),
+                TcpStream::connect(authority)
+                    .await
+                    .map(|stream| self.speak(stream)),
+            ),
+            Target::Unix(path) => (
+                path.display().to_string(),
+                UnixStream::connect(path).await.map(|stream| self.speak(stream)),
+            ),
         };
         let handshake = stream.map_err(|error| Error::Unavailable {
             what: format!("the daemon at {name}"),
@@ -233,7 +285,9 @@ fn running(state_dir: &Path) -> Result<Ready, Error> {
     Ready::read(state_dir).map_err(|error| match error {
         Error::NotFound { .. } => Error::Unavailable {
             what: "the daemon".into(),
-            reason: format!("none runs with the state directory {state_dir:?}; start `boxd run` or give --url"),
+            reason: format!(
+                "none runs with the state directory {state_dir:?}; start `boxd run` or give --url"
+            ),
         },
         other => other,
     })
@@ -247,7 +301,10 @@ fn read_token(path: &Path) -> Result<Secret<String>, Error> {
 
 /// The address in `http://host:port` or `unix:/path`.
 fn target(url: &str) -> Result<Target, Error> {
-    let invalid = |reason: &str| Error::Invalid { field: "--url", reason: reason.to_owned() };
+    let invalid = |reason: &str| Error::Invalid {
+        field: "--url",
+        reason: reason.to_owned(),
+    };
     if let Some(path) = url.strip_prefix("unix:") {
         return Ok(Target::Unix(path.into()));
     }
@@ -259,21 +316,36 @@ fn target(url: &str) -> Result<Target, Error> {
         });
     }
     let Some(rest) = url.strip_prefix("http://") else {
-        return Err(invalid("write it like http://127.0.0.1:2468 or unix:/run/boxd.sock"));
+        return Err(invalid(
+            "write it like http://127.0.0.1:2468 or unix:/run/boxd.sock",
+        ));
     };
     if rest.contains('#') {
-        return Err(invalid("leave the #token out; give the token by --token-file or BOXD_TOKEN"));
+        return Err(invalid(
+            "leave the #token out; give the token by --token-file or BOXD_TOKEN",
+        ));
     }
     let authority = rest.strip_suffix('/').unwrap_or(rest);
     if authority.is_empty() || authority.contains(['/', '?', '@']) {
         return Err(invalid("only a host and a port are expected after http://"));
     }
-    let has_port = authority.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
-    Ok(Target::Tcp(if has_port { authority.to_owned() } else { format!("{authority}:80") }))
+    let has_port = authority
+        .rsplit_once(':')
+        .is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+    Ok(Target::Tcp(if has_port {
+        authority.to_owned()
+    } else {
+        format!("{authority}:80")
+    }))
 }
 
 async fn collect(response: Response<Incoming>) -> Result<Bytes, Error> {
-    Ok(response.into_body().collect().await.map_err(|error| lost(&error))?.to_bytes())
+    Ok(response
+        .into_body()
+        .collect()
+        .await
+        .map_err(|error| lost(&error))?
+        .to_bytes())
 }
 
 /// The error that a response of `application/problem+json` stands for.
@@ -287,15 +359,23 @@ async fn problem(response: Response<Incoming>) -> Error {
     if status == StatusCode::RANGE_NOT_SATISFIABLE {
         return Error::Range { offset: 0, total: 0 };
     }
-    let message = problem["detail"].as_str().or(problem["title"].as_str()).map_or_else(
-        || format!("the daemon answered HTTP {status}"),
-        str::to_owned,
-    );
+    let message = problem["detail"]
+        .as_str()
+        .or(problem["title"].as_str())
+        .map_or_else(|| format!("the daemon answered HTTP {status}"), str::to_owned);
     if status == StatusCode::UNAUTHORIZED {
         let hint = "give the daemon's token by --token-file or BOXD_TOKEN";
-        return refused("unauthenticated", &message, problem["hint"].as_str().or(Some(hint)));
+        return refused(
+            "unauthenticated",
+            &message,
+            problem["hint"].as_str().or(Some(hint)),
+        );
     }
-    refused(problem["code"].as_str().unwrap_or_default(), &message, problem["hint"].as_str())
+    refused(
+        problem["code"].as_str().unwrap_or_default(),
+        &message,
+        problem["hint"].as_str(),
+    )
 }
 
 fn parse(body: &[u8]) -> Result<Value, Error> {
@@ -303,19 +383,24 @@ fn parse(body: &[u8]) -> Result<Value, Error> {
 }
 
 fn lost(error: &hyper::Error) -> Error {
-    Error::Unavailable { what: "the daemon".into(), reason: format!("the connection was lost: {error}") }
+    Error::Unavailable {
+        what: "the daemon".into(),
+        reason: format!("the connection was lost: {error}"),
+    }
 }
 
 /// Percent-encodes every byte that is not unreserved in a URI.
 fn encoded(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(bytes.len()), |mut text, byte| {
-        if byte.is_ascii_alphanumeric() || b"-._~/".contains(byte) {
-            text.push(char::from(*byte));
-        } else {
-            let _ = write!(text, "%{byte:02X}");
-        }
-        text
-    })
+    bytes
+        .iter()
+        .fold(String::with_capacity(bytes.len()), |mut text, byte| {
+            if byte.is_ascii_alphanumeric() || b"-._~/".contains(byte) {
+                text.push(char::from(*byte));
+            } else {
+                let _ = write!(text, "%{byte:02X}");
+            }
+            text
+        })
 }
 
 #[cfg(test)]
@@ -324,12 +409,24 @@ mod tests {
 
     #[test]
     fn urls_name_a_host_or_a_socket() {
-        assert_eq!(target("http://127.0.0.1:2468").unwrap(), Target::Tcp("127.0.0.1:2468".into()));
+        assert_eq!(
+            target("http://127.0.0.1:2468").unwrap(),
+            Target::Tcp("127.0.0.1:2468".into())
+        );
         assert_eq!(target("http://[::1]:1/").unwrap(), Target::Tcp("[::1]:1".into()));
         assert_eq!(target("http://box").unwrap(), Target::Tcp("box:80".into()));
-        assert_eq!(target("unix:/run/boxd.sock").unwrap(), Target::Unix("/run/boxd.sock".into()));
+        assert_eq!(
+            target("unix:/run/boxd.sock").unwrap(),
+            Target::Unix("/run/boxd.sock".into())
+        );
         assert!(matches!(target("https://x"), Err(Error::Unsupported { .. })));
-        for wrong in ["127.0.0.1:2468", "http://", "http://u:p@h", "http://h/v1", "http://h/#token=x"] {
+        for wrong in [
+            "127.0.0.1:2468",
+            "http://",
+            "http://u:p@h",
+            "http://h/v1",
+            "http://h/#token=x",
+        ] {
             assert!(matches!(target(wrong), Err(Error::Invalid { .. })), "{wrong}");
         }
     }

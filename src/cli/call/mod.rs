@@ -73,7 +73,9 @@ struct Shown {
 
 impl Shown {
     /// Success.
-    const OK: Self = Self { exit: ExitCode::SUCCESS };
+    const OK: Self = Self {
+        exit: ExitCode::SUCCESS,
+    };
 }
 
 impl Call {
@@ -97,7 +99,10 @@ impl Call {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
-            .map_err(|source| Error::Io { doing: "start the runtime".into(), source })?;
+            .map_err(|source| Error::Io {
+                doing: "start the runtime".into(),
+                source,
+            })?;
         let json = self.json;
         let outcome = runtime.block_on(async {
             let remote = connect(&loaded).await?;
@@ -123,8 +128,12 @@ impl Call {
 
 /// NATS when a broker was named on the command line; a variable may be the daemon's own and does not choose it.
 async fn connect(loaded: &Loaded) -> Result<Remote, Error> {
-    let by_flag =
-        |key| loaded.origins.iter().any(|(setting, layer)| setting.key == key && matches!(layer, Layer::Flag(_)));
+    let by_flag = |key| {
+        loaded
+            .origins
+            .iter()
+            .any(|(setting, layer)| setting.key == key && matches!(layer, Layer::Flag(_)))
+    };
     let config: &Config = &loaded.config;
     if by_flag("link.nats_urls") {
         nats::Nats::connect(config).await.map(Remote::Nats)

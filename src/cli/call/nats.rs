@@ -46,21 +46,29 @@ impl Nats {
     /// Connects to the broker that the flags name.
     pub(super) async fn connect(config: &Config) -> Result<Self, Error> {
         let link = &config.link;
-        for (flag, value) in [("--workspace-id", &link.workspace_id), ("--agent-id", &link.agent_id)] {
+        for (flag, value) in [
+            ("--workspace-id", &link.workspace_id),
+            ("--agent-id", &link.agent_id),
+        ] {
             if value.is_empty() {
-                return Err(Error::Invalid { field: flag, reason: "is needed with --nats-url".into() });
+                return Err(Error::Invalid {
+                    field: flag,
+                    reason: "is needed with --nats-url".into(),
+                });
             }
         }
         let disconnected = Arc::new(Notify::new());
         let notify = disconnected.clone();
-        let mut options = ConnectOptions::new().name("boxd call").event_callback(move |event| {
-            let notify = notify.clone();
-            async move {
-                if matches!(event, Event::Disconnected | Event::Closed) {
-                    notify.notify_waiters();
+        let mut options = ConnectOptions::new()
+            .name("boxd call")
+            .event_callback(move |event| {
+                let notify = notify.clone();
+                async move {
+                    if matches!(event, Event::Disconnected | Event::Closed) {
+                        notify.notify_waiters();
+                    }
                 }
-            }
-        });
+            });
         if let Some(token) = &link.nats_token {
             options = options.token(token.expose().clone());
         }
@@ -70,21 +78,33 @@ impl Nats {
                 .await
                 .map_err(|source| Error::from_path_io("credentials file", "read", path, source))?;
         }
-        let client = options.connect(&link.nats_urls).await.map_err(|error| Error::Unavailable {
-            what: "the broker".into(),
-            reason: error.to_string(),
-        })?;
+        let client = options
+            .connect(&link.nats_urls)
+            .await
+            .map_err(|error| Error::Unavailable {
+                what: "the broker".into(),
+                reason: error.to_string(),
+            })?;
         let subject = format!("{}.{}.{}.rpc", config.nats.root, link.workspace_id, link.agent_id);
-        Ok(Self { client, subject, disconnected })
+        Ok(Self {
+            client,
+            subject,
+            disconnected,
+        })
     }
 
     /// Performs the operation `name` with a JSON payload, as an extension of the wire.
     pub(super) async fn operation(&self, name: &str, payload: &Value) -> Result<Value, Error> {
-        let extension = proto::Extension { op: name.to_owned(), payload: payload.to_string().into() };
-        match self.ask(fresh_id(), Op::Ext(extension), Some(ANSWER_TIMEOUT)).await? {
-            Answer::Ext(extension) => {
-                serde_json::from_slice(&extension.payload).map_err(|_| unexpected("something that is not JSON"))
-            }
+        let extension = proto::Extension {
+            op: name.to_owned(),
+            payload: payload.to_string().into(),
+        };
+        match self
+            .ask(fresh_id(), Op::Ext(extension), Some(ANSWER_TIMEOUT))
+            .await?
+        {
+            Answer::Ext(extension) => serde_json::from_slice(&extension.payload)
+                .map_err(|_| unexpected("something that is not JSON")),
             _ => Err(unexpected("another operation")),
         }
     }
@@ -92,23 +112,30 @@ impl Nats {
     /// Runs a command to its end.
     pub(super) async fn exec(&self, request: ExecRequest) -> Result<ExecAnswer, Error> {
         let request_id = request.request_id.unwrap_or_else(fresh_id);
-        let timeout_ms = request.timeout.map_or(Ok(0), |timeout| u32::try_from(timeout.as_millis().max(1)));
+        let timeout_ms = request
+            .timeout
+            .map_or(Ok(0), |timeout| u32::try_from(timeout.as_millis().max(1)));
         let exec = proto::ExecRequest {
             command: request.command,
             shell: request.shell,
             cwd: request.cwd,
             env: request.env.into_iter().collect(),
             stdin: request.stdin,
-            timeout_ms: timeout_ms
-                .map_err(|_| Error::Invalid { field: "--timeout", reason: "is more than 49 days".into() })?,
+            timeout_ms: timeout_ms.map_err(|_| Error::Invalid {
+                field: "--timeout",
+                reason: "is more than 49 days".into(),
+            })?,
         };
         let patience = request.timeout.map(|timeout| timeout.saturating_add(EXEC_MARGIN));
         let Answer::Exec(answer) = self.ask(request_id.clone(), Op::Exec(exec), patience).await? else {
             return Err(unexpected("another operation"));
         };
         let ended_by_itself = answer.exit_code >= 0;
-        let signal =
-            if ended_by_itself || answer.timed_out { None } else { self.signal_of(&request_id).await? };
+        let signal = if ended_by_itself || answer.timed_out {
+            None
+        } else {
+            self.signal_of(&request_id).await?
+        };
         Ok(ExecAnswer {
             json: json!({
                 "exitCode": ended_by_itself.then_some(answer.exit_code),
@@ -129,11 +156,15 @@ impl Nats {
 
     /// The signal that ended a command: the unary answer has no field for it, the end record does.
     async fn signal_of(&self, request_id: &str) -> Result<Option<i32>, Error> {
-        let query = Op::OpQuery(proto::OpQuery { op_id: request_id.to_owned() });
+        let query = Op::OpQuery(proto::OpQuery {
+            op_id: request_id.to_owned(),
+        });
         match self.ask(fresh_id(), query, Some(ANSWER_TIMEOUT)).await? {
-            Answer::OpStatus(status) => Ok(status
-                .exit
-                .and_then(|exit| exit.failure_detail.get("signal").and_then(|number| number.parse().ok()))),
+            Answer::OpStatus(status) => Ok(status.exit.and_then(|exit| {
+                exit.failure_detail
+                    .get("signal")
+                    .and_then(|number| number.parse().ok())
+            })),
             _ => Err(unexpected("another operation")),
         }
     }
@@ -146,8 +177,14 @@ impl Nats {
         let mut left = length.unwrap_or(u64::MAX);
         loop {
             let piece = left.min(CHUNK).min(largest);
-            let request = proto::FsReadRequest { path: path.clone(), offset: position, length: piece };
-            let Answer::FsRead(answer) = self.ask(fresh_id(), Op::FsRead(request), Some(ANSWER_TIMEOUT)).await?
+            let request = proto::FsReadRequest {
+                path: path.clone(),
+                offset: position,
+                length: piece,
+            };
+            let Answer::FsRead(answer) = self
+                .ask(fresh_id(), Op::FsRead(request), Some(ANSWER_TIMEOUT))
+                .await?
             else {
                 return Err(unexpected("another operation"));
             };
@@ -173,7 +210,10 @@ impl Nats {
             .take(limit + 1)
             .read_to_end(&mut content)
             .await
-            .map_err(|source| Error::Io { doing: "read standard input".into(), source })?;
+            .map_err(|source| Error::Io {
+                doing: "read standard input".into(),
+                source,
+            })?;
         if content.len() as u64 > limit {
             return Err(Error::TooLarge {
                 what: "standard input (over NATS a file must fit in one message; HTTP has no limit)",
@@ -181,15 +221,24 @@ impl Nats {
                 limit,
             });
         }
-        let mode = request.mode.as_deref().map_or(Ok(0), |mode| u32::from_str_radix(mode, 8));
+        let mode = request
+            .mode
+            .as_deref()
+            .map_or(Ok(0), |mode| u32::from_str_radix(mode, 8));
         let write = proto::FsWriteRequest {
             path: utf8(&request.path)?,
             content: content.into(),
             create_parents: true,
             append: request.append,
-            mode: mode.map_err(|_| Error::Invalid { field: "--mode", reason: "is not octal".into() })?,
+            mode: mode.map_err(|_| Error::Invalid {
+                field: "--mode",
+                reason: "is not octal".into(),
+            })?,
         };
-        match self.ask(fresh_id(), Op::FsWrite(write), Some(ANSWER_TIMEOUT)).await? {
+        match self
+            .ask(fresh_id(), Op::FsWrite(write), Some(ANSWER_TIMEOUT))
+            .await?
+        {
             Answer::FsWrite(answer) => Ok(json!({ "bytesWritten": answer.bytes_written })),
             _ => Err(unexpected("another operation")),
         }
@@ -229,8 +278,9 @@ impl Nats {
                 reason: format!("the connection was lost; repeat with --request-id {request_id} to run nothing twice"),
             }),
         };
-        let response = proto::ControlResponse::decode(answer.payload)
-            .map_err(|error| Error::Protocol { reason: format!("the answer cannot be decoded: {error}") })?;
+        let response = proto::ControlResponse::decode(answer.payload).map_err(|error| Error::Protocol {
+            reason: format!("the answer cannot be decoded: {error}"),
+        })?;
         if let Some(error) = response.error {
             return Err(of_wire(&error));
         }
@@ -240,11 +290,21 @@ impl Nats {
 
 /// The daemon's error in its own words, with its stable code where it gives one.
 fn of_wire(error: &proto::AgentError) -> Error {
-    let code = error
-        .detail
-        .get("code")
-        .map_or_else(|| error.code().as_str_name().trim_start_matches("ERROR_CODE_").to_lowercase(), String::clone);
-    refused(&code, &error.message, error.detail.get("hint").map(String::as_str))
+    let code = error.detail.get("code").map_or_else(
+        || {
+            error
+                .code()
+                .as_str_name()
+                .trim_start_matches("ERROR_CODE_")
+                .to_lowercase()
+        },
+        String::clone,
+    );
+    refused(
+        &code,
+        &error.message,
+        error.detail.get("hint").map(String::as_str),
+    )
 }
 
 fn fresh_id() -> String {
@@ -252,8 +312,10 @@ fn fresh_id() -> String {
 }
 
 fn utf8(path: &Path) -> Result<String, Error> {
-    std::str::from_utf8(path.as_os_str().as_bytes()).map(str::to_owned).map_err(|_| Error::Invalid {
-        field: "path",
-        reason: "is not UTF-8, which the control wire cannot carry; use HTTP".into(),
-    })
+    std::str::from_utf8(path.as_os_str().as_bytes())
+        .map(str::to_owned)
+        .map_err(|_| Error::Invalid {
+            field: "path",
+            reason: "is not UTF-8, which the control wire cannot carry; use HTTP".into(),
+        })
 }

@@ -127,5 +127,7 @@ pub(super) fn refused(code: &str, message: &str, hint: Option<&str>) -> Error {
 
 /// An answer that makes no sense.
 pub(super) fn unexpected(what: &str) -> Error {
-    Error::Protocol { reason: format!("the daemon answered {what}; are both ends the same boxd?") }
+    Error::Protocol {
+        reason: format!("the daemon answered {what}; are both ends the same boxd?"),
+    }
 }

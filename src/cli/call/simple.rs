@@ -29,8 +29,11 @@ impl Ping {
             output::json(&answer)?;
         } else {
             let uptime = std::time::Duration::from_secs(answer["uptimeMs"].as_u64().unwrap_or(0) / 1000);
-            let line =
-                format!("pong in {:.1} ms, up {}\n", took.as_secs_f64() * 1e3, humantime::format_duration(uptime));
+            let line = format!(
+                "pong in {:.1} ms, up {}\n",
+                took.as_secs_f64() * 1e3,
+                humantime::format_duration(uptime)
+            );
             output::answer(line.as_bytes())?;
         }
         Ok(Shown::OK)
