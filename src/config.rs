@@ -24,7 +24,7 @@ use crate::workspace::Workspace;
 
 pub use example::example;
 pub use layers::Layer;
-pub use parts::{Config, Durability, Exec, Fs, Http, Link, Listen, MainCommand, Nats, Subjects, Token};
+pub use parts::{Config, Exec, Http, Link, Listen, MainCommand, Nats, Subjects, Token};
 pub use settings::{SETTINGS, Secrecy, Setting, setting};
 pub use value::Given;
 
@@ -168,11 +168,8 @@ fn defaults(sources: &Sources, problems: &mut Vec<String>) -> Config {
             linger: Duration::from_millis(20),
             kill_grace: Duration::from_millis(500),
         },
-        fs: Fs {
-            durability: Durability::Cache,
-            in_place: false,
-            confine: false,
-        },
+        fs: crate::fs::Config::default(),
+        fs_confine: false,
         journal_fsync: false,
         shutdown_grace: Duration::from_secs(5),
         log_filter: Filter::default(),

@@ -29,7 +29,9 @@ pub struct Config {
     /// The process engine.
     pub exec: Exec,
     /// The files room.
-    pub fs: Fs,
+    pub fs: crate::fs::Config,
+    /// Whether every path of every caller stays beneath the workspace root.
+    pub fs_confine: bool,
     /// Whether the journal of commands reaches the disk before a command starts.
     pub journal_fsync: bool,
     /// How long running work may take to end when the daemon stops.
@@ -184,24 +186,4 @@ pub struct Exec {
     pub linger: Duration,
     /// How long a tree has between TERM and KILL when the daemon stops.
     pub kill_grace: Duration,
-}
-
-/// The files room.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fs {
-    /// Whether a written file is synced before the answer.
-    pub durability: Durability,
-    /// Whether a file that cannot be replaced by a rename may be written in place.
-    pub in_place: bool,
-    /// Whether every path of every caller stays beneath the workspace root.
-    pub confine: bool,
-}
-
-/// How far a written file has got before the answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Durability {
-    /// Into the page cache: it survives a crash of boxd, not a power loss.
-    Cache,
-    /// Onto the disk.
-    Disk,
 }

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use super::Config;
-use super::parts::{Durability, Listen, Subjects, Token};
+use super::parts::{Listen, Subjects, Token};
 use super::value::{Given, name_of};
+use crate::fs::Durability;
 use crate::telemetry::{Format, Secret};
 
 /// One setting.
@@ -68,7 +69,11 @@ const SUBJECTS: &[(&str, Subjects)] = &[
     ("instance", Subjects::Instance),
     ("both", Subjects::Both),
 ];
-const DURABILITY: &[(&str, Durability)] = &[("cache", Durability::Cache), ("disk", Durability::Disk)];
+const DURABILITY: &[(&str, Durability)] = &[
+    ("none", Durability::None),
+    ("file", Durability::File),
+    ("dir", Durability::Dir),
+];
 const FORMATS: &[(&str, Format)] = &[
     ("auto", Format::Auto),
     ("text", Format::Text),
@@ -415,7 +420,7 @@ pub const SETTINGS: &[Setting] = &[
     Setting {
         key: "fs.durability",
         variable: Some("BOXD_FS_DURABILITY"),
-        doc: "Before a write is answered the file is in the page `cache`, or synced to `disk`.",
+        doc: "What is synced to disk before a write is answered: none, the file, or also its name (dir).",
         set: |config, given| given.choice(DURABILITY).map(|value| config.fs.durability = value),
         show: |config| Some(quoted(&name_of(DURABILITY, config.fs.durability))),
         ..SETTING
@@ -432,8 +437,8 @@ pub const SETTINGS: &[Setting] = &[
         key: "fs.confine",
         variable: Some("BOXD_FS_CONFINE"),
         doc: "Keep every path of every caller beneath the workspace root.",
-        set: |config, given| given.switch().map(|value| config.fs.confine = value),
-        show: |config| Some(config.fs.confine.to_string()),
+        set: |config, given| given.switch().map(|value| config.fs_confine = value),
+        show: |config| Some(config.fs_confine.to_string()),
         ..SETTING
     },
     Setting {
