@@ -175,6 +175,11 @@ impl Engine {
         kill::kill_tree(&Tree { leader: None, marker }).pids.len()
     }
 
+    /// Whether any process was born since the start: without one there is nothing to look for at the end.
+    pub fn bore_any(&self) -> bool {
+        self.next_id.load(Ordering::Relaxed) > 1
+    }
+
     /// Processes whose leader is alive.
     pub fn living(&self) -> usize {
         self.reaper.living()

@@ -1,0 +1,141 @@
+//! The composition root: configuration -> rooms -> doors -> wait -> stop.
+//!
+//! Nothing is decided here but the order. Starting: state directory, rooms, HTTP listeners bound, NATS links tried,
+//! ready file. Stopping is in `stop`, signals in `signals`.
+
+mod compose;
+mod main_command;
+mod signals;
+mod stop;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::capability::Capability;
+use crate::config::Config;
+use crate::doors::{http, nats};
+use crate::error::Error;
+use crate::exec::Exit;
+use crate::ids::InstanceId;
+use crate::lifecycle::Tasks;
+use crate::ops::Rooms;
+use crate::state::{LinkState, Ready, State};
+use crate::telemetry::{Metrics, Secret};
+
+use main_command::MainCommand;
+
+/// The image's own main command, which `boxd run -- CMD` starts beside the doors.
+#[derive(Debug, Clone)]
+pub struct Main {
+    /// Program and arguments.
+    pub command: Vec<OsString>,
+    /// Whether the daemon ends when it ends, with its exit code.
+    pub exit_with_main: bool,
+}
+
+/// What a person wants to see when the daemon is ready.
+#[derive(Debug)]
+pub struct Announcement {
+    /// What the ready file says.
+    pub ready: Ready,
+    /// The bearer token, when there is one.
+    pub token: Option<Secret<String>>,
+    /// What relative paths mean.
+    pub workspace_root: PathBuf,
+    /// What works here and what does not.
+    pub capabilities: Vec<Capability>,
+}
+
+/// Everything that runs, for as long as it runs.
+struct Daemon {
+    tasks: Tasks,
+    rooms: Arc<Rooms>,
+    nats: Arc<nats::Nats>,
+    main: Option<MainCommand>,
+    grace: Duration,
+    /// Held until the end: it carries the lock.
+    _state: State,
+}
+
+/// Runs the daemon until it is told to stop, and answers the exit code: 0, or that of the main command.
+///
+/// # Errors
+///
+/// What kept it from starting, or the pillar that ended by itself.
+pub fn run(config: Config, main: Option<Main>, announce: impl FnOnce(&Announcement)) -> Result<u8, Error> {
+    let started = Instant::now();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(workers())
+        .thread_name("boxd")
+        .thread_keep_alive(Duration::from_secs(5))
+        .enable_all()
+        .build()
+        .map_err(|source| Error::Io { doing: "start the runtime".into(), source })?;
+    let outcome = runtime.block_on(async {
+        let signals = signals::Signals::listen()?;
+        let daemon = Daemon::start(config, main, started, announce).await?;
+        daemon.serve(signals).await
+    });
+    // Blocking work that hangs (a dead network file system) is left behind.
+    runtime.shutdown_timeout(Duration::from_millis(200));
+    outcome
+}
+
+/// One worker per processor, at least two so that one long poll delays nobody, at most four: work is in children.
+fn workers() -> usize {
+    std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 4)
+}
+
+impl Daemon {
+    async fn start(
+        config: Config,
+        main: Option<Main>,
+        started: Instant,
+        announce: impl FnOnce(&Announcement),
+    ) -> Result<Self, Error> {
+        let (tasks, instance) = (Tasks::new(), InstanceId::mint());
+        let state = State::open(&config.state_dir)?;
+        if let Some(reason) = state.unavailable() {
+            tracing::warn!(reason, "no state directory: the token and what ran are forgotten at the end");
+        }
+        let metrics = Arc::new(Metrics::new()?);
+        let (access, token, token_file) = compose::access(&config, &state)?;
+        let rooms = compose::rooms(&config, &state, instance, &tasks, started)?;
+        let bound = http::bind(compose::http(&config, access))?;
+        let addresses = bound.addresses();
+        bound.serve(http::Behind { rooms: Arc::clone(&rooms), metrics: Arc::clone(&metrics), instance }, &tasks);
+        let links = compose::nats(&config, &state);
+        let nats = nats::start(links, Arc::clone(&rooms), tasks.clone(), instance, metrics)?;
+        let main = main.map(|main| MainCommand::start(&rooms, main)).transpose()?;
+        let ready = Ready {
+            pid: std::process::id(),
+            http: addresses,
+            token_file,
+            instance: instance.to_string(),
+            links: nats.first_attempts().await.into_iter().map(link_state).collect(),
+        };
+        state.write_ready(&ready, config.ready_file.as_deref())?;
+        tracing::info!(version = env!("CARGO_PKG_VERSION"), http = ?ready.http, took = ?started.elapsed(), "ready");
+        let workspace_root = config.workspace.root.clone();
+        announce(&Announcement { ready, token, workspace_root, capabilities: rooms.capabilities() });
+        Ok(Self { tasks, rooms, nats, main, grace: config.shutdown_grace, _state: state })
+    }
+}
+
+fn link_state(status: nats::LinkStatus) -> LinkState {
+    LinkState {
+        workspace_id: status.workspace_id,
+        agent_id: status.agent_id,
+        state: status.state.as_str().to_owned(),
+    }
+}
+
+/// The exit code that stands for how a main command ended.
+fn exit_code(exit: Exit) -> u8 {
+    match exit {
+        Exit::Code(code) => u8::try_from(code).unwrap_or(u8::MAX),
+        Exit::Signal { number, .. } => u8::try_from(128 + number).unwrap_or(u8::MAX),
+    }
+}

@@ -1,0 +1,135 @@
+//! From the configuration to what each room and door wants to know.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::config::{Config, Durability, Subjects, Token};
+use crate::doors::{http, nats};
+use crate::error::Error;
+use crate::exec::{self, Engine, Inherited};
+use crate::fs::{self, Files};
+use crate::host::Host;
+use crate::ids::InstanceId;
+use crate::lifecycle::Tasks;
+use crate::ops::{Ledger, LedgerConfig, Parts, Rooms};
+use crate::state::State;
+use crate::telemetry::Secret;
+
+/// Time between heartbeats of a link.
+const HEARTBEAT: Duration = Duration::from_secs(5);
+/// The id of the link that flags describe.
+const FLAG_LINK: &str = "flags";
+
+/// Who may come in by HTTP, the token to show, and the file that holds it.
+pub(super) fn access(
+    config: &Config,
+    state: &State,
+) -> Result<(http::Access, Option<Secret<String>>, Option<PathBuf>), Error> {
+    let (token, file) = match &config.http.token {
+        Token::Off => return Ok((http::Access::Open, None, None)),
+        Token::Given(token) => (token.clone(), None),
+        Token::File { path, token } => (token.clone(), Some(path.clone())),
+        Token::Generated => state.token()?,
+    };
+    Ok((http::Access::Tokens(vec![http::Token::full(token.clone())]), Some(token), file))
+}
+
+/// The rooms, with the engine's reaper and the host's sampler running.
+pub(super) fn rooms(
+    config: &Config,
+    state: &State,
+    instance: InstanceId,
+    tasks: &Tasks,
+    started: Instant,
+) -> Result<Arc<Rooms>, Error> {
+    let engine = exec::Config {
+        linger: config.exec.linger,
+        kill_grace: config.exec.kill_grace,
+        environment: config.children.clone(),
+        inherited: Inherited::take_over()?,
+    };
+    let engine = Engine::start(engine, instance, tasks);
+    let host = Arc::new(Host::new(config.workspace.root.clone()));
+    host.start(tasks);
+    let files = fs::Config {
+        durability: match config.fs.durability {
+            Durability::Cache => fs::Durability::None,
+            Durability::Disk => fs::Durability::File,
+        },
+        in_place: config.fs.in_place,
+        ..fs::Config::default()
+    };
+    let ledger = Ledger::open(LedgerConfig { directory: state.journal(), fsync: config.journal_fsync })?;
+    Ok(Arc::new(Rooms::new(Parts {
+        workspace: config.workspace.clone(),
+        engine,
+        files: Arc::new(Files::new(files, config.workspace.clone())),
+        host,
+        ledger,
+        confine: config.fs.confine,
+        tasks: tasks.clone(),
+        started,
+    })))
+}
+
+/// The HTTP door.
+pub(super) fn http(config: &Config, access: http::Access) -> http::Config {
+    http::Config {
+        listen: config.http.listen.clone(),
+        access,
+        hosts: config.http.hosts.clone(),
+        origins: config.http.origins.clone(),
+        unix_users: Vec::new(),
+        max_connections: None,
+    }
+}
+
+/// The NATS door.
+pub(super) fn nats(config: &Config, state: &State) -> nats::Config {
+    nats::Config {
+        subjects: match config.nats.subjects {
+            Subjects::Plain => nats::Families::Plain,
+            Subjects::Instance => nats::Families::Instance,
+            Subjects::Both => nats::Families::Both,
+        },
+        root: config.nats.root.clone(),
+        client_name: config.nats.client_name.clone(),
+        allow_plaintext: config.nats.allow_plaintext,
+        heartbeat: HEARTBEAT,
+        config_dir: Some(config.config_dir.clone()),
+        flag_link: flag_link(config),
+        state_dir: state.temporary().map(|_| config.state_dir.clone()),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        machine_name: machine_name(),
+    }
+}
+
+/// The link of the command line; it consents to the whole machine.
+fn flag_link(config: &Config) -> Option<nats::LinkConfig> {
+    let link = &config.link;
+    if link.nats_urls.is_empty() {
+        return None;
+    }
+    let credential = match (&link.nats_creds, &link.nats_token_file, &link.nats_token) {
+        (Some(path), _, _) => nats::Credential::CredsFile(path.clone()),
+        (None, Some(path), _) => nats::Credential::TokenFile(path.clone()),
+        (None, None, Some(token)) => nats::Credential::Token(token.expose().clone()),
+        (None, None, None) => nats::Credential::Anonymous,
+    };
+    Some(nats::LinkConfig {
+        connection_id: FLAG_LINK.to_owned(),
+        workspace_id: link.workspace_id.clone(),
+        agent_id: link.agent_id.clone(),
+        urls: link.nats_urls.clone(),
+        credential,
+        held_epoch: 0,
+        whole_machine: true,
+        screen_control: link.consent_screen_control,
+        update_channel: "stable".to_owned(),
+    })
+}
+
+fn machine_name() -> String {
+    nix::unistd::gethostname().map_or_else(|_| "unknown".to_owned(), |name| name.to_string_lossy().into_owned())
+}

@@ -1,0 +1,61 @@
+//! Signals: what asks the daemon to stop, and what is passed on to the main command.
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::error::Error;
+
+/// Every signal that the daemon listens to.
+pub(super) struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    quit: Signal,
+    hangup: Signal,
+    user1: Signal,
+    user2: Signal,
+    window: Signal,
+}
+
+/// What a signal means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Meaning {
+    /// Stop; a second one skips ahead.
+    Stop(i32),
+    /// Nothing to the daemon; the main command gets it.
+    PassOn(i32),
+}
+
+impl Signals {
+    /// From now on none of them ends the process by itself.
+    pub(super) fn listen() -> Result<Self, Error> {
+        let listen = |kind| {
+            signal(kind).map_err(|source| Error::Io { doing: "listen for signals".into(), source })
+        };
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+            quit: listen(SignalKind::quit())?,
+            hangup: listen(SignalKind::hangup())?,
+            user1: listen(SignalKind::user_defined1())?,
+            user2: listen(SignalKind::user_defined2())?,
+            window: listen(SignalKind::window_change())?,
+        })
+    }
+
+    /// The next signal. Cancel-safe.
+    pub(super) async fn next(&mut self) -> Meaning {
+        tokio::select! {
+            _ = self.terminate.recv() => Meaning::Stop(libc::SIGTERM),
+            _ = self.interrupt.recv() => Meaning::Stop(libc::SIGINT),
+            _ = self.quit.recv() => Meaning::Stop(libc::SIGQUIT),
+            _ = self.hangup.recv() => Meaning::PassOn(libc::SIGHUP),
+            _ = self.user1.recv() => Meaning::PassOn(libc::SIGUSR1),
+            _ = self.user2.recv() => Meaning::PassOn(libc::SIGUSR2),
+            _ = self.window.recv() => Meaning::PassOn(libc::SIGWINCH),
+        }
+    }
+
+    /// The next signal that asks to stop; others are ignored. Cancel-safe.
+    pub(super) async fn next_stop(&mut self) {
+        while !matches!(self.next().await, Meaning::Stop(_)) {}
+    }
+}

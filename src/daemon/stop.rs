@@ -1,0 +1,158 @@
+//! Waiting for a reason to stop, and stopping in order.
+//!
+//! ```text
+//!   1 refuse   doors take no new work, links say "going offline", the main command gets the signal
+//!   2 wait     running work ends, at most `shutdown.grace`
+//!   3 kill     TERM, then KILL, to every process tree
+//!   4 flush    replies of what was killed, then the links close
+//!   5 end      the runtime (in `run`)
+//! ```
+//!
+//! A second signal skips from 2 to 3.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::main_command::MainCommand;
+use super::signals::{Meaning, Signals};
+use super::{Daemon, exit_code};
+use crate::error::Error;
+use crate::exec::Exit;
+
+/// How long killed work may take to be told and answered.
+const AFTER_KILL: Duration = Duration::from_secs(2);
+
+/// Why the daemon stops.
+enum Reason {
+    Signal(i32),
+    MainEnded(Exit),
+    Pillar(&'static str, Result<(), Error>),
+}
+
+impl Daemon {
+    /// Runs until there is a reason to stop, then stops; answers the exit code.
+    pub(super) async fn serve(mut self, mut signals: Signals) -> Result<u8, Error> {
+        let reason = self.reason_to_stop(&mut signals).await?;
+        match &reason {
+            Reason::Signal(signal) => {
+                tracing::info!(signal, "stopping");
+                self.pass_on(*signal);
+            }
+            Reason::MainEnded(_) => tracing::info!("stopping with the main command"),
+            Reason::Pillar(name, _) => tracing::error!(name, "a part of the daemon ended by itself"),
+        }
+        self.stop(&mut signals).await;
+        self.exit_code(reason)
+    }
+
+    async fn reason_to_stop(&mut self, signals: &mut Signals) -> Result<Reason, Error> {
+        loop {
+            tokio::select! {
+                meaning = signals.next() => match meaning {
+                    Meaning::Stop(signal) => return Ok(Reason::Signal(signal)),
+                    Meaning::PassOn(signal) => self.pass_on(signal),
+                },
+                exit = next_end(&mut self.main) => {
+                    let exit = exit?;
+                    if self.ends_with_main() {
+                        return Ok(Reason::MainEnded(exit));
+                    }
+                }
+                Some((name, end)) = self.tasks.next_pillar() => return Ok(Reason::Pillar(name, end)),
+            }
+        }
+    }
+
+    fn exit_code(&self, reason: Reason) -> Result<u8, Error> {
+        match reason {
+            Reason::MainEnded(exit) => Ok(exit_code(exit)),
+            Reason::Signal(_) if self.ends_with_main() => {
+                Ok(self.main.as_ref().and_then(MainCommand::exit).map_or(0, exit_code))
+            }
+            Reason::Signal(_) => Ok(0),
+            Reason::Pillar(_, Err(error)) => Err(error),
+            Reason::Pillar(name, Ok(())) => {
+                Err(Error::Internal { reason: format!("{name} ended before it was told to") })
+            }
+        }
+    }
+
+    fn ends_with_main(&self) -> bool {
+        self.main.as_ref().is_some_and(MainCommand::ends_the_daemon)
+    }
+
+    fn pass_on(&self, signal: i32) {
+        if let Some(main) = &self.main {
+            main.handle().signal(signal);
+        }
+    }
+
+    async fn stop(&mut self, signals: &mut Signals) {
+        let (nats, tasks, grace) = (Arc::clone(&self.nats), self.tasks.clone(), self.grace);
+        step("refuse new work", async {
+            tasks.stop();
+            nats.going_offline().await;
+        })
+        .await;
+        step("wait for work", async {
+            let ended = async { tokio::join!(tasks.idle(grace), within(grace, all_ended(&mut self.main))) };
+            tokio::select! {
+                _ = ended => {}
+                () = signals.next_stop() => tracing::info!("told again, not waiting any longer"),
+            }
+        })
+        .await;
+        step("kill process trees", self.kill_trees()).await;
+        step("flush links", nats.close()).await;
+    }
+
+    async fn kill_trees(&mut self) {
+        self.tasks.kill();
+        self.tasks.idle(AFTER_KILL).await;
+        let engine = Arc::clone(self.rooms.engine());
+        if !engine.bore_any() {
+            return;
+        }
+        let main = self.main.as_ref().map(MainCommand::handle);
+        let kill = move || {
+            if let Some(main) = main {
+                main.kill();
+            }
+            engine.kill_everything()
+        };
+        let killed = tokio::task::spawn_blocking(kill).await.unwrap_or_default();
+        tracing::debug!(killed, "leftovers killed");
+        within(AFTER_KILL, all_ended(&mut self.main)).await;
+    }
+}
+
+/// Resolves with the end of the main command; never without one or when its end is known already. Cancel-safe.
+async fn next_end(main: &mut Option<MainCommand>) -> Result<Exit, Error> {
+    match main {
+        Some(main) if main.exit().is_none() => main.ended().await,
+        _ => std::future::pending().await,
+    }
+}
+
+/// Resolves when no main command runs (any more).
+async fn all_ended(main: &mut Option<MainCommand>) {
+    if let Some(main) = main.as_mut().filter(|main| main.exit().is_none())
+        && let Err(error) = main.ended().await
+    {
+        tracing::warn!(%error, "the end of the main command is not known");
+    }
+}
+
+async fn within(limit: Duration, future: impl Future<Output = ()>) {
+    if tokio::time::timeout(limit, future).await.is_err() {
+        tracing::debug!(?limit, "did not end in time");
+    }
+}
+
+/// One step of the stop, logged with the time it took.
+async fn step(name: &'static str, future: impl Future<Output = ()>) {
+    let started = Instant::now();
+    future.await;
+    tracing::info!(step = name, took = ?started.elapsed(), "stop");
+}
