@@ -1,0 +1,3 @@
+//! The doors: they hold connections and move bytes; work is done behind [`crate::ops`].
+
+pub mod nats;

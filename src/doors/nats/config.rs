@@ -1,0 +1,107 @@
+//! What the NATS door is told: its own settings and, per link, where to dial and as whom. Plain data.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Which subjects a link answers on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Families {
+    /// `agent.<ws>.<id>.…`
+    Plain,
+    /// `agent.<ws>.<id>.connection.<instance>.…`
+    Instance,
+    /// Both of them.
+    #[default]
+    Both,
+}
+
+/// Settings of the door.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Which subjects links answer on.
+    pub subjects: Families,
+    /// First token of every subject.
+    pub root: String,
+    /// The client name shown to the broker; `None` is `opengeni-agent/connection/<instance>`.
+    pub client_name: Option<String>,
+    /// Whether `nats://` and `ws://` may be dialled when the broker is not on loopback.
+    pub allow_plaintext: bool,
+    /// Time between heartbeats.
+    pub heartbeat: Duration,
+    /// The directory that holds `connections/*.json`; `None` reads no files.
+    pub config_dir: Option<PathBuf>,
+    /// A link made by flags or the configuration file.
+    pub flag_link: Option<LinkConfig>,
+    /// Where the digest of the executable is cached between starts; `None` keeps it in memory only.
+    pub state_dir: Option<PathBuf>,
+    /// Version of the daemon, for Hello.
+    pub version: String,
+    /// Name of the machine, for Hello.
+    pub machine_name: String,
+}
+
+/// One link: where to dial, as whom, and what its owner consented to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LinkConfig {
+    /// Names the link among the others; part of its principal's id.
+    pub connection_id: String,
+    /// First id of its subjects.
+    pub workspace_id: String,
+    /// Second id of its subjects.
+    pub agent_id: String,
+    /// `nats://`, `tls://`, `ws://` or `wss://`, tried in turn.
+    pub urls: Vec<String>,
+    /// What is presented to the broker.
+    pub credential: Credential,
+    /// Requests with a lower epoch (but not zero) are refused.
+    pub held_epoch: u32,
+    /// Whether the owner consented to more than the workspace.
+    pub whole_machine: bool,
+    /// Whether the owner consented to synthetic input.
+    pub screen_control: bool,
+    /// The release channel, for Hello.
+    pub update_channel: String,
+}
+
+/// What a link presents to its broker. Formatting it never shows a secret.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Credential {
+    /// Nothing: for a broker without authentication, asked for by naming no credential at all.
+    Anonymous,
+    /// The enrollment bearer, as the NATS auth token. Empty is never dialled.
+    Token(String),
+    /// A file that holds the token, read again for every attempt.
+    TokenFile(PathBuf),
+    /// A NATS `.creds` file, read again for every attempt.
+    CredsFile(PathBuf),
+    /// The text of one.
+    Creds(String),
+}
+
+impl fmt::Debug for Credential {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Anonymous => formatter.write_str("Anonymous"),
+            Self::Token(token) if token.is_empty() => formatter.write_str("Token(empty)"),
+            Self::Token(_) => formatter.write_str("Token(***)"),
+            Self::TokenFile(path) => write!(formatter, "TokenFile({})", path.display()),
+            Self::CredsFile(path) => write!(formatter, "CredsFile({})", path.display()),
+            Self::Creds(_) => formatter.write_str("Creds(***)"),
+        }
+    }
+}
+
+impl LinkConfig {
+    /// Whether `other` is reached as the same agent at the same brokers, so that a running connection may stay.
+    pub(super) fn same_place(&self, other: &Self) -> bool {
+        let place = |link: &Self| {
+            (
+                link.workspace_id.clone(),
+                link.agent_id.clone(),
+                link.urls.clone(),
+            )
+        };
+        place(self) == place(other)
+    }
+}

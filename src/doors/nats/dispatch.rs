@@ -1,0 +1,234 @@
+//! From a message on a rpc subject to its one reply.
+//!
+//! Pings, refusals and everything else that needs no work are answered by the task that received the message.
+//! Operations go through admission into tasks of their own, which outlive the connection.
+
+use std::sync::Arc;
+
+use async_nats::{Message, Subject};
+use bytes::{Bytes, BytesMut};
+use prost::Message as _;
+
+use super::admission::Weight;
+use super::error::{agent_error, refused};
+use super::generation::Generation;
+use super::link::Link;
+use super::subjects::may_reply_to;
+use super::{content, route};
+use crate::error::Error;
+use crate::ids::RequestId;
+use crate::ops::{Call, Op, Reply};
+use crate::wire::proto::control_request::Op as WireOp;
+use crate::wire::proto::control_response::Result as Outcome;
+use crate::wire::proto::{AgentError, ControlRequest, ControlResponse, PingResponse};
+use crate::wire::reply;
+
+/// Takes one message; never waits.
+pub(super) fn take(generation: &Arc<Generation>, message: Message, buffer: &mut BytesMut) {
+    let root = &generation.link.door.config.root;
+    let Some(subject) = message.reply.filter(|reply| may_reply_to(root, reply)) else {
+        tracing::warn!(subject = %message.subject, "a request without an acceptable reply subject was dropped");
+        return;
+    };
+    let bytes = message.payload.len();
+    let answer = match ControlRequest::decode(message.payload) {
+        Ok(request) => match answer_inline(generation, request) {
+            Inline::Answer(answer) => answer,
+            Inline::Work(work) => return spawn(generation, subject, bytes, work),
+        },
+        Err(error) => {
+            let reason = format!("the payload is not a ControlRequest: {error}");
+            Answer::error(String::new(), "request", &Error::Protocol { reason })
+        }
+    };
+    if let Some(payload) = answer.encode(generation.max_payload, buffer) {
+        generation.reply_now(subject, payload);
+    }
+}
+
+/// A reply that is ready to be encoded.
+struct Answer {
+    request_id: String,
+    op: &'static str,
+    outcome: Result<Outcome, AgentError>,
+}
+
+/// An operation to be performed.
+struct Work {
+    request_id: String,
+    op: &'static str,
+    operation: Op,
+}
+
+enum Inline {
+    Answer(Answer),
+    Work(Work),
+}
+
+fn answer_inline(generation: &Generation, request: ControlRequest) -> Inline {
+    let ControlRequest {
+        request_id,
+        epoch,
+        resource_policy,
+        op,
+    } = request;
+    let name = op.as_ref().map_or("request", route::name);
+    let held = generation.link.held_epoch();
+    if epoch != 0 && epoch < held {
+        let fenced = Error::Fenced { request: epoch, held };
+        return Inline::Answer(Answer::error(request_id, name, &fenced));
+    }
+    if let Some(WireOp::Ping(ping)) = &op {
+        let agent_monotonic_ms = generation.link.door.rooms.uptime_ms();
+        let pong = PingResponse {
+            nonce: ping.nonce,
+            agent_monotonic_ms,
+        };
+        return Inline::Answer(Answer {
+            request_id,
+            op: name,
+            outcome: Ok(Outcome::Ping(pong)),
+        });
+    }
+    let Some(op) = op else {
+        let reason = "the request names no operation that this version knows".into();
+        return Inline::Answer(Answer::error(request_id, name, &Error::Protocol { reason }));
+    };
+    let policy = resource_policy.map_or(Ok(()), |policy| crate::wire::request::resource_policy(&policy));
+    match policy.and_then(|()| route::operation(op, generation.max_payload as u64)) {
+        Ok(_) if generation.link.door.tasks.is_stopping() => {
+            Inline::Answer(Answer::error(request_id, name, &Error::Stopping))
+        }
+        Ok(operation) => Inline::Work(Work {
+            request_id,
+            op: name,
+            operation,
+        }),
+        Err(error) => Inline::Answer(Answer::error(request_id, name, &error)),
+    }
+}
+
+impl Answer {
+    fn error(request_id: String, op: &'static str, error: &Error) -> Self {
+        tracing::debug!(request_id, op, %error, "a request was refused");
+        Self {
+            request_id,
+            op,
+            outcome: Err(agent_error(error, op)),
+        }
+    }
+
+    /// The reply as bytes, or an error that fits in its place; `None` when not even that fits.
+    fn encode(self, max_payload: usize, buffer: &mut BytesMut) -> Option<Bytes> {
+        let Self {
+            request_id,
+            op,
+            outcome,
+        } = self;
+        let (result, error) = match outcome {
+            Ok(result) => (Some(result), None),
+            Err(error) => (None, Some(error)),
+        };
+        let mut response = ControlResponse {
+            request_id,
+            error,
+            result,
+        };
+        let mut size = response.encoded_len();
+        if size > max_payload {
+            let large = Error::TooLarge {
+                what: "the reply",
+                size: size as u64,
+                limit: max_payload as u64,
+            };
+            response.result = None;
+            response.error = Some(agent_error(&large, op));
+            size = response.encoded_len();
+        }
+        if size > max_payload {
+            tracing::warn!(
+                op,
+                size,
+                max_payload,
+                "a reply was not sent: its request id alone is too large"
+            );
+            return None;
+        }
+        buffer.reserve(size);
+        // The buffer has room for exactly what was measured.
+        response.encode(buffer).ok()?;
+        Some(buffer.split().freeze())
+    }
+}
+
+fn spawn(generation: &Arc<Generation>, subject: Subject, bytes: usize, work: Work) {
+    let link = Arc::clone(&generation.link);
+    let max_payload = generation.max_payload;
+    drop(generation.link.door.tasks.spawn("rpc", async move {
+        let answer = perform(&link, work, bytes, max_payload).await;
+        if let Some(payload) = answer.encode(max_payload, &mut BytesMut::new()) {
+            link.reply(subject, payload).await;
+        }
+    }));
+}
+
+async fn perform(link: &Arc<Link>, work: Work, bytes: usize, max_payload: usize) -> Answer {
+    let Work {
+        request_id,
+        op,
+        operation,
+    } = work;
+    let weight = if matches!(operation, Op::ProcessRun(_)) {
+        Weight::Heavy
+    } else {
+        Weight::Light
+    };
+    let permit = match link.door.admission.admit(&link.origin, weight, bytes).await {
+        Ok(permit) => permit,
+        Err((error, breaker)) => {
+            let outcome = Err(refused(&error, breaker, op));
+            return Answer {
+                request_id,
+                op,
+                outcome,
+            };
+        }
+    };
+    let call = Call {
+        principal: link.principal(),
+        request_id: if request_id.is_empty() {
+            RequestId::mint()
+        } else {
+            RequestId(request_id.clone())
+        },
+        // Without an id there is nothing that a repeat could be recognised by.
+        idempotency_key: (!request_id.is_empty()).then(|| request_id.clone()),
+    };
+    let outcome = perform_op(link, &call, op, operation, max_payload).await;
+    drop(permit);
+    Answer {
+        request_id,
+        op,
+        outcome,
+    }
+}
+
+async fn perform_op(
+    link: &Link,
+    call: &Call,
+    op: &'static str,
+    operation: Op,
+    max_payload: usize,
+) -> Result<Outcome, AgentError> {
+    let name = operation.name();
+    let limit = max_payload as u64;
+    let outcome = match link.door.rooms.perform(call, operation).await {
+        Ok(Reply::File(open)) => content::read(open, limit).await,
+        Ok(reply) => reply::outcome(name, reply, limit),
+        Err(error) => Err(error),
+    };
+    outcome.map_err(|error| {
+        tracing::debug!(id = %call.request_id, op, error = &error as &dyn std::error::Error, "an operation failed");
+        agent_error(&error, op)
+    })
+}

@@ -1,0 +1,361 @@
+//! One life of a link: a *control* connection (requests, replies, hello, events) and a *bulk* connection (large
+//! payloads, so that a ping never waits behind one). Losing either ends both; the supervisor makes the next.
+//!
+//! ```text
+//!   open ──> subscribe rpc and ack, flush ──> hello ──> current ──(lost, stalled, expired, moved, removed)──> closed
+//!                                                         │ heartbeat at once, then every interval
+//! ```
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::{Client, Subject, Subscriber};
+use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt;
+use parking_lot::Mutex;
+use prost::Message as _;
+use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+
+use super::broker_error::BrokerError;
+use super::config::LinkConfig;
+use super::connect::{self, Connection, Failure, News};
+use super::link::Link;
+use super::outbound::{Gone, Outbound};
+use super::subjects::{self, Family};
+use super::{dispatch, hello};
+use crate::wire::proto::{AgentEvent, GoingOfflineReason};
+
+/// How long Hello waits for the executable's digest; it is sent again when that comes later.
+const DIGEST_WAIT: Duration = Duration::from_millis(250);
+/// How long the first steps on a fresh connection may take.
+const SETUP_LIMIT: Duration = Duration::from_secs(5);
+/// How long a connection that ends may take to write what it holds.
+const CLOSE_LIMIT: Duration = Duration::from_secs(1);
+/// Replies from this size on go over the bulk connection, bytes.
+const BULK_FROM: usize = 64 << 10;
+/// What a receive loop encodes inline replies into before it asks for more memory, bytes.
+const REPLY_BUFFER: usize = 16 << 10;
+
+/// Why a generation ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum End {
+    /// The credential ran out: dial again at once.
+    Expired,
+    /// A connection was lost or made no progress.
+    Lost,
+    /// The link's configuration names another place now.
+    Moved,
+    /// The link is no more.
+    Removed,
+}
+
+/// A link's connections while they stand.
+pub(super) struct Generation {
+    /// The link that this is a life of.
+    pub(super) link: Arc<Link>,
+    /// Largest payload that both connections carry, bytes.
+    pub(super) max_payload: usize,
+    control: Arc<Outbound>,
+    bulk: Arc<Outbound>,
+    families: Vec<Family>,
+    /// Subjects that the account may not publish to: a warning each, once.
+    denied: Mutex<HashSet<String>>,
+    ended: CancellationToken,
+    end: Mutex<End>,
+}
+
+/// What [`Generation::open`] made.
+pub(super) struct Opened {
+    generation: Arc<Generation>,
+    control: Connection,
+    bulk: Connection,
+}
+
+impl Generation {
+    /// Dials both connections of `link` at `url`.
+    pub(super) async fn open(link: &Arc<Link>, config: &LinkConfig, url: &str) -> Result<Opened, Failure> {
+        let door = &link.door;
+        let name = door.client_name();
+        let dial = || connect::connect(url, &config.credential, &name, door.config.allow_plaintext);
+        let (control, bulk) = tokio::try_join!(dial(), dial())?;
+        let families = subjects::families(
+            &door.config.root,
+            &config.workspace_id,
+            &config.agent_id,
+            door.instance,
+            door.config.subjects,
+        );
+        let generation = Arc::new(Self {
+            link: Arc::clone(link),
+            max_payload: control.max_payload.min(bulk.max_payload),
+            control: Arc::new(Outbound::new(control.client.clone())),
+            bulk: Arc::new(Outbound::new(bulk.client.clone())),
+            families,
+            denied: Mutex::default(),
+            ended: CancellationToken::new(),
+            end: Mutex::new(End::Lost),
+        });
+        Ok(Opened {
+            generation,
+            control,
+            bulk,
+        })
+    }
+
+    /// Whether nothing can be sent any more.
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended.is_cancelled()
+    }
+
+    /// Sends an answer that was made inline.
+    pub(super) fn reply_now(&self, subject: Subject, payload: Bytes) {
+        if self.control.send_urgent(subject, payload).is_err() {
+            self.finish(End::Lost);
+        }
+    }
+
+    /// Sends the answer to an operation, waiting for room.
+    pub(super) async fn reply(&self, subject: Subject, payload: Bytes) -> Result<(), Gone> {
+        let outbound = if payload.len() >= BULK_FROM {
+            &self.bulk
+        } else {
+            &self.control
+        };
+        outbound.send(subject, payload).await
+    }
+
+    /// Publishes going offline on every family, and waits until that and all replies so far are written.
+    pub(super) async fn going_offline(&self, reason: GoingOfflineReason) -> Result<(), Gone> {
+        let agent_id = self.link.config().agent_id.clone();
+        self.publish_event(&hello::going_offline(&agent_id, reason))?;
+        self.flush().await
+    }
+
+    /// Waits until everything sent so far is written.
+    pub(super) async fn flush(&self) -> Result<(), Gone> {
+        tokio::try_join!(self.control.flush(), self.bulk.flush()).map(|_| ())
+    }
+
+    fn finish(&self, end: End) {
+        let mut slot = self.end.lock();
+        if !self.ended.is_cancelled() {
+            *slot = end;
+            self.ended.cancel();
+        }
+    }
+
+    fn publish_event(&self, event: &AgentEvent) -> Result<(), Gone> {
+        let payload = Bytes::from(event.encode_to_vec());
+        self.families
+            .iter()
+            .try_for_each(|family| self.publish(&family.events, &payload))
+    }
+
+    fn publish(&self, subject: &str, payload: &Bytes) -> Result<(), Gone> {
+        if self.denied.lock().contains(subject) {
+            return Ok(());
+        }
+        self.control.send_urgent(Subject::from(subject), payload.clone())
+    }
+
+    async fn subscribe(&self, client: &Client) -> Result<Vec<(Subscriber, Inlet)>, Gone> {
+        let mut subscribers = Vec::new();
+        for family in &self.families {
+            for (subject, inlet) in [
+                (&family.rpc, Inlet::Requests),
+                (&family.ack, Inlet::Acknowledgements),
+            ] {
+                let subscriber = client.subscribe(subject.clone()).await.map_err(|_| Gone)?;
+                subscribers.push((subscriber, inlet));
+            }
+        }
+        client.flush().await.map_err(|_| Gone)?;
+        Ok(subscribers)
+    }
+
+    /// Says hello on every family; says whether the executable's digest was in it.
+    async fn say_hello(&self, wait: Duration) -> Result<bool, Gone> {
+        let door = &self.link.door;
+        let digest = door.digest.within(wait).await;
+        let known = digest.is_some();
+        let works = door.rooms.capabilities();
+        let hello = hello::hello(door, &self.link.config(), &works, digest.unwrap_or_default());
+        let payload = Bytes::from(hello.encode_to_vec());
+        self.families
+            .iter()
+            .try_for_each(|family| self.publish(&family.hello, &payload))?;
+        Ok(known)
+    }
+
+    /// Heartbeats, and Hello again when a capability changed or the digest became known.
+    async fn beat(self: Arc<Self>, mut digest_said: bool) -> Result<(), Gone> {
+        let door = Arc::clone(&self.link.door);
+        let agent_id = self.link.config().agent_id.clone();
+        let mut ticks = tokio::time::interval(door.config.heartbeat);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        let mut works = door.rooms.capabilities();
+        let mut seq = 0;
+        loop {
+            ticks.tick().await;
+            if door.is_offline() {
+                return Ok(());
+            }
+            let now = door.rooms.capabilities();
+            if now != works || (!digest_said && door.digest.within(Duration::ZERO).await.is_some()) {
+                works = now;
+                digest_said |= self.say_hello(Duration::ZERO).await?;
+            }
+            seq += 1;
+            self.publish_event(&hello::heartbeat(&door, &agent_id, seq))?;
+            // A connection that takes nothing is found out here even when there is nothing else to send.
+            self.control.flush().await?;
+        }
+    }
+
+    async fn receive(self: Arc<Self>, mut messages: Subscriber, inlet: Inlet) {
+        let mut buffer = BytesMut::with_capacity(REPLY_BUFFER);
+        while let Some(message) = messages.next().await {
+            match inlet {
+                Inlet::Requests => dispatch::take(&self, message, &mut buffer),
+                Inlet::Acknowledgements => {
+                    tracing::debug!(subject = %message.subject, "an acknowledgement names no operation of this link");
+                }
+            }
+        }
+        self.finish(End::Lost);
+    }
+
+    async fn hear(self: Arc<Self>, mut news: mpsc::Receiver<News>) {
+        while let Some(news) = news.recv().await {
+            match news {
+                News::Said(BrokerError::Expired) => self.finish(End::Expired),
+                News::Said(BrokerError::Denied { what, subject }) => self.note_denied(what, &subject),
+                News::Said(said) => tracing::warn!(?said, "the broker complains"),
+                News::LameDuck => tracing::info!("the broker is about to shut down"),
+                News::Dropped => {
+                    tracing::error!(
+                        "requests came faster than they could be taken, and some were dropped unanswered"
+                    );
+                }
+            }
+        }
+    }
+
+    fn note_denied(&self, what: &'static str, subject: &str) {
+        if self.denied.lock().insert(subject.to_owned()) {
+            tracing::warn!(
+                what,
+                subject,
+                "the account may not use this subject; the link goes on with the others \
+                 (nats.subjects chooses the families)"
+            );
+        }
+    }
+}
+
+/// What a subscription carries.
+#[derive(Debug, Clone, Copy)]
+enum Inlet {
+    Requests,
+    Acknowledgements,
+}
+
+impl Opened {
+    /// Serves until the generation ends; `standing` is called when hello is out.
+    pub(super) async fn serve(self, standing: impl FnOnce(&Arc<Generation>)) -> End {
+        let Self {
+            generation,
+            control,
+            bulk,
+        } = self;
+        let clients = [control.client.clone(), bulk.client.clone()];
+        let lost = [control.lost.clone(), bulk.lost.clone()];
+        let setup = async {
+            let subscribers = generation.subscribe(&control.client).await?;
+            let digest_said = generation.say_hello(DIGEST_WAIT).await?;
+            Ok::<_, Gone>((subscribers, digest_said))
+        };
+        let Ok(Ok((subscribers, digest_said))) = tokio::time::timeout(SETUP_LIMIT, setup).await else {
+            close(&generation, clients).await;
+            return End::Lost;
+        };
+        let running = start(&generation, subscribers, digest_said, [control.news, bulk.news]);
+        standing(&generation);
+        tokio::select! {
+            () = generation.ended.cancelled() => {}
+            () = lost[0].cancelled() => generation.finish_after_news().await,
+            () = lost[1].cancelled() => generation.finish_after_news().await,
+            end = generation.link.uprooted() => {
+                if end == End::Removed {
+                    let farewell = generation.going_offline(GoingOfflineReason::UserStop);
+                    let _in_time = tokio::time::timeout(CLOSE_LIMIT, farewell).await;
+                }
+                generation.finish(end);
+            }
+        }
+        running.iter().for_each(AbortHandle::abort);
+        close(&generation, clients).await;
+        generation.end.lock().clone()
+    }
+}
+
+impl Generation {
+    /// A broker says why before it closes; that is told by another task, which gets a moment to say it.
+    async fn finish_after_news(&self) {
+        let _said = tokio::time::timeout(Duration::from_millis(10), self.ended.cancelled()).await;
+        self.finish(End::Lost);
+    }
+}
+
+/// The tasks of a generation. Work that they start is not among them: it outlives the connection.
+fn start(
+    generation: &Arc<Generation>,
+    subscribers: Vec<(Subscriber, Inlet)>,
+    digest_said: bool,
+    news: [mpsc::Receiver<News>; 2],
+) -> Vec<AbortHandle> {
+    let tasks = &generation.link.door.tasks;
+    let mut running = Vec::new();
+    for (subscriber, inlet) in subscribers {
+        let receive = Arc::clone(generation).receive(subscriber, inlet);
+        running.push(tasks.detach("nats-receive", receive).abort_handle());
+    }
+    for news in news {
+        running.push(
+            tasks
+                .detach("nats-news", Arc::clone(generation).hear(news))
+                .abort_handle(),
+        );
+    }
+    for outbound in [&generation.control, &generation.bulk] {
+        let (generation, outbound) = (Arc::clone(generation), Arc::clone(outbound));
+        let send = async move {
+            outbound.run().await;
+            generation.finish(End::Lost);
+        };
+        running.push(tasks.detach("nats-send", send).abort_handle());
+    }
+    let beating = Arc::clone(generation);
+    let beat = async move {
+        if Arc::clone(&beating).beat(digest_said).await.is_err() {
+            beating.finish(End::Lost);
+        }
+    };
+    running.push(tasks.detach("nats-heartbeat", beat).abort_handle());
+    running
+}
+
+/// Refuses further messages and lets the client's own tasks end.
+async fn close(generation: &Generation, clients: [Client; 2]) {
+    generation.ended.cancel();
+    generation.control.close();
+    generation.bulk.close();
+    for client in clients {
+        // A client that is reconnecting or stalled does not take this; it ends for want of a credential or a pong.
+        let _drained = tokio::time::timeout(CLOSE_LIMIT, client.drain()).await;
+    }
+}

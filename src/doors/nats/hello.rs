@@ -1,0 +1,114 @@
+//! What boxd says about itself: Hello, heartbeats and going offline as messages. Nothing is sent here.
+
+use crate::capability::Capability;
+use crate::ops::Rooms;
+use crate::wire::proto::{
+    AdmissionTelemetry, AgentEvent, Arch, Capabilities, GoingOffline, GoingOfflineReason, Heartbeat, Hello,
+    Os, agent_event,
+};
+use crate::wire::reply;
+
+use super::Door;
+use super::config::LinkConfig;
+
+/// Hello of `link`, with what works at this moment.
+pub(super) fn hello(door: &Door, link: &LinkConfig, works: &[Capability], digest: String) -> Hello {
+    Hello {
+        agent_id: link.agent_id.clone(),
+        workspace_id: link.workspace_id.clone(),
+        agent_version: door.config.version.clone(),
+        os: os().into(),
+        arch: arch().into(),
+        machine_name: door.config.machine_name.clone(),
+        workspace_root: door.rooms.workspace().root.to_string_lossy().into_owned(),
+        capabilities: Some(capabilities(link, works)),
+        update_channel: link.update_channel.clone(),
+        binary_sha256: digest,
+        ..Hello::default()
+    }
+}
+
+/// Rooms that do not exist are not advertised: their fields stay false.
+fn capabilities(link: &LinkConfig, works: &[Capability]) -> Capabilities {
+    let available = |name: &str| works.iter().any(|row| row.name == name && row.available);
+    Capabilities {
+        exec: available("process.run"),
+        filesystem: [
+            "fs.read",
+            "fs.write",
+            "fs.list",
+            "fs.mkdir",
+            "fs.move",
+            "fs.stat",
+            "fs.remove",
+        ]
+        .into_iter()
+        .all(available),
+        consented_whole_machine: link.whole_machine,
+        consented_screen_control: link.screen_control,
+        desktop_unavailable_reason: "this version of boxd has no desktop".into(),
+        ..Capabilities::default()
+    }
+}
+
+fn os() -> Os {
+    match std::env::consts::OS {
+        "linux" => Os::Linux,
+        "macos" => Os::Macos,
+        "windows" => Os::Windows,
+        _ => Os::Unspecified,
+    }
+}
+
+fn arch() -> Arch {
+    match std::env::consts::ARCH {
+        "x86_64" => Arch::X8664,
+        "aarch64" => Arch::Aarch64,
+        _ => Arch::Unspecified,
+    }
+}
+
+/// Heartbeat number `seq`, from samples that are there already.
+pub(super) fn heartbeat(door: &Door, agent_id: &str, seq: u64) -> AgentEvent {
+    let rooms: &Rooms = &door.rooms;
+    let counts = door.admission.counts();
+    let heartbeat = Heartbeat {
+        seq,
+        uptime_ms: rooms.uptime_ms(),
+        active_sessions: counts.heavy_running as u32,
+        metrics: Some(reply::metrics(&rooms.host().sample())),
+        draining: door.tasks.is_stopping(),
+        capacity: Some(reply::capacity(&rooms.host().capacity())),
+        admission: Some(AdmissionTelemetry {
+            light_running: counts.light_running,
+            light_queued: counts.light_queued,
+            heavy_running: counts.heavy_running,
+            heavy_queued: counts.heavy_queued,
+            live_ops: 0,
+            op_frames_dropped_total: 0,
+            evicted_unacked_total: 0,
+        }),
+    };
+    event(agent_id, agent_event::Event::Heartbeat(heartbeat))
+}
+
+/// Going offline, with the reason in words.
+pub(super) fn going_offline(agent_id: &str, reason: GoingOfflineReason) -> AgentEvent {
+    let message = match reason {
+        GoingOfflineReason::Update => "boxd restarts for an update",
+        GoingOfflineReason::HostShutdown => "the machine shuts down",
+        GoingOfflineReason::UserStop | GoingOfflineReason::Unspecified => "boxd was asked to stop",
+    };
+    let leaving = GoingOffline {
+        reason: reason.into(),
+        message: message.into(),
+    };
+    event(agent_id, agent_event::Event::GoingOffline(leaving))
+}
+
+fn event(agent_id: &str, event: agent_event::Event) -> AgentEvent {
+    AgentEvent {
+        agent_id: agent_id.to_owned(),
+        event: Some(event),
+    }
+}

@@ -1,0 +1,300 @@
+//! One link: its configuration as it is now, its state, and the supervisor that keeps it connected.
+//!
+//! ```text
+//!            ┌────────────── backoff, or at once when the credential expired or changed ◄─┐
+//!            ▼                                                                            │
+//!   connecting ──> connected ── lost ──────────────────────────────────────> waiting ─────┤
+//!            ├──> refused (authentication: logged with the fix, tried for ever) ──────────┤
+//!            └──> unusable (empty bearer, plaintext to another machine) ── changed ───────┘
+//! ```
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::Subject;
+use bytes::Bytes;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::Door;
+use super::backoff::Backoff;
+use super::config::LinkConfig;
+use super::connect::{Failure, without_secret};
+use super::generation::{End, Generation};
+use crate::ops::{self, Principal, Scope};
+
+/// How long a reply is kept for the next generation when its own was lost.
+const REPLY_LIMIT: Duration = Duration::from_secs(60);
+/// How often a link that cannot be dialled as configured looks at its credential file again.
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
+
+/// Where a link stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LinkState {
+    /// The first attempt has not ended.
+    Connecting,
+    /// Hello was said.
+    Connected,
+    /// The broker could not be reached or the connection was lost; tried again by itself.
+    Waiting,
+    /// The broker does not accept the credential; tried again by itself.
+    Refused,
+    /// It cannot be dialled as it is configured.
+    Unusable,
+}
+
+impl fmt::Display for LinkState {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Connecting => "connecting",
+            Self::Connected => "connected",
+            Self::Waiting => "waiting",
+            Self::Refused => "refused",
+            Self::Unusable => "unusable",
+        })
+    }
+}
+
+/// A link and what it knows.
+pub(super) struct Link {
+    /// The door it belongs to.
+    pub(super) door: Arc<Door>,
+    /// `link:<connection id>`: its principal, and its origin in the queue.
+    pub(super) origin: Arc<str>,
+    scopes: Arc<[Scope]>,
+    config: watch::Sender<Arc<LinkConfig>>,
+    state: watch::Sender<LinkState>,
+    current: watch::Sender<Option<Arc<Generation>>>,
+    removed: CancellationToken,
+}
+
+impl Link {
+    /// A link that is not connected yet.
+    pub(super) fn new(door: &Arc<Door>, config: LinkConfig) -> Arc<Self> {
+        Arc::new(Self {
+            door: Arc::clone(door),
+            origin: format!("link:{}", config.connection_id).into(),
+            scopes: Arc::new([Scope::Full]),
+            config: watch::Sender::new(Arc::new(config)),
+            state: watch::Sender::new(LinkState::Connecting),
+            current: watch::Sender::new(None),
+            removed: CancellationToken::new(),
+        })
+    }
+
+    /// The configuration as it is now.
+    pub(super) fn config(&self) -> Arc<LinkConfig> {
+        Arc::clone(&self.config.borrow())
+    }
+
+    /// Epoch below which requests are refused.
+    pub(super) fn held_epoch(&self) -> u32 {
+        self.config.borrow().held_epoch
+    }
+
+    /// Takes a changed configuration. A new credential is for the next attempt; another place moves the link.
+    pub(super) fn configure(&self, config: LinkConfig) {
+        self.config.send_if_modified(|held| {
+            let changed = **held != config;
+            if changed {
+                *held = Arc::new(config);
+            }
+            changed
+        });
+    }
+
+    /// Ends the link for good.
+    pub(super) fn remove(&self) {
+        self.removed.cancel();
+    }
+
+    /// Where it stands.
+    pub(super) fn state(&self) -> LinkState {
+        *self.state.borrow()
+    }
+
+    /// Resolves when the first attempt has ended, well or not.
+    pub(super) async fn tried(&self) {
+        let mut state = self.state.subscribe();
+        let _known = state.wait_for(|state| *state != LinkState::Connecting).await;
+    }
+
+    /// The generation that stands now.
+    pub(super) fn current(&self) -> Option<Arc<Generation>> {
+        self.current.borrow().clone()
+    }
+
+    /// Who asks when this link asks.
+    pub(super) fn principal(&self) -> Principal {
+        Principal {
+            id: Arc::clone(&self.origin),
+            door: ops::Door::Nats,
+            scopes: Arc::clone(&self.scopes),
+            whole_machine: self.config.borrow().whole_machine,
+        }
+    }
+
+    /// Sends the answer to an operation over the generation that stands, or over the next one: a caller that
+    /// reconnects as we do still gets it.
+    pub(super) async fn reply(&self, subject: Subject, payload: Bytes) {
+        let sent = tokio::time::timeout(REPLY_LIMIT, self.reply_when_connected(&subject, &payload)).await;
+        if sent.is_err() {
+            tracing::warn!(%subject, "a reply was not sent: the link did not come back in time");
+        }
+    }
+
+    async fn reply_when_connected(&self, subject: &Subject, payload: &Bytes) {
+        let mut current = self.current.subscribe();
+        loop {
+            let standing =
+                |held: &Option<Arc<Generation>>| held.as_ref().is_some_and(|held| !held.has_ended());
+            let Ok(generation) = current.wait_for(standing).await.map(|held| held.clone()) else {
+                return;
+            };
+            let Some(generation) = generation else { continue };
+            if payload.len() > generation.max_payload {
+                let (size, limit) = (payload.len(), generation.max_payload);
+                tracing::error!(
+                    size,
+                    limit,
+                    "a reply was not sent: this broker carries less than the one before"
+                );
+                return;
+            }
+            if generation.reply(subject.clone(), payload.clone()).await.is_ok() {
+                return;
+            }
+        }
+    }
+
+    /// Resolves when this link is to leave the place it is connected to.
+    pub(super) async fn uprooted(&self) -> End {
+        let mut config = self.config.subscribe();
+        let here = config.borrow_and_update().clone();
+        tokio::select! {
+            () = self.removed.cancelled() => End::Removed,
+            _ = config.wait_for(|now| !now.same_place(&here)) => End::Moved,
+        }
+    }
+
+    /// Keeps the link connected until it is removed or the daemon stops.
+    pub(super) async fn supervise(self: Arc<Self>) {
+        let mut supervisor = Supervisor {
+            link: self,
+            backoff: Backoff::default(),
+            turn: 0,
+            said: String::new(),
+        };
+        while let Some(pause) = Box::pin(supervisor.live()).await {
+            if !supervisor.pause(pause).await {
+                break;
+            }
+        }
+        supervisor.link.state.send_replace(LinkState::Waiting);
+    }
+}
+
+struct Supervisor {
+    link: Arc<Link>,
+    backoff: Backoff,
+    /// Which URL is next.
+    turn: usize,
+    /// The last complaint, so that the same one is not an error in the log again and again.
+    said: String,
+}
+
+impl Supervisor {
+    /// One attempt and, when it succeeds, the life of its generation; the pause before the next, `None` for no next.
+    async fn live(&mut self) -> Option<Duration> {
+        let config = self.link.config();
+        let url = &config.urls[self.turn % config.urls.len()];
+        self.turn += 1;
+        let opened = tokio::select! {
+            opened = Generation::open(&self.link, &config, url) => opened,
+            () = self.link.removed.cancelled() => return None,
+        };
+        match opened {
+            Ok(opened) => {
+                let link = Arc::clone(&self.link);
+                let end = opened.serve(|generation| self.stands(generation, url)).await;
+                link.current.send_replace(None);
+                link.state.send_replace(LinkState::Waiting);
+                self.ended(&end)
+            }
+            Err(failure) => Some(self.failed(failure)),
+        }
+    }
+
+    fn stands(&mut self, generation: &Arc<Generation>, url: &str) {
+        self.backoff.reset();
+        self.said.clear();
+        let config = self.link.config();
+        tracing::info!(
+            connection = config.connection_id,
+            broker = without_secret(url),
+            max_payload = generation.max_payload,
+            "link connected"
+        );
+        self.link.current.send_replace(Some(Arc::clone(generation)));
+        self.link.state.send_replace(LinkState::Connected);
+    }
+
+    fn ended(&mut self, end: &End) -> Option<Duration> {
+        let connection = self.link.config().connection_id.clone();
+        match end {
+            End::Removed => {
+                tracing::info!(connection, "link removed");
+                None
+            }
+            End::Expired | End::Moved => {
+                tracing::info!(connection, ?end, "link reconnects");
+                Some(Duration::ZERO)
+            }
+            End::Lost => {
+                tracing::warn!(connection, "link lost");
+                Some(self.backoff.next(fastrand::f64()))
+            }
+        }
+    }
+
+    fn failed(&mut self, failure: Failure) -> Duration {
+        let connection = self.link.config().connection_id.clone();
+        let (state, reason, pause) = match failure {
+            Failure::Refused(reason) => (LinkState::Refused, reason, self.backoff.next(fastrand::f64())),
+            Failure::Unreachable(reason) => (LinkState::Waiting, reason, self.backoff.next(fastrand::f64())),
+            Failure::Unusable(error) => (LinkState::Unusable, error.to_string(), LOOK_AGAIN),
+        };
+        if self.said == reason {
+            tracing::debug!(connection, reason, "link still not connected");
+        } else if state == LinkState::Waiting {
+            tracing::warn!(
+                connection,
+                reason,
+                "the broker cannot be reached, trying for ever"
+            );
+        } else {
+            tracing::error!(
+                connection,
+                reason,
+                fix = "put a valid bearer into the connection file (it is read again by itself), or enroll again",
+                "the link cannot be connected"
+            );
+        }
+        self.said = reason;
+        self.link.state.send_replace(state);
+        pause
+    }
+
+    /// Waits, shorter when the configuration changes; says whether to go on.
+    async fn pause(&self, pause: Duration) -> bool {
+        let mut config = self.link.config.subscribe();
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            _ = config.changed() => {}
+            () = self.link.removed.cancelled() => return false,
+            () = self.link.door.tasks.stopping() => return false,
+        }
+        !self.link.door.tasks.is_stopping()
+    }
+}

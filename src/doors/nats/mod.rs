@@ -1,0 +1,291 @@
+//! The NATS door: links to brokers, requests on their rpc subjects, hello and heartbeats.
+//!
+//! ```text
+//!   connections/*.json ─ directory ─┐
+//!   flags ──────────────────────────┴─> link (supervisor, backoff) ─> generation (control + bulk connection)
+//!                                                                        │ receive ─> dispatch ─> ops::perform
+//!                                                                        │ heartbeat, hello          │
+//!                                                                        └ outbound <────────────────┘
+//! ```
+//!
+//! The door never issues a NATS request and makes no inbox. Streamed operations are not here. The composition root
+//! calls [`start`], waits for [`Nats::first_attempts`], and on its way out calls [`Nats::going_offline`].
+
+mod admission;
+mod backoff;
+mod broker_error;
+mod config;
+mod connect;
+mod connection_file;
+mod content;
+mod digest;
+mod directory;
+mod dispatch;
+mod error;
+mod fair;
+mod generation;
+mod hello;
+mod link;
+mod outbound;
+mod route;
+mod subjects;
+mod tls;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::MissedTickBehavior;
+
+use self::admission::Admission;
+use self::digest::ExecutableDigest;
+use self::directory::Directory;
+use self::link::Link;
+use crate::error::Error;
+use crate::ids::InstanceId;
+use crate::lifecycle::Tasks;
+use crate::ops::Rooms;
+use crate::wire::proto::GoingOfflineReason;
+
+pub use self::config::{Config, Credential, Families, LinkConfig};
+pub use self::link::LinkState;
+
+/// Time between looks at the connection files.
+const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+/// Longest that a farewell may take.
+const FAREWELL_LIMIT: Duration = Duration::from_secs(1);
+
+/// What every link of the door shares.
+struct Door {
+    config: Config,
+    rooms: Arc<Rooms>,
+    tasks: Tasks,
+    instance: InstanceId,
+    admission: Arc<Admission>,
+    digest: ExecutableDigest,
+    /// Going offline was said: no more heartbeats.
+    offline: AtomicBool,
+}
+
+impl Door {
+    fn is_offline(&self) -> bool {
+        self.offline.load(Ordering::Acquire)
+    }
+
+    fn client_name(&self) -> String {
+        let name = self.config.client_name.clone();
+        name.unwrap_or_else(|| format!("opengeni-agent/connection/{}", self.instance))
+    }
+}
+
+/// A link as others see it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LinkStatus {
+    /// Its name among the links.
+    pub connection_id: String,
+    /// First id of its subjects.
+    pub workspace_id: String,
+    /// Second id of its subjects.
+    pub agent_id: String,
+    /// Where it stands.
+    pub state: LinkState,
+}
+
+/// The running door.
+pub struct Nats {
+    door: Arc<Door>,
+    links: Mutex<BTreeMap<String, Running>>,
+    scanned: watch::Sender<bool>,
+}
+
+struct Running {
+    link: Arc<Link>,
+    supervisor: JoinHandle<()>,
+}
+
+impl std::fmt::Debug for Nats {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("Nats")
+            .field("links", &self.links())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Starts the door: its links come up by themselves, and files that come later make more of them.
+pub fn start(config: Config, rooms: Arc<Rooms>, tasks: Tasks, instance: InstanceId) -> Arc<Nats> {
+    let admission = Admission::new(Arc::clone(rooms.host()), tasks.clone());
+    let digest = ExecutableDigest::start(config.state_dir.clone(), &tasks);
+    let offline = AtomicBool::new(false);
+    let door = Arc::new(Door {
+        config,
+        rooms,
+        tasks,
+        instance,
+        admission,
+        digest,
+        offline,
+    });
+    let nats = Arc::new(Nats {
+        door,
+        links: Mutex::default(),
+        scanned: watch::Sender::new(false),
+    });
+    let watching = Arc::clone(&nats);
+    nats.door
+        .tasks
+        .pillar("nats", async move { watching.watch().await });
+    nats
+}
+
+impl Nats {
+    /// Every link and where it stands, by connection id.
+    pub fn links(&self) -> Vec<LinkStatus> {
+        self.links
+            .lock()
+            .values()
+            .map(|running| status(&running.link))
+            .collect()
+    }
+
+    /// The links that there are at the start, once each has been tried, for the ready file.
+    pub async fn first_attempts(&self) -> Vec<LinkStatus> {
+        let mut scanned = self.scanned.subscribe();
+        let _known = scanned.wait_for(|scanned| *scanned).await;
+        let links: Vec<Arc<Link>> = self
+            .links
+            .lock()
+            .values()
+            .map(|running| Arc::clone(&running.link))
+            .collect();
+        join_all(links.iter().map(|link| link.tried())).await;
+        links.iter().map(|link| status(link)).collect()
+    }
+
+    /// Says on every link that the daemon leaves, and writes it out; at most a second. Heartbeats end; replies to
+    /// running operations still go out.
+    pub async fn going_offline(&self, reason: GoingOfflineReason) {
+        self.door.offline.store(true, Ordering::Release);
+        let links = self.generations();
+        let said = join_all(links.iter().map(|generation| generation.going_offline(reason)));
+        if tokio::time::timeout(FAREWELL_LIMIT, said).await.is_err() {
+            tracing::warn!("a broker did not take going offline in time");
+        }
+    }
+
+    /// Writes out every reply that was sent so far; at most a second.
+    pub async fn flush(&self) {
+        let links = self.generations();
+        let written = join_all(links.iter().map(|generation| generation.flush()));
+        if tokio::time::timeout(FAREWELL_LIMIT, written).await.is_err() {
+            tracing::warn!("a broker did not take the last replies in time");
+        }
+    }
+
+    fn generations(&self) -> Vec<Arc<generation::Generation>> {
+        self.links
+            .lock()
+            .values()
+            .filter_map(|running| running.link.current())
+            .collect()
+    }
+
+    /// The pillar: follows the connection files until the daemon stops, and notices a supervisor that died.
+    async fn watch(&self) -> Result<(), Error> {
+        let mut directory = self.door.config.config_dir.clone().map(Directory::new);
+        let mut looks = tokio::time::interval(LOOK_INTERVAL);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        loop {
+            tokio::select! {
+                _ = looks.tick() => {}
+                () = self.door.tasks.stopping() => return Ok(()),
+            }
+            let mut wanted: Vec<LinkConfig> = self.door.config.flag_link.iter().cloned().collect();
+            if let Some(mut files) = directory.take() {
+                let scan = tokio::task::spawn_blocking(move || (files.scan(), files));
+                let (links, files) = scan.await.map_err(|panic| Error::Internal {
+                    reason: format!("a scan panicked: {panic}"),
+                })?;
+                wanted.extend(links);
+                directory = Some(files);
+            }
+            self.reconcile(wanted);
+            self.scanned.send_replace(true);
+            self.check_supervisors()?;
+        }
+    }
+
+    /// Makes the running links those that are wanted.
+    fn reconcile(&self, wanted: Vec<LinkConfig>) {
+        let mut links = self.links.lock();
+        let wanted = distinct(wanted);
+        links.retain(|id, running| {
+            let config = running.link.config();
+            let stays = wanted.get(id).is_some_and(|wanted| {
+                wanted.workspace_id == config.workspace_id && wanted.agent_id == config.agent_id
+            });
+            if !stays {
+                running.link.remove();
+            }
+            stays
+        });
+        for (id, config) in wanted {
+            if let Some(running) = links.get(&id) {
+                running.link.configure(config);
+                continue;
+            }
+            let link = Link::new(&self.door, config);
+            let supervisor = self.door.tasks.detach("nats-link", Arc::clone(&link).supervise());
+            links.insert(id, Running { link, supervisor });
+        }
+    }
+
+    fn check_supervisors(&self) -> Result<(), Error> {
+        for (id, running) in self.links.lock().iter() {
+            if running.supervisor.is_finished() && !self.door.tasks.is_stopping() {
+                return Err(Error::Internal {
+                    reason: format!("the supervisor of link {id} ended by itself"),
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// One link per connection id, and one per agent at a broker: two of them would answer each request twice.
+fn distinct(wanted: Vec<LinkConfig>) -> BTreeMap<String, LinkConfig> {
+    let mut links: BTreeMap<String, LinkConfig> = BTreeMap::new();
+    for link in wanted {
+        let twin = links.values().find(|other| {
+            let same_agent = (&other.workspace_id, &other.agent_id) == (&link.workspace_id, &link.agent_id);
+            other.connection_id == link.connection_id
+                || (same_agent && other.urls.iter().any(|url| link.urls.contains(url)))
+        });
+        match twin {
+            Some(twin) => tracing::debug!(
+                ignored = link.connection_id,
+                kept = twin.connection_id,
+                "two connections describe one link, the first is used"
+            ),
+            None => {
+                links.insert(link.connection_id.clone(), link);
+            }
+        }
+    }
+    links
+}
+
+fn status(link: &Link) -> LinkStatus {
+    let config = link.config();
+    LinkStatus {
+        connection_id: config.connection_id.clone(),
+        workspace_id: config.workspace_id.clone(),
+        agent_id: config.agent_id.clone(),
+        state: link.state(),
+    }
+}

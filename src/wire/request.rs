@@ -1,0 +1,237 @@
+//! From a request on the control wire to the [`Op`] it stands for: pure.
+//!
+//! Requests that are answered without an operation (fenced, not an op, ops of rooms that do not exist) are the
+//! door's business and never get here. The NATS door calls this.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::proto::{
+    ExecRequest, FsListRequest, FsMkdirRequest, FsMoveRequest, FsReadRequest, FsRemoveRequest,
+    FsWriteRequest, OperationResourcePolicy,
+};
+use crate::error::Error;
+use crate::exec;
+use crate::fs;
+use crate::ops::{Op, Run};
+
+/// A command; `keep` is how much of each output channel the answer can carry.
+pub fn exec(request: ExecRequest, keep: exec::Keep) -> Result<Op, Error> {
+    let command = command(request.command, request.shell)?;
+    let environment = request
+        .env
+        .into_iter()
+        .map(|(name, value)| (name.into(), value.into()))
+        .collect();
+    Ok(Op::ProcessRun(Box::new(Run {
+        command,
+        cwd: request.cwd.into(),
+        environment: exec::Environment::Overlay(environment),
+        stdin: request.stdin,
+        timeout: (request.timeout_ms > 0).then(|| Duration::from_millis(request.timeout_ms.into())),
+        keep,
+    })))
+}
+
+fn command(words: Vec<String>, shell: bool) -> Result<exec::Command, Error> {
+    if words.is_empty() {
+        let reason = "is empty, give a program and its arguments".into();
+        return Err(Error::Invalid {
+            field: "command",
+            reason,
+        });
+    }
+    if shell {
+        return Ok(exec::Command::Shell(words.join(" ").into()));
+    }
+    Ok(exec::Command::Argv(
+        words.into_iter().map(OsString::from).collect(),
+    ))
+}
+
+/// A file or a range of it; length 0 reads to the end.
+pub fn fs_read(request: FsReadRequest) -> Op {
+    let length = (request.length > 0).then_some(request.length);
+    Op::FsRead(fs::Read {
+        path: request.path.into(),
+        offset: request.offset,
+        length,
+    })
+}
+
+/// A file to be written.
+pub fn fs_write(request: FsWriteRequest) -> Op {
+    Op::FsWrite(fs::Write {
+        path: request.path.into(),
+        create_parents: request.create_parents,
+        append: request.append,
+        mode: mode(request.mode),
+        in_place: fs::InPlace::IfConfigured,
+        body: fs::Body::Bytes(request.content),
+    })
+}
+
+/// A directory to be listed.
+pub fn fs_list(request: FsListRequest) -> Op {
+    Op::FsList(fs::List {
+        path: request.path.into(),
+        recursive: request.recursive,
+    })
+}
+
+/// A directory to be made.
+pub fn fs_mkdir(request: FsMkdirRequest) -> Op {
+    Op::FsMkdir(fs::Mkdir {
+        path: request.path.into(),
+        parents: request.parents,
+        mode: mode(request.mode),
+    })
+}
+
+/// A move or rename.
+pub fn fs_move(request: FsMoveRequest) -> Op {
+    Op::FsMove(fs::Move {
+        from: request.from.into(),
+        to: request.to.into(),
+        overwrite: request.overwrite,
+    })
+}
+
+/// An entry to look at.
+pub fn fs_stat(path: String) -> Op {
+    Op::FsStat {
+        path: PathBuf::from(path),
+    }
+}
+
+/// An entry to be removed.
+pub fn fs_remove(request: FsRemoveRequest) -> Op {
+    Op::FsRemove(fs::Remove {
+        path: request.path.into(),
+        recursive: request.recursive,
+    })
+}
+
+/// Zero is "not given" on the wire, and a file without any permission is not something to ask for.
+fn mode(mode: u32) -> Option<u32> {
+    (mode > 0).then_some(mode)
+}
+
+/// Refuses a policy that makes no sense ([`Error::Invalid`]) and one that asks for anything, as no limit can be
+/// enforced per operation here ([`Error::Unsupported`]). A policy without any field asks for nothing.
+pub fn resource_policy(policy: &OperationResourcePolicy) -> Result<(), Error> {
+    let fields = [
+        ("memory_max_bytes", policy.memory_max_bytes),
+        ("memory_high_bytes", policy.memory_high_bytes),
+        ("cpu_max_millicores", policy.cpu_max_millicores.map(u64::from)),
+    ];
+    for (field, value) in fields {
+        if value == Some(0) {
+            return Err(Error::Invalid {
+                field,
+                reason: "must be above zero".into(),
+            });
+        }
+    }
+    if let (Some(high), Some(max)) = (policy.memory_high_bytes, policy.memory_max_bytes)
+        && high > max
+    {
+        let reason = format!("{high} is above memory_max_bytes, which is {max}");
+        return Err(Error::Invalid {
+            field: "memory_high_bytes",
+            reason,
+        });
+    }
+    if fields.iter().all(|(_, value)| value.is_none()) {
+        return Ok(());
+    }
+    Err(Error::Unsupported {
+        what: "resource_policy".into(),
+        why: "limits for single operations are not enforced by this version, and are never ignored".into(),
+        fix: Some("send the request without resource_policy".into()),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Code;
+
+    fn run(request: ExecRequest) -> Result<Run, Error> {
+        match exec(request, exec::Keep::first(10))? {
+            Op::ProcessRun(run) => Ok(*run),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn words(words: &[&str]) -> Vec<String> {
+        words.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn a_shell_command_is_joined_by_single_spaces() {
+        let request = ExecRequest {
+            command: words(&["echo", "a  b", "$X"]),
+            shell: true,
+            ..Default::default()
+        };
+        assert_eq!(
+            run(request).unwrap().command,
+            exec::Command::Shell("echo a  b $X".into())
+        );
+    }
+
+    #[test]
+    fn argv_stays_as_it_is_and_zero_is_no_timeout() {
+        let request = ExecRequest {
+            command: words(&["ls", ""]),
+            timeout_ms: 0,
+            ..Default::default()
+        };
+        let run = run(request).unwrap();
+        assert_eq!(run.command, exec::Command::Argv(vec!["ls".into(), "".into()]));
+        assert_eq!(run.timeout, None);
+    }
+
+    #[test]
+    fn an_empty_command_is_einval() {
+        for shell in [false, true] {
+            let error = run(ExecRequest {
+                shell,
+                ..Default::default()
+            })
+            .unwrap_err();
+            assert_eq!((error.code(), error.errno()), (Code::Invalid, Some(libc::EINVAL)));
+        }
+    }
+
+    #[test]
+    fn policies_are_checked_and_never_ignored() {
+        let policy = |max, high, cpu| OperationResourcePolicy {
+            memory_max_bytes: max,
+            memory_high_bytes: high,
+            cpu_max_millicores: cpu,
+        };
+        assert!(resource_policy(&policy(None, None, None)).is_ok());
+        for bad in [
+            policy(Some(0), None, None),
+            policy(None, Some(0), None),
+            policy(None, None, Some(0)),
+            policy(Some(1), Some(2), None),
+        ] {
+            assert_eq!(
+                resource_policy(&bad).unwrap_err().code(),
+                Code::Invalid,
+                "{bad:?}"
+            );
+        }
+        for fine in [policy(Some(2), Some(2), None), policy(None, None, Some(1))] {
+            assert_eq!(
+                resource_policy(&fine).unwrap_err().code(),
+                Code::Unsupported,
+                "{fine:?}"
+            );
+        }
+    }
+}
