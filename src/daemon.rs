@@ -8,7 +8,6 @@ mod main_command;
 mod signals;
 mod stop;
 
-use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -25,15 +24,6 @@ use crate::state::{LinkState, Ready, State};
 use crate::telemetry::{Metrics, Secret};
 
 use main_command::MainCommand;
-
-/// The image's own main command, which `boxd run -- CMD` starts beside the doors.
-#[derive(Debug, Clone)]
-pub struct Main {
-    /// Program and arguments.
-    pub command: Vec<OsString>,
-    /// Whether the daemon ends when it ends, with its exit code.
-    pub exit_with_main: bool,
-}
 
 /// What a person wants to see when the daemon is ready.
 #[derive(Debug)]
@@ -64,7 +54,7 @@ struct Daemon {
 /// # Errors
 ///
 /// What kept it from starting, or the pillar that ended by itself.
-pub fn run(config: Config, main: Option<Main>, announce: impl FnOnce(&Announcement)) -> Result<u8, Error> {
+pub fn run(config: Config, announce: impl FnOnce(&Announcement)) -> Result<u8, Error> {
     let started = Instant::now();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(workers())
@@ -75,7 +65,7 @@ pub fn run(config: Config, main: Option<Main>, announce: impl FnOnce(&Announceme
         .map_err(|source| Error::Io { doing: "start the runtime".into(), source })?;
     let outcome = runtime.block_on(async {
         let signals = signals::Signals::listen()?;
-        let daemon = Daemon::start(config, main, started, announce).await?;
+        let daemon = Daemon::start(config, started, announce).await?;
         daemon.serve(signals).await
     });
     // Blocking work that hangs (a dead network file system) is left behind.
@@ -91,7 +81,6 @@ fn workers() -> usize {
 impl Daemon {
     async fn start(
         config: Config,
-        main: Option<Main>,
         started: Instant,
         announce: impl FnOnce(&Announcement),
     ) -> Result<Self, Error> {
@@ -102,13 +91,13 @@ impl Daemon {
         }
         let metrics = Arc::new(Metrics::new()?);
         let (access, token, token_file) = compose::access(&config, &state)?;
-        let rooms = compose::rooms(&config, &state, instance, &tasks, started)?;
+        let rooms = compose::rooms(&config, &state, instance, &tasks, Arc::clone(&metrics), started)?;
         let bound = http::bind(compose::http(&config, access))?;
         let addresses = bound.addresses();
         bound.serve(http::Behind { rooms: Arc::clone(&rooms), metrics: Arc::clone(&metrics), instance }, &tasks);
         let links = compose::nats(&config, &state);
         let nats = nats::start(links, Arc::clone(&rooms), tasks.clone(), instance, metrics)?;
-        let main = main.map(|main| MainCommand::start(&rooms, main)).transpose()?;
+        let main = config.main.clone().map(|main| MainCommand::start(&rooms, main)).transpose()?;
         let ready = Ready {
             pid: std::process::id(),
             http: addresses,

@@ -4,17 +4,17 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::config::{Config, Durability, Subjects, Token};
+use crate::config::{Config, Subjects, Token};
 use crate::doors::{http, nats};
 use crate::error::Error;
 use crate::exec::{self, Engine, Inherited};
-use crate::fs::{self, Files};
+use crate::fs::Files;
 use crate::host::Host;
 use crate::ids::InstanceId;
 use crate::lifecycle::Tasks;
 use crate::ops::{Ledger, LedgerConfig, Parts, Rooms};
 use crate::state::State;
-use crate::telemetry::Secret;
+use crate::telemetry::{Metrics, Secret};
 
 /// Time between heartbeats of a link.
 const HEARTBEAT: Duration = Duration::from_secs(5);
@@ -41,6 +41,7 @@ pub(super) fn rooms(
     state: &State,
     instance: InstanceId,
     tasks: &Tasks,
+    metrics: Arc<Metrics>,
     started: Instant,
 ) -> Result<Arc<Rooms>, Error> {
     let engine = exec::Config {
@@ -52,22 +53,15 @@ pub(super) fn rooms(
     let engine = Engine::start(engine, instance, tasks);
     let host = Arc::new(Host::new(config.workspace.root.clone()));
     host.start(tasks);
-    let files = fs::Config {
-        durability: match config.fs.durability {
-            Durability::Cache => fs::Durability::None,
-            Durability::Disk => fs::Durability::File,
-        },
-        in_place: config.fs.in_place,
-        ..fs::Config::default()
-    };
     let ledger = Ledger::open(LedgerConfig { directory: state.journal(), fsync: config.journal_fsync })?;
     Ok(Arc::new(Rooms::new(Parts {
         workspace: config.workspace.clone(),
         engine,
-        files: Arc::new(Files::new(files, config.workspace.clone())),
+        files: Arc::new(Files::new(config.fs, config.workspace.clone())),
         host,
         ledger,
-        confine: config.fs.confine,
+        metrics,
+        confine: config.fs_confine,
         tasks: tasks.clone(),
         started,
     })))

@@ -17,6 +17,7 @@ use crate::fs::{Files, Reach};
 use crate::host::Host;
 use crate::ids::RequestId;
 use crate::lifecycle::Tasks;
+use crate::telemetry::Metrics;
 use crate::workspace::Workspace;
 
 /// One request: who asks, under which id, and whether a repeat must not run again.
@@ -43,6 +44,7 @@ pub struct Rooms {
     http_processes: Arc<AtomicU64>,
     /// `fs.confine`.
     confine: bool,
+    metrics: Arc<Metrics>,
     tasks: Tasks,
     started: Instant,
 }
@@ -60,6 +62,8 @@ pub struct Parts {
     pub host: Arc<Host>,
     /// What was run under which key.
     pub ledger: Ledger,
+    /// Where operations are counted.
+    pub metrics: Arc<Metrics>,
     /// `fs.confine`: paths of every caller stay beneath the workspace root.
     pub confine: bool,
     /// Where work is started and stopped.
@@ -77,6 +81,7 @@ impl Rooms {
             files,
             host,
             ledger,
+            metrics,
             confine,
             tasks,
             started,
@@ -89,6 +94,7 @@ impl Rooms {
             ledger,
             process_config: RwLock::default(),
             http_processes: Arc::default(),
+            metrics,
             confine,
             tasks,
             started,
@@ -132,7 +138,17 @@ impl Rooms {
     /// Does `op` for `call`. Refused before anything is touched when the daemon is stopping (ping is answered all
     /// the same) or the principal lacks the scope.
     pub async fn perform(&self, call: &Call, op: Op) -> Result<Reply, Error> {
-        let name = op.name();
+        let (name, began) = (op.name(), Instant::now());
+        let outcome = self.checked(call, name, op).await;
+        let code = outcome
+            .as_ref()
+            .map_or_else(|error| error.code().as_str(), |_| "ok");
+        self.metrics
+            .operation(name, call.principal.door.as_str(), code, began.elapsed());
+        outcome
+    }
+
+    async fn checked(&self, call: &Call, name: &'static str, op: Op) -> Result<Reply, Error> {
         self.admit(call, name)?;
         let span = tracing::debug_span!("op", id = %call.request_id, name, door = ?call.principal.door);
         self.dispatch(call, op).instrument(span).await

@@ -10,6 +10,16 @@ pub enum Door {
     Http,
 }
 
+impl Door {
+    /// The name in metrics and log lines.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Nats => "nats",
+            Self::Http => "http",
+        }
+    }
+}
+
 /// What a principal may do. The operations table names the scope of every operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Scope {
