@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use super::main_command::MainCommand;
 use super::signals::{Meaning, Signals};
 use super::{Daemon, exit_code};
+use crate::wire::proto::GoingOfflineReason;
 use crate::error::Error;
 use crate::exec::Exit;
 
@@ -92,7 +93,7 @@ impl Daemon {
         let (nats, tasks, grace) = (Arc::clone(&self.nats), self.tasks.clone(), self.grace);
         step("refuse new work", async {
             tasks.stop();
-            nats.going_offline().await;
+            nats.going_offline(GoingOfflineReason::UserStop).await;
         })
         .await;
         step("wait for work", async {
@@ -104,7 +105,7 @@ impl Daemon {
         })
         .await;
         step("kill process trees", self.kill_trees()).await;
-        step("flush links", nats.close()).await;
+        step("flush links", nats.flush()).await;
     }
 
     async fn kill_trees(&mut self) {
