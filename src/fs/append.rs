@@ -12,9 +12,9 @@ use rustix::io::{Errno, retry_on_intr};
 use super::config::Durability;
 use super::entry::is_same;
 use super::path::Place;
+use super::plan::initial_mode;
 use super::request::Kind;
 use super::temp::sync_directory;
-use super::write::initial_mode;
 use crate::error::Error;
 
 /// A file that grows.

@@ -36,8 +36,20 @@ impl<T: Send + 'static> Parked<T> {
     }
 
     /// Takes it back, to hand it to the pool.
-    pub(super) fn take(mut self) -> Option<T> {
-        self.0.take()
+    pub(super) fn take(mut self) -> Result<T, Error> {
+        self.0.take().ok_or_else(|| Error::Internal {
+            reason: "a parked value was taken twice".into(),
+        })
+    }
+
+    /// Drops it on the pool and waits for that.
+    pub(super) async fn discard(self) -> Result<(), Error> {
+        let value = self.take()?;
+        run(move || {
+            drop(value);
+            Ok(())
+        })
+        .await
     }
 }
 

@@ -20,11 +20,15 @@ mod keep;
 mod list;
 mod overwrite;
 mod path;
+mod plan;
 mod read;
+#[cfg(test)]
+mod read_tests;
 mod remove;
 mod rename;
 mod replace;
 mod request;
+mod sink;
 mod temp;
 mod unpack;
 mod write;

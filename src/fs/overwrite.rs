@@ -15,8 +15,9 @@ use rustix::io::{Errno, retry_on_intr};
 use super::Shared;
 use super::config::Durability;
 use super::path::{DIRECTORY, Location, Place};
+use super::plan::InPlaceRule;
+use super::sink::half_written;
 use super::temp::Temp;
-use super::write::InPlaceRule;
 use crate::error::Error;
 
 /// How long a device may refuse bytes before the write ends.
@@ -107,10 +108,7 @@ pub(super) fn copy_over(shared: &Shared, path: &Path, source: &File, target: &Fi
         Ok(_) => ftruncate(target, length)
             .and_then(|()| settle(shared, target))
             .map_err(failed),
-        Err(source) => Err(Error::Io {
-            doing: format!("write {path:?} in place, a part of the new content is in it"),
-            source,
-        }),
+        Err(source) => Err(half_written(path, source)),
     }
 }
 
@@ -120,8 +118,12 @@ fn reserve(target: &File, length: u64) -> Result<(), Errno> {
         return Ok(());
     }
     match retry_on_intr(|| fallocate(target, FallocateFlags::KEEP_SIZE, 0, length)) {
-        Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::NODEV | Errno::INVAL) => Ok(()),
-        result => result,
+        Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::NODEV | Errno::INVAL) => Ok(()),
+        Err(errno) => {
+            // What was reserved before the disk was full lies behind the end of the file.
+            ftruncate(target, fstat(target)?.st_size as u64)?;
+            Err(errno)
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{Access, AtFlags, Mode, OFlags, Stat, accessat, fchmod};
+use rustix::fs::{Access, AtFlags, Mode, OFlags, Stat, accessat, fchmod, fstat};
 use rustix::io::Errno;
 
 use super::Shared;
@@ -12,8 +12,8 @@ use super::config::Durability;
 use super::keep::carry_over;
 use super::overwrite::copy_over;
 use super::path::Place;
+use super::plan::{InPlaceRule, initial_mode};
 use super::temp::{Temp, sync_directory};
-use super::write::{InPlaceRule, initial_mode};
 use crate::error::Error;
 
 /// A new file on its way to a name.
@@ -22,22 +22,32 @@ pub(super) struct Replace {
     place: Place,
     temp: Temp,
     /// The file it replaces, opened to take over its metadata.
-    old: Option<(OwnedFd, Stat)>,
+    old: Option<(Stat, OwnedFd)>,
     mode: Option<u32>,
     in_place: InPlaceRule,
 }
 
 impl Replace {
-    /// Makes the new file. `present` is the regular file to be replaced.
-    pub(super) fn open(
-        place: &Place,
-        present: Option<Stat>,
-        mode: Option<u32>,
-        in_place: InPlaceRule,
-    ) -> Result<Self, Errno> {
-        let old = match present {
-            Some(stat) => Some((open_old(place)?, stat)),
-            None => None,
+    /// Makes the file for a name that nothing has.
+    pub(super) fn create(place: &Place, mode: Option<u32>, in_place: InPlaceRule) -> Result<Self, Error> {
+        let temp = Temp::create(&place.directory, initial_mode(mode))
+            .map_err(|errno| place.failure("directory", "write", errno))?;
+        Ok(Self {
+            place: place.clone(),
+            temp,
+            old: None,
+            mode,
+            in_place,
+        })
+    }
+
+    /// Makes the file that will replace the regular file at `place`.
+    pub(super) fn open(place: &Place, mode: Option<u32>, in_place: InPlaceRule) -> Result<Self, Errno> {
+        let old = match open_old(place) {
+            Ok(old) => Some((fstat(&old)?, old)),
+            // Removed just now, so there is nothing to keep.
+            Err(Errno::NOENT) => None,
+            Err(errno) => return Err(errno),
         };
         let initial = if old.is_some() {
             Mode::RUSR | Mode::WUSR
@@ -89,7 +99,7 @@ impl Replace {
 
     fn publish(&mut self, durability: Durability) -> Result<(), Step> {
         let file = self.temp.file().as_fd();
-        if let Some((old, stat)) = &self.old {
+        if let Some((stat, old)) = &self.old {
             carry_over(old.as_fd(), stat, file).map_err(Step::Metadata)?;
         } else if let Some(mode) = self.mode {
             fchmod(file, Mode::from_raw_mode(mode & 0o7777)).map_err(Step::Metadata)?;

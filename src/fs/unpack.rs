@@ -72,18 +72,14 @@ async fn collect(
 ) -> Result<(Temp, Location), Error> {
     let mut idle = Parked::new(temp);
     loop {
-        let mut batch = Vec::new();
-        while batch.len() < BATCH {
-            match body.next().await {
-                Some(chunk) => batch.extend_from_slice(&chunk?),
-                None => break,
+        let batch = match next_batch(&mut body).await {
+            Ok(batch) => batch,
+            Err(error) => {
+                idle.discard().await?;
+                return Err(error);
             }
-        }
-        let Some(temp) = idle.take() else {
-            return Err(Error::Internal {
-                reason: "an archive lost its file".into(),
-            });
         };
+        let temp = idle.take()?;
         if batch.is_empty() {
             return Ok((temp, location));
         }
@@ -97,6 +93,21 @@ async fn collect(
         });
         idle = blocking::joined(busy).await?;
     }
+}
+
+/// The next part of the body, empty at its end.
+async fn next_batch<S>(body: &mut S) -> Result<Vec<u8>, Error>
+where
+    S: Stream<Item = Result<Bytes, Error>> + Unpin,
+{
+    let mut batch = Vec::new();
+    while batch.len() < BATCH {
+        match body.next().await {
+            Some(chunk) => batch.extend_from_slice(&chunk?),
+            None => break,
+        }
+    }
+    Ok(batch)
 }
 
 fn extract<R, S>(shared: &Shared, location: &Location, source: S) -> Result<Unpacked, Error>

@@ -1,0 +1,116 @@
+//! What a file is written through until it is finished, whichever way it is written. Dropped before that, it undoes
+//! what it did.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::Shared;
+use super::append::Append;
+use super::config::Durability;
+use super::overwrite::{Device, Overwrite};
+use super::replace::Replace;
+use super::request::Written;
+use crate::error::Error;
+
+/// The way a file is written.
+#[derive(Debug)]
+pub(super) enum Way {
+    Replace(Box<Replace>),
+    Overwrite(Overwrite),
+    Append(Append),
+    Device(Device),
+}
+
+/// A begun write.
+#[derive(Debug)]
+pub(super) struct Sink {
+    shared: Arc<Shared>,
+    path: PathBuf,
+    way: Way,
+    bytes: u64,
+}
+
+impl Sink {
+    /// A sink for `path`, as the answer will call it.
+    pub(super) fn new(shared: &Arc<Shared>, path: PathBuf, way: Way) -> Self {
+        Self {
+            shared: Arc::clone(shared),
+            path,
+            way,
+            bytes: 0,
+        }
+    }
+
+    /// Takes bytes; after an error everything is undone.
+    pub(super) fn write(mut self, chunks: &[Bytes]) -> Result<Self, Error> {
+        for chunk in chunks {
+            let written = match &mut self.way {
+                Way::Replace(replace) => replace.write(chunk),
+                Way::Overwrite(overwrite) => overwrite.write(chunk),
+                Way::Append(append) => append.write(chunk),
+                Way::Device(device) => device.write(chunk),
+            };
+            if let Err(source) = written {
+                return Err(self.abandon(source));
+            }
+            self.bytes += chunk.len() as u64;
+        }
+        Ok(self)
+    }
+
+    /// Makes what was written the content of the file.
+    pub(super) fn finish(self) -> Result<Written, Error> {
+        let Self {
+            shared,
+            path,
+            way,
+            bytes,
+        } = self;
+        let configured = shared.config.durability;
+        let (atomic, durability) = match way {
+            Way::Replace(replace) => (replace.finish(&shared, &path)?, configured),
+            Way::Overwrite(overwrite) => {
+                overwrite.finish(&shared, bytes)?;
+                (false, configured)
+            }
+            Way::Append(append) => {
+                append.finish(&path, configured)?;
+                (false, configured)
+            }
+            Way::Device(_) => (false, Durability::None),
+        };
+        Ok(Written {
+            path,
+            bytes,
+            atomic,
+            durability,
+        })
+    }
+
+    /// The error for `source`, made after everything is undone, so that the free bytes it names are right.
+    fn abandon(self, source: io::Error) -> Error {
+        let Self { path, way, .. } = self;
+        let is_half_written = match &way {
+            Way::Replace(_) | Way::Device(_) => false,
+            Way::Overwrite(overwrite) => overwrite.has_begun(),
+            Way::Append(append) => !append.can_be_undone(),
+        };
+        drop(way);
+        if is_half_written {
+            half_written(&path, source)
+        } else {
+            Error::from_path_io("file", "write", &path, source)
+        }
+    }
+}
+
+/// The error for a file that could not be kept as it was.
+pub(super) fn half_written(path: &Path, source: io::Error) -> Error {
+    Error::Io {
+        doing: format!("write {path:?} in place, a part of the new content is in it"),
+        source,
+    }
+}
