@@ -75,6 +75,9 @@ where
         io::copy(&mut entry, &mut io::sink()).map_err(|source| malformed(&source))?;
         budget.set(limits.header_bytes + 512);
     }
+    // What follows the last entry is only read for the checksum at the end of a compressed archive.
+    budget.set(limits.expanded_bytes);
+    io::copy(&mut archive.into_inner(), &mut io::sink()).map_err(|source| malformed(&source))?;
     Ok(())
 }
 

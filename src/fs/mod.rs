@@ -21,6 +21,8 @@ mod list;
 mod overwrite;
 mod path;
 mod plan;
+#[cfg(test)]
+mod race_tests;
 mod read;
 #[cfg(test)]
 mod read_tests;
@@ -30,7 +32,11 @@ mod replace;
 mod request;
 mod sink;
 mod temp;
+#[cfg(test)]
+mod tree_tests;
 mod unpack;
+#[cfg(test)]
+mod unpack_tests;
 mod write;
 #[cfg(test)]
 mod write_tests;
