@@ -23,6 +23,9 @@ use crate::wire::proto::control_response::Result as Outcome;
 use crate::wire::proto::{AgentError, ControlRequest, ControlResponse, PingResponse};
 use crate::wire::reply;
 
+/// The name of this door in metrics.
+const DOOR: &str = "nats";
+
 /// Takes one message; never waits.
 pub(super) fn take(generation: &Arc<Generation>, message: Message, buffer: &mut BytesMut) {
     let root = &generation.link.door.config.root;
@@ -31,6 +34,7 @@ pub(super) fn take(generation: &Arc<Generation>, message: Message, buffer: &mut 
         return;
     };
     let bytes = message.payload.len();
+    generation.link.door.metrics.bytes_in(DOOR, bytes as u64);
     let answer = match ControlRequest::decode(message.payload) {
         Ok(request) => match answer_inline(generation, request) {
             Inline::Answer(answer) => answer,
@@ -42,6 +46,7 @@ pub(super) fn take(generation: &Arc<Generation>, message: Message, buffer: &mut 
         }
     };
     if let Some(payload) = answer.encode(generation.max_payload, buffer) {
+        generation.link.door.metrics.bytes_out(DOOR, payload.len() as u64);
         generation.reply_now(subject, payload);
     }
 }
@@ -167,6 +172,7 @@ fn spawn(generation: &Arc<Generation>, subject: Subject, bytes: usize, work: Wor
     drop(generation.link.door.tasks.spawn("rpc", async move {
         let answer = perform(&link, work, bytes, max_payload).await;
         if let Some(payload) = answer.encode(max_payload, &mut BytesMut::new()) {
+            link.door.metrics.bytes_out(DOOR, payload.len() as u64);
             link.reply(subject, payload).await;
         }
     }));

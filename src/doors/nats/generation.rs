@@ -290,7 +290,7 @@ impl Opened {
             () = lost[0].cancelled() => generation.finish_after_news().await,
             () = lost[1].cancelled() => generation.finish_after_news().await,
             end = generation.link.uprooted() => {
-                if end == End::Removed {
+                if end == End::Removed && !generation.link.door.is_offline() {
                     let farewell = generation.going_offline(GoingOfflineReason::UserStop);
                     let _in_time = tokio::time::timeout(CLOSE_LIMIT, farewell).await;
                 }

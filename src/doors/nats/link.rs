@@ -8,7 +8,6 @@
 //!            └──> unusable (empty bearer, plaintext to another machine) ── changed ───────┘
 //! ```
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -44,15 +43,25 @@ pub enum LinkState {
     Unusable,
 }
 
-impl fmt::Display for LinkState {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(match self {
+impl LinkState {
+    /// Every state.
+    pub const ALL: [Self; 5] = [
+        Self::Connecting,
+        Self::Connected,
+        Self::Waiting,
+        Self::Refused,
+        Self::Unusable,
+    ];
+
+    /// The name in the ready file and in metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
             Self::Connecting => "connecting",
             Self::Connected => "connected",
             Self::Waiting => "waiting",
             Self::Refused => "refused",
             Self::Unusable => "unusable",
-        })
+        }
     }
 }
 

@@ -23,6 +23,7 @@ mod directory;
 mod dispatch;
 mod error;
 mod fair;
+mod farewell;
 mod generation;
 mod hello;
 mod link;
@@ -50,7 +51,7 @@ use crate::error::Error;
 use crate::ids::InstanceId;
 use crate::lifecycle::Tasks;
 use crate::ops::Rooms;
-use crate::wire::proto::GoingOfflineReason;
+use crate::telemetry::Metrics;
 
 pub use self::config::{Config, Credential, Families, LinkConfig};
 pub use self::link::LinkState;
@@ -68,6 +69,7 @@ struct Door {
     instance: InstanceId,
     admission: Arc<Admission>,
     digest: ExecutableDigest,
+    metrics: Arc<Metrics>,
     /// Going offline was said: no more heartbeats.
     offline: AtomicBool,
 }
@@ -118,7 +120,24 @@ impl std::fmt::Debug for Nats {
 }
 
 /// Starts the door: its links come up by themselves, and files that come later make more of them.
-pub fn start(config: Config, rooms: Arc<Rooms>, tasks: Tasks, instance: InstanceId) -> Arc<Nats> {
+///
+/// # Errors
+///
+/// [`Error::Invalid`] when `nats.root` cannot be part of a subject.
+pub fn start(
+    config: Config,
+    rooms: Arc<Rooms>,
+    tasks: Tasks,
+    instance: InstanceId,
+    metrics: Arc<Metrics>,
+) -> Result<Arc<Nats>, Error> {
+    if !subjects::is_token(&config.root) {
+        let reason = format!("{:?} cannot be one token of a NATS subject", config.root);
+        return Err(Error::Invalid {
+            field: "nats.root",
+            reason,
+        });
+    }
     let admission = Admission::new(Arc::clone(rooms.host()), tasks.clone());
     let digest = ExecutableDigest::start(config.state_dir.clone(), &tasks);
     let offline = AtomicBool::new(false);
@@ -129,6 +148,7 @@ pub fn start(config: Config, rooms: Arc<Rooms>, tasks: Tasks, instance: Instance
         instance,
         admission,
         digest,
+        metrics,
         offline,
     });
     let nats = Arc::new(Nats {
@@ -140,7 +160,7 @@ pub fn start(config: Config, rooms: Arc<Rooms>, tasks: Tasks, instance: Instance
     nats.door
         .tasks
         .pillar("nats", async move { watching.watch().await });
-    nats
+    Ok(nats)
 }
 
 impl Nats {
@@ -167,23 +187,35 @@ impl Nats {
         links.iter().map(|link| status(link)).collect()
     }
 
-    /// Says on every link that the daemon leaves, and writes it out; at most a second. Heartbeats end; replies to
-    /// running operations still go out.
-    pub async fn going_offline(&self, reason: GoingOfflineReason) {
+    /// Says on every link that the daemon leaves and why, and writes it out; at most a second. Heartbeats end;
+    /// replies to running operations still go out.
+    pub async fn going_offline(&self) {
         self.door.offline.store(true, Ordering::Release);
         let links = self.generations();
+        if links.is_empty() {
+            return;
+        }
+        let reason = farewell::reason(&self.door.rooms).await;
         let said = join_all(links.iter().map(|generation| generation.going_offline(reason)));
         if tokio::time::timeout(FAREWELL_LIMIT, said).await.is_err() {
             tracing::warn!("a broker did not take going offline in time");
         }
     }
 
-    /// Writes out every reply that was sent so far; at most a second.
-    pub async fn flush(&self) {
+    /// Writes out the last replies and closes every link; at most two seconds.
+    pub async fn close(&self) {
         let links = self.generations();
         let written = join_all(links.iter().map(|generation| generation.flush()));
         if tokio::time::timeout(FAREWELL_LIMIT, written).await.is_err() {
             tracing::warn!("a broker did not take the last replies in time");
+        }
+        let running = std::mem::take(&mut *self.links.lock());
+        for running in running.values() {
+            running.link.remove();
+        }
+        let ended = join_all(running.into_values().map(|running| running.supervisor));
+        if tokio::time::timeout(FAREWELL_LIMIT, ended).await.is_err() {
+            tracing::debug!("a link did not close in time");
         }
     }
 
@@ -217,6 +249,7 @@ impl Nats {
             self.reconcile(wanted);
             self.scanned.send_replace(true);
             self.check_supervisors()?;
+            self.count_links();
         }
     }
 
@@ -242,6 +275,17 @@ impl Nats {
             let link = Link::new(&self.door, config);
             let supervisor = self.door.tasks.detach("nats-link", Arc::clone(&link).supervise());
             links.insert(id, Running { link, supervisor });
+        }
+    }
+
+    fn count_links(&self) {
+        let links = self.links.lock();
+        for state in LinkState::ALL {
+            let count = links
+                .values()
+                .filter(|running| running.link.state() == state)
+                .count();
+            self.door.metrics.set_links(state.as_str(), count as u64);
         }
     }
 

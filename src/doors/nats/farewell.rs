@@ -1,0 +1,33 @@
+//! Why the daemon leaves: because someone stopped it, or because the whole machine goes down.
+
+use std::path::Path;
+use std::time::Duration;
+
+use crate::exec::{Command, Environment, Keep, Owner, RunSpec};
+use crate::ops::Rooms;
+use crate::wire::proto::GoingOfflineReason;
+
+/// There exactly while systemd runs the machine.
+const SYSTEMD: &str = "/run/systemd/system";
+/// A manager that does not answer by then has better things to do than to shut down in order.
+const ASK_LIMIT: Duration = Duration::from_millis(300);
+
+/// The reason for a stop that a signal asked for. systemd answers `stopping` once the shutdown target is begun.
+pub(super) async fn reason(rooms: &Rooms) -> GoingOfflineReason {
+    if !Path::new(SYSTEMD).is_dir() {
+        return GoingOfflineReason::UserStop;
+    }
+    let question = RunSpec {
+        command: Command::Argv(["systemctl", "is-system-running"].map(Into::into).to_vec()),
+        cwd: "/".into(),
+        environment: Environment::Overlay(Vec::new()),
+        stdin: bytes::Bytes::new(),
+        timeout: Some(ASK_LIMIT),
+        keep: Keep::first(64),
+        owner: Owner::User,
+    };
+    match rooms.engine().clone().run(question).await {
+        Ok(answer) if answer.stdout.head.trim_ascii() == b"stopping" => GoingOfflineReason::HostShutdown,
+        Ok(_) | Err(_) => GoingOfflineReason::UserStop,
+    }
+}
