@@ -17,6 +17,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::doors::nats::Families;
 use crate::error::Error;
 use crate::startup::SecretNames;
 use crate::telemetry::{Filter, Format, Secret};
@@ -24,7 +25,7 @@ use crate::workspace::Workspace;
 
 pub use example::example;
 pub use layers::Layer;
-pub use parts::{Config, Exec, Http, Link, Listen, MainCommand, Nats, Subjects, Token};
+pub use parts::{Config, Exec, Http, Link, Listen, Nats, Token};
 pub use settings::{SETTINGS, Secrecy, Setting, setting};
 pub use value::Given;
 
@@ -39,8 +40,6 @@ pub struct Sources {
     pub current_dir: Option<PathBuf>,
     /// Whether the process runs as root, which chooses system directories.
     pub root: bool,
-    /// The image's own command.
-    pub main: Option<MainCommand>,
     /// Whether this is for a client (`call`), which is not held to the rules of a daemon.
     pub client: bool,
 }
@@ -158,7 +157,7 @@ fn defaults(sources: &Sources, problems: &mut Vec<String>) -> Config {
             i_know: false,
         },
         nats: Nats {
-            subjects: Subjects::Both,
+            subjects: Families::Both,
             root: "agent".into(),
             client_name: None,
             allow_plaintext: false,
@@ -177,7 +176,6 @@ fn defaults(sources: &Sources, problems: &mut Vec<String>) -> Config {
         color: variable("NO_COLOR").is_none(),
         ready_file: None,
         url: None,
-        main: sources.main.clone(),
         children: children::cleaned(&sources.environment),
     }
 }

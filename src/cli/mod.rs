@@ -93,7 +93,6 @@ fn sources(startup: Startup) -> Sources {
         environment: startup.environment,
         current_dir: std::env::current_dir().ok(),
         root: nix::unistd::Uid::effective().is_root(),
-        main: None,
         client: false,
     }
 }

@@ -6,6 +6,7 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::doors::nats;
 use crate::telemetry::{Filter, Format, Secret};
 use crate::workspace::Workspace;
 
@@ -46,19 +47,8 @@ pub struct Config {
     pub ready_file: Option<PathBuf>,
     /// The daemon that `call` speaks to.
     pub url: Option<String>,
-    /// The image's own command, which `run -- COMMAND` starts as well.
-    pub main: Option<MainCommand>,
     /// The environment that children start from: ours without anything that is meant for boxd alone.
     pub children: Vec<(OsString, OsString)>,
-}
-
-/// The command of an image for which boxd is the entry point.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct MainCommand {
-    /// The program and its arguments, never empty.
-    pub argv: Vec<OsString>,
-    /// Whether the daemon ends when it ends, with its exit code.
-    pub exit_with: bool,
 }
 
 /// The HTTP door.
@@ -138,22 +128,13 @@ pub enum Token {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Nats {
     /// Which subject families are served.
-    pub subjects: Subjects,
+    pub subjects: nats::Families,
     /// First token of every subject.
     pub root: String,
     /// The client name presented to the broker; `None` is `opengeni-agent/connection/<instance>`.
     pub client_name: Option<String>,
     /// Whether `nats://` and `ws://` may leave the machine.
     pub allow_plaintext: bool,
-}
-
-/// Subject families.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(missing_docs, reason = "named as on the wire")]
-pub enum Subjects {
-    Plain,
-    Instance,
-    Both,
 }
 
 /// One link that flags describe; unused while `nats_urls` is empty.

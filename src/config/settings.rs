@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use super::Config;
-use super::parts::{Listen, Subjects, Token};
+use super::parts::{Listen, Token};
 use super::value::{Given, name_of};
+use crate::doors::nats::Families;
 use crate::fs::Durability;
 use crate::telemetry::{Format, Secret};
 
@@ -64,10 +65,10 @@ const SETTING: Setting = Setting {
     show: |_| None,
 };
 
-const SUBJECTS: &[(&str, Subjects)] = &[
-    ("plain", Subjects::Plain),
-    ("instance", Subjects::Instance),
-    ("both", Subjects::Both),
+const SUBJECTS: &[(&str, Families)] = &[
+    ("plain", Families::Plain),
+    ("instance", Families::Instance),
+    ("both", Families::Both),
 ];
 const DURABILITY: &[(&str, Durability)] = &[
     ("none", Durability::None),

@@ -13,7 +13,6 @@ fn sources(variables: &[(&str, &str)], flags: Vec<(&'static str, Given)>) -> Sou
             .collect(),
         current_dir: Some("/".into()),
         root: false,
-        main: None,
         client: false,
     }
 }

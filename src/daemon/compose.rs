@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::config::{Config, Subjects, Token};
+use crate::config::{Config, Token};
 use crate::doors::{http, nats};
 use crate::error::Error;
 use crate::exec::{self, Engine, Inherited};
@@ -82,11 +82,7 @@ pub(super) fn http(config: &Config, access: http::Access) -> http::Config {
 /// The NATS door.
 pub(super) fn nats(config: &Config, state: &State) -> nats::Config {
     nats::Config {
-        subjects: match config.nats.subjects {
-            Subjects::Plain => nats::Families::Plain,
-            Subjects::Instance => nats::Families::Instance,
-            Subjects::Both => nats::Families::Both,
-        },
+        subjects: config.nats.subjects,
         root: config.nats.root.clone(),
         client_name: config.nats.client_name.clone(),
         allow_plaintext: config.nats.allow_plaintext,

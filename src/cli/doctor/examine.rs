@@ -1,142 +1,15 @@
-//! `boxd doctor`: what works here, what does not and the command that fixes it, and what is configured.
+//! What surrounds the daemon: directories, addresses, connection files and brokers. Nothing is changed by looking.
 
-use std::fmt::Write as _;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::ExitCode;
 
-use clap::Args;
-use serde_json::json;
-
-use super::flags::{Daemon, SettingFlags};
-use super::output;
-use crate::config::{self, Config, Listen, Loaded, Sources};
-use crate::error::Error;
-use crate::startup::Startup;
+use super::Finding;
+use crate::config::{Config, Listen};
 use crate::state::Ready;
 
-/// Show what works here, and the command that fixes what does not.
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Takes the same flags and variables as `boxd run`, to see what they would do.
-
-Examples:
-  boxd doctor
-  boxd doctor --json
-  boxd doctor --print-config
-  boxd doctor --print-example > /etc/boxd/config.toml")]
-pub(super) struct Doctor {
-    #[command(flatten)]
-    flags: SettingFlags<Daemon>,
-    /// Print JSON.
-    #[arg(long)]
-    json: bool,
-    /// Print every setting, its value and the layer that decided it; secrets as ***.
-    #[arg(long, conflicts_with = "print_example")]
-    print_config: bool,
-    /// Print an example configuration file.
-    #[arg(long)]
-    print_example: bool,
-}
-
-/// One finding.
-#[derive(Debug)]
-struct Finding {
-    what: String,
-    ok: bool,
-    /// Details, or why not.
-    note: String,
-    fix: Option<String>,
-}
-
-impl Finding {
-    fn good(what: &str, note: impl Into<String>) -> Self {
-        Self {
-            what: what.to_owned(),
-            ok: true,
-            note: note.into(),
-            fix: None,
-        }
-    }
-
-    fn bad(what: &str, note: impl Into<String>, fix: &str) -> Self {
-        Self {
-            what: what.to_owned(),
-            ok: false,
-            note: note.into(),
-            fix: Some(fix.to_owned()),
-        }
-    }
-}
-
-impl Doctor {
-    pub(super) fn run(self, startup: Startup) -> Result<ExitCode, Error> {
-        if self.print_example {
-            output::answer(config::example().as_bytes())?;
-            return Ok(ExitCode::SUCCESS);
-        }
-        let loaded = config::load(&Sources {
-            flags: self.flags.given,
-            ..super::sources(startup)
-        })?;
-        if self.print_config {
-            print_config(&loaded, self.json)?;
-        } else {
-            print_findings(&examine(&loaded.config), self.json)?;
-        }
-        Ok(ExitCode::SUCCESS)
-    }
-}
-
-fn print_config(loaded: &Loaded, json: bool) -> Result<(), Error> {
-    let rows = loaded.rows();
-    if json {
-        let rows: Vec<_> = rows
-            .iter()
-            .map(|(key, value, layer)| json!({ "key": key, "value": value, "layer": layer }))
-            .collect();
-        return output::json(&json!({ "settings": rows }));
-    }
-    let keys = rows.iter().map(|(key, ..)| key.len()).max().unwrap_or(0);
-    let values = rows
-        .iter()
-        .map(|(_, value, _)| value.len())
-        .max()
-        .unwrap_or(0)
-        .min(40);
-    let mut text = String::new();
-    for (key, value, layer) in rows {
-        let _ = writeln!(text, "{key:keys$}  {value:values$}  {layer}");
-    }
-    output::answer(text.as_bytes())
-}
-
-fn print_findings(findings: &[Finding], json: bool) -> Result<(), Error> {
-    if json {
-        let rows: Vec<_> = findings
-            .iter()
-            .map(|row| json!({ "name": row.what, "ok": row.ok, "note": row.note, "fix": row.fix }))
-            .collect();
-        return output::json(&json!({ "version": env!("CARGO_PKG_VERSION"), "findings": rows }));
-    }
-    let width = findings.iter().map(|row| row.what.len()).max().unwrap_or(0);
-    let mut text = String::new();
-    for row in findings {
-        let mark = if row.ok { "ok " } else { "-- " };
-        let _ = writeln!(
-            text,
-            "{}",
-            format!("{mark} {:width$}  {}", row.what, row.note).trim_end()
-        );
-        if let Some(fix) = &row.fix {
-            let _ = writeln!(text, "    {:width$}  fix: {fix}", "");
-        }
-    }
-    output::answer(text.as_bytes())
-}
-
-fn examine(config: &Config) -> Vec<Finding> {
+/// Looks at everything that the configuration names.
+pub(super) fn examine(config: &Config) -> Vec<Finding> {
     let ready = Ready::read(&config.state_dir)
         .ok()
         .filter(|ready| is_alive(ready.pid));
@@ -206,7 +79,8 @@ fn connection_files(config_dir: &Path) -> Vec<Finding> {
         let mode = entry
             .metadata()
             .map_or(0, |metadata| metadata.permissions().mode() & 0o777);
-        findings.push(if mode & 0o077 == 0 {
+        let others = mode & 0o077;
+        findings.push(if others == 0 {
             Finding::good("connection", path.display().to_string())
         } else {
             let fix = format!("chmod 600 {}", path.display());
