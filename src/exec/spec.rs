@@ -38,6 +38,8 @@ pub enum Owner {
     Kernel,
     /// An agent process.
     Agent,
+    /// The daemon itself, looking at the machine.
+    System,
 }
 
 /// A command to be run to its end.

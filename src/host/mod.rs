@@ -5,6 +5,7 @@
 //! [`CAPACITY_AGE`]. Listening ports are not here.
 
 mod cgroup;
+mod gpu;
 mod headroom;
 mod proc;
 mod sample;
@@ -30,6 +31,7 @@ pub struct Host {
     root: PathBuf,
     workspace: PathBuf,
     seen: RwLock<sampler::Seen>,
+    gpus: RwLock<Vec<Gpu>>,
     capacity: Mutex<Option<(Instant, Capacity)>>,
 }
 
@@ -41,11 +43,12 @@ impl Host {
     }
 
     fn of_machine(root: &Path, workspace: PathBuf) -> Self {
-        let seen = sampler::Seen::now(root, &workspace, None);
+        let seen = sampler::Seen::now(root, &workspace, Vec::new(), None);
         Self {
             root: root.to_path_buf(),
             workspace,
             seen: RwLock::new(seen),
+            gpus: RwLock::default(),
             capacity: Mutex::new(None),
         }
     }

@@ -8,7 +8,8 @@ use tokio::time::MissedTickBehavior;
 
 use super::cgroup::Cgroups;
 use super::proc::{self, CpuTimes, Load, Memory};
-use super::{Host, Sample, headroom};
+use super::{Gpu, Host, Sample, gpu, headroom};
+use crate::exec::Engine;
 use crate::lifecycle::Tasks;
 
 /// The time between two samples.
@@ -31,8 +32,8 @@ pub(super) struct Seen {
 }
 
 impl Seen {
-    /// Looks at the machine under `root`; `before` is what the CPU figure is measured against.
-    pub(super) fn now(root: &Path, workspace: &Path, before: Option<&Self>) -> Self {
+    /// Looks at the machine under `root`, but for `gpus`, which are asked elsewhere; `before` is what the CPU figure is measured against.
+    pub(super) fn now(root: &Path, workspace: &Path, gpus: Vec<Gpu>, before: Option<&Self>) -> Self {
         let read = |name: &str| std::fs::read_to_string(root.join(name)).unwrap_or_default();
         let stat = proc::stat(&read("proc/stat"));
         let Machine { load, memory } = machine(&read("proc/loadavg"), &read("proc/meminfo"));
@@ -49,7 +50,7 @@ impl Seen {
             disk_used: disk.used,
             disk_total: disk.total,
             run_queue: stat.map_or(0.0, |stat| stat.running as f64),
-            gpus: Vec::new(),
+            gpus,
             limits: cgroups.limits(memory.total, processors),
         };
         Self {
@@ -68,8 +69,9 @@ impl Seen {
 
 impl Host {
     /// Keeps the sample fresh until the daemon stops. Looking at a disk may block (a network file system that hangs
-    /// for example), so it happens on the blocking pool; then only the sample grows old.
-    pub fn start(self: &Arc<Self>, tasks: &Tasks) {
+    /// for example), so it happens on the blocking pool; then only the sample grows old. `engine` runs `nvidia-smi`.
+    pub fn start(self: &Arc<Self>, engine: Arc<Engine>, tasks: &Tasks) {
+        tasks.pillar("gpu watch", gpu::watch(Arc::clone(self), engine, tasks.clone()));
         let host = Arc::clone(self);
         let stopping = tasks.clone();
         tasks.pillar("host sampler", async move {
@@ -93,7 +95,12 @@ impl Host {
     fn look(&self) {
         let seen = {
             let before = self.seen.read();
-            Seen::now(&self.root, &self.workspace, Some(&before))
+            Seen::now(
+                &self.root,
+                &self.workspace,
+                self.gpus.read().clone(),
+                Some(&before),
+            )
         };
         *self.seen.write() = seen;
     }
