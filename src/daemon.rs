@@ -94,9 +94,9 @@ impl Daemon {
         let rooms = compose::rooms(&config, &state, instance, &tasks, Arc::clone(&metrics), started)?;
         let bound = http::bind(compose::http(&config, access))?;
         let addresses = bound.addresses();
-        bound.serve(http::Behind { rooms: Arc::clone(&rooms), metrics, instance }, &tasks);
+        bound.serve(http::Behind { rooms: Arc::clone(&rooms), metrics: Arc::clone(&metrics), instance }, &tasks);
         let links = compose::nats(&config, &state);
-        let nats = nats::start(links, Arc::clone(&rooms), tasks.clone(), instance);
+        let nats = nats::start(links, Arc::clone(&rooms), tasks.clone(), instance, metrics)?;
         let main = config.main.clone().map(|main| MainCommand::start(&rooms, main)).transpose()?;
         let ready = Ready {
             pid: std::process::id(),

@@ -17,7 +17,6 @@ use std::time::{Duration, Instant};
 use super::main_command::MainCommand;
 use super::signals::{Meaning, Signals};
 use super::{Daemon, exit_code};
-use crate::wire::proto::GoingOfflineReason;
 use crate::error::Error;
 use crate::exec::Exit;
 
@@ -93,7 +92,7 @@ impl Daemon {
         let (nats, tasks, grace) = (Arc::clone(&self.nats), self.tasks.clone(), self.grace);
         step("refuse new work", async {
             tasks.stop();
-            nats.going_offline(GoingOfflineReason::UserStop).await;
+            nats.going_offline().await;
         })
         .await;
         step("wait for work", async {
@@ -105,7 +104,7 @@ impl Daemon {
         })
         .await;
         step("kill process trees", self.kill_trees()).await;
-        step("flush links", nats.flush()).await;
+        step("flush links", nats.close()).await;
     }
 
     async fn kill_trees(&mut self) {
