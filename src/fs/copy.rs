@@ -15,10 +15,11 @@ use rustix::fs::{
 use rustix::io::{Errno, retry_on_intr};
 use rustix::process::geteuid;
 
+use super::anchor::{DIRECTORY, Mounts, descend};
 use super::entry::link_target;
 use super::keep::attributes;
 use super::list::names;
-use super::path::{DIRECTORY, Mounts, Place, descend, failure};
+use super::path::{Place, failure};
 use super::request::Kind;
 use crate::error::Error;
 

@@ -10,7 +10,8 @@ use rustix::fs::{Dir, Mode, OFlags, fchmod, fchown, fstat, mkdirat};
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
-use super::path::{DIRECTORY, Location, Place, failure};
+use super::anchor::DIRECTORY;
+use super::path::{Location, Place, failure};
 use crate::error::Error;
 
 /// Makes the directory at `location`, which must not exist unless `parents`; `mode` is exact.
@@ -75,9 +76,14 @@ pub(super) fn make_one(place: &Place, mode: Option<u32>) -> Result<OwnedFd, Erro
         Mode::from_raw_mode(0o777)
     };
     mkdirat(&place.directory, &place.name, initial).map_err(failed)?;
-    let made = place
-        .open(OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())
-        .map_err(failed)?;
+    // Only what is changed after has to be readable, which an unusual umask may forbid.
+    let is_changed = mode.is_some() || geteuid().is_root();
+    let flags = if is_changed {
+        OFlags::RDONLY | OFlags::DIRECTORY
+    } else {
+        DIRECTORY
+    };
+    let made = place.open(flags, Mode::empty()).map_err(failed)?;
     give_to_owner_of_parent(place, &made).map_err(failed)?;
     if let Some(mode) = mode {
         fchmod(&made, Mode::from_raw_mode(mode & 0o7777)).map_err(failed)?;

@@ -10,7 +10,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rustix::fs::{Dir, OFlags, fstat};
 use rustix::io::Errno;
 
-use super::path::{Location, Mounts, descend};
+use super::anchor::{Mounts, descend};
+use super::path::Location;
 use super::request::{Entry, Kind, Listing};
 use crate::error::Error;
 

@@ -5,8 +5,10 @@
 //! thread of it waits for a peer. Not here: HTTP ranges and `ETag`s, limits of a wire, who may ask; those are the doors'
 //! and `ops`'.
 
+mod anchor;
 mod append;
 mod archive;
+mod batch;
 mod blocking;
 mod buffers;
 mod config;
@@ -31,6 +33,7 @@ mod rename;
 mod replace;
 mod request;
 mod sink;
+mod spool;
 mod temp;
 #[cfg(test)]
 mod tree_tests;
@@ -105,7 +108,7 @@ impl Files {
             "fs.remove",
         ];
         let mut rows: Vec<_> = plain.into_iter().map(Capability::available).collect();
-        rows.push(if path::resolves_beneath() {
+        rows.push(if anchor::resolves_beneath() {
             Capability::available("fs.unpack")
         } else {
             let why = "this kernel has no openat2, which keeps an archive inside its destination";

@@ -13,8 +13,9 @@ use rustix::fs::{CWD, FallocateFlags, Mode, OFlags, fallocate, fchmod, fdatasync
 use rustix::io::{Errno, retry_on_intr};
 
 use super::Shared;
+use super::anchor::DIRECTORY;
 use super::config::Durability;
-use super::path::{DIRECTORY, Location, Place};
+use super::path::{Location, Place};
 use super::plan::InPlaceRule;
 use super::sink::half_written;
 use super::temp::Temp;

@@ -1,51 +1,23 @@
 //! The one place where a path of a request becomes a descriptor.
 //!
-//! A [`Location`] is a path bound to the [`Anchor`] that its resolution starts from and must not leave. It is either
+//! A [`Location`] is a path bound to the [`Anchor`] (`anchor.rs`) that its resolution starts from and must not leave. It is either
 //! opened whole (links followed, for reading and listing) or split into a [`Place`], a descriptor of the parent
 //! directory plus one name, which is all that a change of the tree ever uses. Under confinement every step goes
 //! through `openat2` with `RESOLVE_BENEATH`, so no exchange of a directory for a symbolic link can lead outside.
 
 use std::ffi::{OsStr, OsString};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, Stat, fstat, openat, openat2, statat};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, Stat, fstat, openat, statat};
 use rustix::io::{Errno, retry_on_intr};
 
+use super::anchor::{Anchor, DIRECTORY, split};
 use super::request::Reach;
 use crate::error::Error;
 use crate::workspace::Workspace;
-
-/// Flags of a descriptor that only stands for a directory.
-pub(super) const DIRECTORY: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
-
-/// How often a resolution that raced with a rename is tried again (`openat2` answers `EAGAIN` then).
-const RACES: usize = 256;
-
-/// Where resolution starts.
-#[derive(Debug)]
-pub(super) enum Anchor {
-    /// The root of the file system: absolute paths, as the operating system resolves them.
-    Machine,
-    /// A directory that no step of a resolution may leave; absolute links and magic links are refused.
-    Beneath(OwnedFd),
-}
-
-impl Anchor {
-    /// Opens `path` from here; the descriptor is close-on-exec.
-    pub(super) fn open(&self, path: &Path, flags: OFlags, mode: Mode) -> Result<OwnedFd, Errno> {
-        let flags = flags | OFlags::CLOEXEC;
-        match self {
-            Self::Machine => retry_on_intr(|| openat(CWD, path, flags, mode)),
-            Self::Beneath(start) => {
-                let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
-                resolve(start.as_fd(), or_here(path), flags, mode, beneath)
-            }
-        }
-    }
-}
 
 /// A path of a request, bound to where its resolution starts.
 #[derive(Debug, Clone)]
@@ -235,88 +207,6 @@ impl Place {
     }
 }
 
-/// Whether a walk enters what is mounted below its top.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Mounts {
-    Enter,
-    Refuse,
-}
-
-/// Opens the directory `relative` (no `..` in it) below `top` without following any symbolic link, in steps, so that
-/// no depth is too deep for one path. Where mounts are refused a mount point answers `EXDEV`.
-pub(super) fn descend(
-    top: BorrowedFd<'_>,
-    relative: &Path,
-    flags: OFlags,
-    mounts: Mounts,
-) -> Result<OwnedFd, Errno> {
-    const STEP: usize = 2048;
-    let mut rules = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-    rules.set(ResolveFlags::NO_XDEV, mounts == Mounts::Refuse);
-    let flags = flags | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let mut at: Option<OwnedFd> = None;
-    let mut step = PathBuf::new();
-    for component in relative.components() {
-        if step.as_os_str().len() > STEP {
-            at = Some(enter(
-                at.as_ref().map_or(top, AsFd::as_fd),
-                &step,
-                DIRECTORY | OFlags::NOFOLLOW,
-                rules,
-            )?);
-            step.clear();
-        }
-        step.push(component);
-    }
-    enter(at.as_ref().map_or(top, AsFd::as_fd), &step, flags, rules)
-}
-
-/// One step of [`descend`]; kernels without `openat2` go name by name, which follows no link either.
-fn enter(from: BorrowedFd<'_>, path: &Path, flags: OFlags, rules: ResolveFlags) -> Result<OwnedFd, Errno> {
-    match resolve(from, or_here(path), flags, Mode::empty(), rules) {
-        Err(Errno::NOSYS) => {}
-        result => return result,
-    }
-    let (parent, name) = split(path);
-    let mut at: Option<OwnedFd> = None;
-    for component in parent.components() {
-        let from = at.as_ref().map_or(from, AsFd::as_fd);
-        at = Some(openat(
-            from,
-            component.as_os_str(),
-            DIRECTORY | OFlags::NOFOLLOW,
-            Mode::empty(),
-        )?);
-    }
-    openat(at.as_ref().map_or(from, AsFd::as_fd), name, flags, Mode::empty())
-}
-
-/// Whether this kernel resolves paths beneath a directory.
-pub(super) fn resolves_beneath() -> bool {
-    resolve_beneath_here().is_ok()
-}
-
-fn resolve_beneath_here() -> Result<OwnedFd, Errno> {
-    let root = openat(CWD, "/", DIRECTORY, Mode::empty())?;
-    openat2(&root, ".", DIRECTORY, Mode::empty(), ResolveFlags::BENEATH)
-}
-
-fn resolve(
-    from: BorrowedFd<'_>,
-    path: &Path,
-    flags: OFlags,
-    mode: Mode,
-    rules: ResolveFlags,
-) -> Result<OwnedFd, Errno> {
-    for _ in 0..RACES {
-        match openat2(from, path, flags, mode, rules) {
-            Err(Errno::AGAIN | Errno::INTR) => {}
-            result => return result,
-        }
-    }
-    Err(Errno::AGAIN)
-}
-
 /// `absolute` relative to `root`, when its text begins there; the root may be named by any of its names.
 fn below(root: &Path, absolute: &Path) -> Option<PathBuf> {
     if let Ok(tail) = absolute.strip_prefix(root) {
@@ -324,22 +214,6 @@ fn below(root: &Path, absolute: &Path) -> Option<PathBuf> {
     }
     let root = root.canonicalize().ok()?;
     absolute.strip_prefix(root).ok().map(Path::to_owned)
-}
-
-/// Parent and last name; what has no last name (`/`, nothing, `a/..`) is `.` in itself.
-pub(super) fn split(path: &Path) -> (&Path, &OsStr) {
-    match (path.parent(), path.file_name()) {
-        (Some(parent), Some(name)) => (or_here(parent), name),
-        _ => (or_here(path), OsStr::new(".")),
-    }
-}
-
-fn or_here(path: &Path) -> &Path {
-    if path.as_os_str().is_empty() {
-        Path::new(".")
-    } else {
-        path
-    }
 }
 
 /// The error for a failed call on `path`.

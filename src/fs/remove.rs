@@ -9,9 +9,10 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, Stat, openat, statat, unlinkat};
 use rustix::io::Errno;
 
+use super::anchor::{DIRECTORY, Mounts, descend};
 use super::entry::is_same;
 use super::list::names;
-use super::path::{DIRECTORY, Mounts, Place, descend, failure};
+use super::path::{Place, failure};
 use super::request::Kind;
 use crate::error::Error;
 

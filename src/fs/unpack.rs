@@ -9,33 +9,27 @@
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
-use std::io::{self, Cursor, Read, Write};
+use std::io::{self, Cursor, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
 use std::sync::Arc;
 
-use bytes::Bytes;
-use futures_util::{Stream, StreamExt};
 use rustix::fs::{
     AtFlags, Mode, OFlags, Timespec, Timestamps, fchmod, futimens, linkat, mkdirat, renameat, statat,
     symlinkat, syncfs, unlinkat,
 };
 use rustix::io::Errno;
-use tokio::task::spawn_blocking;
 
-use super::Shared;
+use super::anchor::{Anchor, DIRECTORY, split};
 use super::archive::{Item, Wanted, invalid, malformed, walk};
-use super::blocking::{self, Parked};
+use super::blocking;
 use super::config::Durability;
 use super::directory::make;
-use super::path::{Anchor, DIRECTORY, Location, failure, split};
+use super::path::{Location, failure};
 use super::request::{Body, Kind, Reach, Unpack, Unpacked};
 use super::temp::{Temp, unguessable_name};
+use super::{Shared, spool};
 use crate::error::Error;
-
-/// How much of the body is collected before it is handed to the blocking pool.
-const BATCH: usize = 512 << 10;
 
 /// Unpacks `request`, see the module.
 pub(super) async fn unpack(shared: Arc<Shared>, reach: Reach, request: Unpack) -> Result<Unpacked, Error> {
@@ -50,64 +44,16 @@ pub(super) async fn unpack(shared: Arc<Shared>, reach: Reach, request: Unpack) -
         }
         Body::Stream(body) => {
             let begin = Arc::clone(&shared);
-            let (location, temp) = blocking::run(move || {
+            let (location, spool) = blocking::run(move || {
                 let location = Location::new(reach, &begin.workspace, &path)?;
-                let (nearest, _missing) = location.nearest(true)?;
-                let temp = Temp::create(&Arc::new(nearest), Mode::RUSR | Mode::WUSR)
-                    .map_err(|errno| location.failure("directory", "unpack into", errno))?;
-                Ok((location, temp))
+                let spool = spool::make(&location)?;
+                Ok((location, spool))
             })
             .await?;
-            let (temp, location) = collect(temp, location, body).await?;
-            blocking::run(move || extract(&shared, &location, || temp.file())).await
+            let spool = spool::fill(spool, location.absolute.clone(), body).await?;
+            blocking::run(move || extract(&shared, &location, || spool.file())).await
         }
     }
-}
-
-/// Moves the body into `temp`, a batch at a time.
-async fn collect(
-    temp: Temp,
-    location: Location,
-    mut body: Pin<Box<dyn Stream<Item = Result<Bytes, Error>> + Send>>,
-) -> Result<(Temp, Location), Error> {
-    let mut idle = Parked::new(temp);
-    loop {
-        let batch = match next_batch(&mut body).await {
-            Ok(batch) => batch,
-            Err(error) => {
-                idle.discard().await?;
-                return Err(error);
-            }
-        };
-        let temp = idle.take()?;
-        if batch.is_empty() {
-            return Ok((temp, location));
-        }
-        let path = location.absolute.clone();
-        let busy = spawn_blocking(move || match temp.file().write_all(&batch) {
-            Ok(()) => Ok(Parked::new(temp)),
-            Err(source) => {
-                drop(temp);
-                Err(Error::from_path_io("directory", "unpack into", &path, source))
-            }
-        });
-        idle = blocking::joined(busy).await?;
-    }
-}
-
-/// The next part of the body, empty at its end.
-async fn next_batch<S>(body: &mut S) -> Result<Vec<u8>, Error>
-where
-    S: Stream<Item = Result<Bytes, Error>> + Unpin,
-{
-    let mut batch = Vec::new();
-    while batch.len() < BATCH {
-        match body.next().await {
-            Some(chunk) => batch.extend_from_slice(&chunk?),
-            None => break,
-        }
-    }
-    Ok(batch)
 }
 
 fn extract<R, S>(shared: &Shared, location: &Location, source: S) -> Result<Unpacked, Error>
@@ -116,9 +62,7 @@ where
     S: Fn() -> R,
 {
     let limits = &shared.config.unpack;
-    let mut is_empty = true;
     walk(source(), limits, |item, content| {
-        is_empty = false;
         let size = io::copy(content, &mut io::sink()).map_err(|source| malformed(&source))?;
         if size == item.size || matches!(item.wanted, Wanted::Skip(_)) {
             return Ok(());

@@ -6,20 +6,16 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt, stream};
+use futures_util::{Stream, stream};
 use tokio::task::spawn_blocking;
 
+use super::batch::next_batch;
 use super::blocking::{self, Parked};
 use super::plan::{Order, Plan, plan};
 use super::request::{Body, Reach, Write, Written};
 use super::sink::Sink;
 use super::{Shared, fifo};
 use crate::error::Error;
-
-/// How much is collected before it is handed to the blocking pool.
-const BATCH_BYTES: usize = 512 << 10;
-/// And in how many chunks at most, so that a trickle of tiny ones stays small in memory.
-const BATCH_CHUNKS: usize = 512;
 
 /// Writes `request`, see the module.
 pub(super) async fn write(shared: Arc<Shared>, reach: Reach, request: Write) -> Result<Written, Error> {
@@ -66,7 +62,7 @@ where
     S: Stream<Item = Result<Bytes, Error>> + Unpin,
 {
     let mut idle = Parked::new(*sink);
-    let mut next = collect(&mut body).await;
+    let mut next = next_batch(&mut body).await;
     loop {
         let batch = match next {
             Ok(batch) => batch,
@@ -81,33 +77,7 @@ where
             return blocking::run(move || sink.write(&batch.chunks)?.finish()).await;
         }
         let busy = spawn_blocking(move || sink.write(&batch.chunks).map(Parked::new));
-        next = collect(&mut body).await;
+        next = next_batch(&mut body).await;
         idle = blocking::joined(busy).await?;
     }
-}
-
-struct Batch {
-    chunks: Vec<Bytes>,
-    is_last: bool,
-}
-
-async fn collect<S>(body: &mut S) -> Result<Batch, Error>
-where
-    S: Stream<Item = Result<Bytes, Error>> + Unpin,
-{
-    let mut batch = Batch {
-        chunks: Vec::new(),
-        is_last: false,
-    };
-    let mut bytes = 0;
-    while bytes < BATCH_BYTES && batch.chunks.len() < BATCH_CHUNKS {
-        let Some(chunk) = body.next().await else {
-            batch.is_last = true;
-            break;
-        };
-        let chunk = chunk?;
-        bytes += chunk.len();
-        batch.chunks.push(chunk);
-    }
-    Ok(batch)
 }
