@@ -52,7 +52,7 @@ pub(super) fn rooms(
     };
     let engine = Engine::start(engine, instance, tasks);
     let host = Arc::new(Host::new(config.workspace.root.clone()));
-    host.start(tasks);
+    host.start(Arc::clone(&engine), tasks);
     let ledger = Ledger::open(LedgerConfig { directory: state.journal(), fsync: config.journal_fsync })?;
     Ok(Arc::new(Rooms::new(Parts {
         workspace: config.workspace.clone(),
