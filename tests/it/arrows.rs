@@ -71,7 +71,7 @@ const GROUND_ARROWS: &[(&str, &[&str])] = &[
 /// Crates whose types stay in their rooms.
 const AT_HOME: &[(&str, &[&str])] = &[
     ("axum", &["src/doors/http"]),
-    ("utoipa", &["src/doors/http"]),
+    ("utoipa", &["src/doors/http", "src/wire/json"]),
     ("utoipa_axum", &["src/doors/http"]),
     ("async_nats", &["src/doors/nats", "src/cli/call"]),
     ("x11rb", &["src/desktop"]),

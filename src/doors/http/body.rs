@@ -1,0 +1,130 @@
+//! Bodies: JSON ones gathered within a limit, file contents as a stream that may not stall for ever.
+
+use std::pin::pin;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use axum::http::{HeaderMap, HeaderValue, Request};
+use axum::response::{IntoResponse, Response};
+use bytes::{Bytes, BytesMut};
+use futures_util::{Stream, StreamExt};
+use http_body_util::BodyExt;
+use serde::Serialize;
+
+use super::error::{Contract, Problem};
+use crate::error::Error;
+use crate::fs;
+
+/// How long a body may pause.
+const STALL: Duration = Duration::from_secs(60);
+
+/// Gathers a JSON body of at most `limit` bytes. The content type has to say JSON unless the body is empty.
+pub(super) async fn json(request: Request<Body>, limit: u64, contract: Contract) -> Result<Bytes, Problem> {
+    let (parts, body) = request.into_parts();
+    if !hyper::body::Body::is_end_stream(&body) {
+        expect_json(&parts.headers)?;
+    }
+    gather(&parts.headers, body, limit)
+        .await
+        .map_err(|error| Problem::of(&error, contract))
+}
+
+fn expect_json(headers: &HeaderMap) -> Result<(), Problem> {
+    let Some(value) = headers.get(CONTENT_TYPE) else {
+        return Err(Problem::media_type("no content type"));
+    };
+    let text = value.to_str().unwrap_or("(not ASCII)");
+    let media = text
+        .split(';')
+        .next()
+        .unwrap_or_default()
+        .trim()
+        .to_ascii_lowercase();
+    let is_json =
+        media == "application/json" || (media.starts_with("application/") && media.ends_with("+json"));
+    if is_json {
+        Ok(())
+    } else {
+        Err(Problem::media_type(&format!("the content type {text:?}")))
+    }
+}
+
+async fn gather(headers: &HeaderMap, body: Body, limit: u64) -> Result<Bytes, Error> {
+    let too_large = |size| Error::TooLarge {
+        what: "the body",
+        size,
+        limit,
+    };
+    let announced = headers
+        .get(CONTENT_LENGTH)
+        .and_then(|value| value.to_str().ok()?.parse().ok());
+    if let Some(size) = announced.filter(|size| *size > limit) {
+        return Err(too_large(size));
+    }
+    let mut chunks = pin!(chunks(body));
+    let Some(first) = chunks.next().await.transpose()? else {
+        return Ok(Bytes::new());
+    };
+    let mut size = first.len() as u64;
+    if Some(size) == announced {
+        return Ok(first);
+    }
+    let mut whole = BytesMut::from(first);
+    while let Some(chunk) = chunks.next().await.transpose()? {
+        size += chunk.len() as u64;
+        if size > limit {
+            return Err(too_large(size));
+        }
+        whole.extend_from_slice(&chunk);
+    }
+    Ok(whole.freeze())
+}
+
+/// The body of a request as the files room takes it.
+pub(super) fn content(body: Body) -> fs::Body {
+    fs::Body::Stream(Box::pin(chunks(body)))
+}
+
+fn chunks(body: Body) -> impl Stream<Item = Result<Bytes, Error>> + Send {
+    futures_util::stream::unfold(Some(body), |body| async move {
+        let mut body = body?;
+        loop {
+            return match tokio::time::timeout(STALL, body.frame()).await {
+                Err(_) => {
+                    let reason = format!("no byte of the body came for {STALL:?}");
+                    Some((Err(Error::Protocol { reason }), None))
+                }
+                Ok(None) => None,
+                Ok(Some(Err(error))) => {
+                    let reason = format!("the body ended early: {error}");
+                    Some((Err(Error::Protocol { reason }), None))
+                }
+                Ok(Some(Ok(frame))) => match frame.into_data() {
+                    Ok(data) => Some((Ok(data), Some(body))),
+                    // Trailers say nothing that is needed here.
+                    Err(_) => continue,
+                },
+            };
+        }
+    })
+}
+
+/// A JSON answer with status 200.
+pub(super) fn answer<T: Serialize>(value: &T) -> Result<Response, Problem> {
+    let bytes = serde_json::to_vec(value).map_err(|error| {
+        Problem::ours(&Error::Internal {
+            reason: format!("an answer cannot be written as JSON: {error}"),
+        })
+    })?;
+    Ok(raw_json(bytes))
+}
+
+/// An answer that is JSON already.
+pub(super) fn raw_json(bytes: impl Into<Body>) -> Response {
+    (
+        [(CONTENT_TYPE, HeaderValue::from_static("application/json"))],
+        bytes.into(),
+    )
+        .into_response()
+}

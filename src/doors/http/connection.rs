@@ -1,0 +1,293 @@
+//! Accepting connections and speaking HTTP/1.1 on them, bounded in number, size and time.
+//!
+//! Most connections take an ordinary slot. When those are gone, a few reserved slots remain: on them one request is
+//! read quickly and only health is answered, so that "is it alive" never waits behind load. When those are gone too,
+//! nothing is accepted until one is free: the kernel's backlog is the queue.
+
+use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::task::TaskTracker;
+
+use super::front::{Front, Peer};
+use super::listener::Listener;
+use super::origin::Via;
+use crate::error::Error;
+use crate::lifecycle::Tasks;
+
+/// Slots that only answer health.
+const RESERVED: usize = 8;
+/// How long the head of a request may take, and how long an idle connection is kept.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// The same on a reserved slot.
+const RESERVED_HEAD_TIMEOUT: Duration = Duration::from_secs(2);
+/// What hyper reads of a head at most; [`super::front`] refuses less than that with a typed answer.
+const HEAD_BYTES: usize = 256 * 1024;
+/// Bytes of a body that are read in one piece, and of answers that wait to be written.
+const BUFFER_BYTES: usize = 512 * 1024;
+/// How long a rejected body is read and thrown away, so that its sender gets to see the answer.
+const LINGER: Duration = Duration::from_secs(1);
+/// How long to wait after descriptors ran out.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// How many connections there may be.
+#[derive(Debug, Clone)]
+pub(super) struct Slots {
+    ordinary: Arc<Semaphore>,
+    reserved: Arc<Semaphore>,
+    limit: usize,
+}
+
+#[derive(Debug)]
+struct Slot {
+    _permit: OwnedSemaphorePermit,
+    reserved: bool,
+}
+
+impl Slots {
+    /// `limit` ordinary slots; without one, half of the descriptors that this process may have.
+    pub(super) fn new(limit: Option<usize>) -> Self {
+        let limit = limit.unwrap_or_else(|| {
+            let soft = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE)
+                .map_or(1024, |(soft, _)| soft);
+            usize::try_from(soft / 2)
+                .unwrap_or(usize::MAX)
+                .clamp(16, 16 * 1024)
+        });
+        let (ordinary, reserved) = (
+            Arc::new(Semaphore::new(limit)),
+            Arc::new(Semaphore::new(RESERVED)),
+        );
+        Self {
+            ordinary,
+            reserved,
+            limit,
+        }
+    }
+
+    fn ordinary(&self) -> Option<Slot> {
+        let permit = Arc::clone(&self.ordinary).try_acquire_owned().ok()?;
+        Some(Slot {
+            _permit: permit,
+            reserved: false,
+        })
+    }
+
+    /// A slot of either kind; waits when there is none.
+    async fn any(&self) -> Result<Slot, Error> {
+        if let Some(slot) = self.ordinary() {
+            return Ok(slot);
+        }
+        let permit = Arc::clone(&self.reserved).acquire_owned().await;
+        let permit = permit.map_err(|_| Error::Internal {
+            reason: "the slots are gone".into(),
+        })?;
+        Ok(Slot {
+            _permit: permit,
+            reserved: true,
+        })
+    }
+
+    /// Swaps a reserved slot for an ordinary one that became free meanwhile.
+    fn upgrade(&self, slot: Slot) -> Slot {
+        if slot.reserved {
+            self.ordinary().unwrap_or(slot)
+        } else {
+            slot
+        }
+    }
+}
+
+/// Serves one listener.
+#[derive(Debug)]
+pub(super) struct Server {
+    front: Arc<Front>,
+    slots: Slots,
+    users: Vec<u32>,
+    tasks: Tasks,
+    open: TaskTracker,
+}
+
+impl Server {
+    pub(super) fn new(front: Arc<Front>, slots: Slots, users: &[u32], tasks: Tasks) -> Self {
+        let mut users = users.to_vec();
+        users.extend([0, nix::unistd::geteuid().as_raw()]);
+        Self {
+            front,
+            slots,
+            users,
+            tasks,
+            open: TaskTracker::new(),
+        }
+    }
+
+    /// Accepts until the daemon stops, then waits for open requests, but not longer than the trees are left alive.
+    pub(super) async fn run(self, listener: Listener) -> Result<(), Error> {
+        loop {
+            let slot = tokio::select! {
+                () = self.tasks.stopping() => break,
+                slot = self.slots.any() => slot?,
+            };
+            tokio::select! {
+                () = self.tasks.stopping() => break,
+                accepted = accept(&listener) => match accepted {
+                    Ok(socket) => self.take(socket, self.slots.upgrade(slot)),
+                    Err(error) => self.refused(&error).await,
+                },
+            }
+        }
+        drop(listener);
+        self.open.close();
+        tokio::select! {
+            () = self.open.wait() => {}
+            () = async { self.tasks.killing().await; tokio::time::sleep(LINGER).await } => {}
+        }
+        Ok(())
+    }
+
+    /// A failed accept concerns one connection, but for missing descriptors or memory, where a pause helps.
+    async fn refused(&self, error: &io::Error) {
+        if matches!(
+            error.raw_os_error(),
+            Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)
+        ) {
+            tracing::warn!(%error, "no connection can be accepted now");
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+        }
+    }
+
+    fn take(&self, socket: Socket, slot: Slot) {
+        let limit = slot.reserved.then_some(self.slots.limit);
+        let connection = Connection {
+            front: Arc::clone(&self.front),
+            tasks: self.tasks.clone(),
+            limit,
+            linger: AtomicBool::new(false),
+        };
+        match socket {
+            Socket::Tcp(stream, bound) => {
+                // Answers are written whole; waiting to fill a segment would only delay them.
+                if stream.set_nodelay(true).is_ok() {
+                    let serve = connection.serve(stream, Via::Tcp(bound), slot);
+                    self.tasks
+                        .detach("http connection", self.open.track_future(serve));
+                }
+            }
+            Socket::Unix(stream) => match stream.peer_cred() {
+                Ok(peer) if self.users.contains(&peer.uid()) => {
+                    let serve = connection.serve(stream, Via::Unix, slot);
+                    self.tasks
+                        .detach("http connection", self.open.track_future(serve));
+                }
+                Ok(peer) => tracing::warn!(uid = peer.uid(), "a user that is not listed tried the socket"),
+                Err(error) => tracing::warn!(%error, "the user behind a connection cannot be told"),
+            },
+        }
+    }
+}
+
+enum Socket {
+    Tcp(TcpStream, IpAddr),
+    Unix(UnixStream),
+}
+
+/// Cancel-safe, as the accepts of tokio are.
+async fn accept(listener: &Listener) -> io::Result<Socket> {
+    match listener {
+        Listener::Tcp(listener, bound) => listener
+            .accept()
+            .await
+            .map(|(stream, _)| Socket::Tcp(stream, bound.ip())),
+        Listener::Unix(listener, _) => listener.accept().await.map(|(stream, _)| Socket::Unix(stream)),
+    }
+}
+
+/// One connection.
+struct Connection {
+    front: Arc<Front>,
+    tasks: Tasks,
+    /// On a reserved slot: the number of ordinary ones.
+    limit: Option<usize>,
+    /// Whether the last request was rejected while its body was still on its way.
+    linger: AtomicBool,
+}
+
+impl Connection {
+    async fn serve<S>(self, stream: S, via: Via, slot: Slot)
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let service = service_fn(|request| Box::pin(self.answer(request, via)));
+        let mut http = http1::Builder::new();
+        http.timer(TokioTimer::new())
+            .header_read_timeout(if slot.reserved {
+                RESERVED_HEAD_TIMEOUT
+            } else {
+                HEAD_TIMEOUT
+            })
+            .keep_alive(!slot.reserved)
+            .max_header_size(HEAD_BYTES)
+            .max_buf_size(BUFFER_BYTES)
+            .writev(true);
+        let mut connection = http.serve_connection(TokioIo::new(stream), service);
+        let mut stopping = std::pin::pin!(self.tasks.stopping());
+        let mut asked_to_stop = false;
+        let end = loop {
+            tokio::select! {
+                end = std::future::poll_fn(|context| connection.poll_without_shutdown(context)) => break end,
+                () = &mut stopping, if !asked_to_stop => {
+                    asked_to_stop = true;
+                    Pin::new(&mut connection).graceful_shutdown();
+                }
+            }
+        };
+        if let Err(error) = end {
+            tracing::debug!(%error, "connection ended");
+        } else {
+            let linger = self.linger.load(Ordering::Relaxed) && !self.tasks.is_stopping();
+            finish(connection.into_parts().io.into_inner(), linger).await;
+        }
+    }
+
+    async fn answer(
+        &self,
+        request: Request<Incoming>,
+        via: Via,
+    ) -> Result<Response<Body>, std::convert::Infallible> {
+        let body_follows = !hyper::body::Body::is_end_stream(request.body());
+        let peer = Peer {
+            via,
+            no_slot: self.limit,
+        };
+        let response = self.front.answer(request.map(Body::new), peer).await;
+        self.linger.store(
+            body_follows && response.status().as_u16() >= 400,
+            Ordering::Relaxed,
+        );
+        Ok(response)
+    }
+}
+
+/// Closes the connection; with `linger` not before the peer had a chance to read the answer, because unread bytes at
+/// the close make the kernel reset the connection and throw the answer away.
+async fn finish<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, linger: bool) {
+    if stream.shutdown().await.is_err() || !linger {
+        return;
+    }
+    let mut scratch = vec![0; 64 * 1024];
+    let discard = async { while stream.read(&mut scratch).await.is_ok_and(|read| read > 0) {} };
+    // When the time is up the peer has had its chance.
+    let _ = tokio::time::timeout(LINGER, discard).await;
+}

@@ -1,0 +1,168 @@
+//! The content of a file: streamed out with ranges and validators, streamed in whole or not at all.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::header::{
+    ACCEPT_RANGES, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG,
+    IF_MATCH, IF_NONE_MATCH, IF_UNMODIFIED_SINCE, LAST_MODIFIED,
+};
+use axum::http::{HeaderMap, HeaderValue, Request, StatusCode};
+use axum::response::{IntoResponse, Response};
+
+use super::body;
+use super::error::{Problem, ProblemBody};
+use super::front::Caller;
+use super::openapi::{EntryPath, FileRefusals};
+use super::query::Query;
+use super::range::{self, Part};
+use super::router::{App, unexpected};
+use crate::error::Error;
+use crate::fs::{InPlace, OpenFile, Read, Write};
+use crate::ops::{Op, Reply};
+use crate::wire::json::{Written, http_date};
+
+/// Up to this size the content is read before the head is sent, so that both leave in one write.
+const AT_ONCE: u64 = 64 << 10;
+
+/// The bytes of a file, or of one range of it.
+#[utoipa::path(
+    get, path = "/v1/fs/file", tag = "files",
+    params(EntryPath, ("mime" = Option<bool>, Query, description = "Guess the content type from the name.")),
+    responses(
+        (status = 200, description = "The content.", body = Vec<u8>, content_type = "application/octet-stream"),
+        (status = 206, description = "The range.", body = Vec<u8>, content_type = "application/octet-stream"),
+        (status = 304, description = "The caller has this version."),
+        (status = 416, description = "The range lies outside.",
+         body = ProblemBody, content_type = "application/problem+json"),
+        FileRefusals
+    )
+)]
+pub(super) async fn get(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    query: Query,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let guess = query.flag("mime")?;
+    let read = Read {
+        path: query.path()?,
+        offset: 0,
+        length: None,
+    };
+    match app.perform(caller.call(None), Op::FsRead(read)).await? {
+        Reply::File(file) => send(file, &headers, guess).await,
+        other => Err(unexpected(&other)),
+    }
+}
+
+async fn send(mut file: OpenFile, headers: &HeaderMap, guess: bool) -> Result<Response, Problem> {
+    let etag = format!("\"{}\"", file.version());
+    let modified = http_date(file.entry().modified);
+    let total = file.total();
+    let (status, content_range) = match range::part(headers, total, &etag, modified.as_deref()) {
+        Part::Whole => (StatusCode::OK, None),
+        Part::Unchanged => (StatusCode::NOT_MODIFIED, None),
+        Part::Outside { first } => return Err(Error::Range { offset: first, total }.into()),
+        Part::Range { first, length } => {
+            file.narrow(first, Some(length));
+            let last = first + length - 1;
+            (
+                StatusCode::PARTIAL_CONTENT,
+                Some(format!("bytes {first}-{last}/{total}")),
+            )
+        }
+    };
+    let content_type = content_type(&file, guess);
+    let range = file.range();
+    let length = range.end - range.start;
+    let body = if status == StatusCode::NOT_MODIFIED {
+        Body::empty()
+    } else if length <= AT_ONCE {
+        Body::from(file.read_all(length).await?)
+    } else {
+        Body::from_stream(file.into_stream())
+    };
+    let mut response = (status, body).into_response();
+    let answer = response.headers_mut();
+    answer.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    // A cache may keep it but has to ask each time: files change without notice.
+    answer.insert(CACHE_CONTROL, HeaderValue::from_static("private, no-cache"));
+    // Bytes of the workspace never run as a page of this origin.
+    answer.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static("sandbox"));
+    insert(answer, ETAG, Some(etag));
+    insert(answer, LAST_MODIFIED, modified);
+    insert(answer, CONTENT_RANGE, content_range);
+    if status != StatusCode::NOT_MODIFIED {
+        insert(answer, CONTENT_TYPE, Some(content_type));
+        answer.insert(CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    Ok(response)
+}
+
+fn content_type(file: &OpenFile, guess: bool) -> String {
+    if !guess {
+        return "application/octet-stream".into();
+    }
+    let guessed = mime_guess::from_path(&file.entry().path).first_or_octet_stream();
+    if guessed.type_() == "text" {
+        format!("{guessed}; charset=utf-8")
+    } else {
+        guessed.to_string()
+    }
+}
+
+fn insert(headers: &mut HeaderMap, name: axum::http::HeaderName, value: Option<String>) {
+    // Every value is made of ASCII here; what could not be a header is left out.
+    if let Some(value) = value.and_then(|value| HeaderValue::try_from(value).ok()) {
+        headers.insert(name, value);
+    }
+}
+
+/// Writes a file with the body as its content, whole or not at all; missing parents are made.
+#[utoipa::path(
+    put, path = "/v1/fs/file", tag = "files",
+    params(
+        EntryPath,
+        ("mode" = Option<String>, Query, description = "Permission bits of a new file in octal: 0644."),
+        ("append" = Option<bool>, Query, description = "Append instead of replacing; then not atomic."),
+    ),
+    request_body(content = Vec<u8>, content_type = "application/octet-stream"),
+    responses((status = 200, body = Written), FileRefusals)
+)]
+pub(super) async fn put(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    query: Query,
+    request: Request<Body>,
+) -> Result<Response, Problem> {
+    query.refuse(&["ifMatch", "offset"])?;
+    refuse_conditions(request.headers())?;
+    let write = Write {
+        path: query.path()?,
+        create_parents: true,
+        append: query.flag("append")?,
+        mode: query.mode()?,
+        // Said in the answer, where it was not atomic.
+        in_place: InPlace::Allow,
+        body: body::content(request.into_body()),
+    };
+    match app.perform(caller.call(None), Op::FsWrite(write)).await? {
+        Reply::Written(written) => body::answer(&Written::from(&written)),
+        other => Err(unexpected(&other)),
+    }
+}
+
+/// A condition or a range that is not looked at must not be ignored: the caller relies on it.
+fn refuse_conditions(headers: &HeaderMap) -> Result<(), Error> {
+    let unsupported = [IF_MATCH, IF_NONE_MATCH, IF_UNMODIFIED_SINCE, CONTENT_RANGE];
+    match unsupported.iter().find(|name| headers.contains_key(*name)) {
+        None => Ok(()),
+        Some(name) => Err(Error::Unsupported {
+            what: format!("PUT with {name}"),
+            why: "this build does not implement it".into(),
+            fix: Some(format!("leave {name} out")),
+        }),
+    }
+}

@@ -1,0 +1,113 @@
+//! The HTTP door: `/v1`, a superset of the compatible contract, over TCP and Unix sockets.
+//!
+//! ```text
+//!   listener -> connection -> front (size, Host, Origin, token, request id) -> router -> one file per room
+//! ```
+//!
+//! [`bind`] takes the sockets so that their addresses and errors are known before anything else starts;
+//! [`Bound::serve`] runs them as pillars. Handlers decode, call `perform` and encode. `WebSocket` routes, event streams and
+//! static pages are not here yet.
+
+mod auth;
+mod body;
+mod connection;
+mod error;
+mod file;
+mod front;
+mod fs;
+mod host;
+mod listener;
+mod openapi;
+mod operations;
+mod origin;
+mod processes;
+mod query;
+mod range;
+mod router;
+mod stored;
+
+use std::sync::Arc;
+
+use crate::error::Error;
+use crate::ids::InstanceId;
+use crate::lifecycle::Tasks;
+use crate::ops::Rooms;
+use crate::telemetry::Metrics;
+
+pub use auth::{Access, Token};
+pub use listener::Listen;
+pub use openapi::openapi;
+
+/// What the door needs to know.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where to listen; empty is off.
+    pub listen: Vec<Listen>,
+    /// Who may speak.
+    pub access: Access,
+    /// Names that a Host header may have besides the loopback ones. When there are any, the header is checked on
+    /// every TCP listener, else only on loopback.
+    pub hosts: Vec<String>,
+    /// Origins whose pages may read answers and change things: `https://app.example`.
+    pub origins: Vec<String>,
+    /// User ids that may use a Unix socket besides root and the daemon's own.
+    pub unix_users: Vec<u32>,
+    /// Connections at once; `None` follows the limit on file descriptors.
+    pub max_connections: Option<usize>,
+}
+
+/// Everything behind the door.
+#[derive(Debug, Clone)]
+pub struct Behind {
+    /// The rooms.
+    pub rooms: Arc<Rooms>,
+    /// What `/metrics` shows.
+    pub metrics: Arc<Metrics>,
+    /// This run of the daemon.
+    pub instance: InstanceId,
+}
+
+/// Listeners that are bound and not served yet.
+#[derive(Debug)]
+pub struct Bound {
+    listeners: Vec<listener::Listener>,
+    config: Config,
+}
+
+/// Binds every listener of `config`.
+///
+/// # Errors
+///
+/// [`Error::AlreadyExists`] when an address or a socket path is in use, [`Error::Denied`] when it may not be bound,
+/// [`Error::NotFound`] when the directory of a socket is missing, [`Error::Io`] otherwise.
+pub fn bind(config: Config) -> Result<Bound, Error> {
+    let listeners = config
+        .listen
+        .iter()
+        .map(listener::Listener::bind)
+        .collect::<Result<_, _>>()?;
+    Ok(Bound { listeners, config })
+}
+
+impl Bound {
+    /// Where it listens, with ports as they were given: `http://127.0.0.1:2468`, `unix:/run/boxd.sock`.
+    pub fn addresses(&self) -> Vec<String> {
+        self.listeners.iter().map(ToString::to_string).collect()
+    }
+
+    /// Serves every listener as a pillar of `tasks`, until they stop; then open requests are finished.
+    pub fn serve(self, behind: Behind, tasks: &Tasks) {
+        let config = self.config;
+        let front = Arc::new(front::Front::new(&config, behind));
+        let slots = connection::Slots::new(config.max_connections);
+        for listener in self.listeners {
+            let server = connection::Server::new(
+                Arc::clone(&front),
+                slots.clone(),
+                &config.unix_users,
+                tasks.clone(),
+            );
+            tasks.pillar("http", server.run(listener));
+        }
+    }
+}

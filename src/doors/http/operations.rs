@@ -1,0 +1,54 @@
+//! Any operation by its stable name: the same payloads as extensions over NATS.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::{Path, State};
+use axum::http::Request;
+use axum::response::Response;
+
+use super::body;
+use super::error::{Contract, Problem};
+use super::front::Caller;
+use super::openapi::Refusals;
+use super::router::App;
+use crate::error::Error;
+use crate::ops::Reply;
+use crate::wire::json::{decode_op, encode_file, encode_reply};
+
+/// Bytes of a payload, and of file content in an answer.
+const PAYLOAD_BYTES: u64 = 64 << 20;
+
+/// Does the operation `name` with its JSON payload; unknown fields are refused.
+#[utoipa::path(
+    post, path = "/v1/ops/{name}", tag = "operations",
+    params(("name" = String, Path, description = "A name of the operations table: `fs.list`.")),
+    request_body(content = Object, content_type = "application/json"),
+    responses((status = 200, description = "The answer of the operation.", body = Object), Refusals)
+)]
+pub(super) async fn perform(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Path(name): Path<String>,
+    request: Request<Body>,
+) -> Result<Response, Problem> {
+    let payload = body::json(request, PAYLOAD_BYTES, Contract::Ours).await?;
+    answer(&app, caller, &name, &payload)
+        .await
+        .map_err(|error| Problem::ours(&error))
+}
+
+async fn answer(app: &Arc<App>, caller: Caller, name: &str, payload: &[u8]) -> Result<Response, Error> {
+    let decoded = decode_op(name, payload, &app.behind.rooms.process_config())?;
+    let bytes = match app
+        .perform(caller.call(decoded.idempotency_key), decoded.op)
+        .await?
+    {
+        Reply::File(file) => {
+            let (offset, total) = (file.range().start, file.total());
+            encode_file(&file.read_all(PAYLOAD_BYTES).await?, offset, total)?
+        }
+        reply => encode_reply(&reply, decoded.encoding)?,
+    };
+    Ok(body::raw_json(bytes))
+}

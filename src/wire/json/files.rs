@@ -1,0 +1,283 @@
+//! Files: what is answered. A `path` is for reading; where that lost bytes, `pathB64` has them. Permission bits are
+//! octal strings: `"0644"`.
+
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::text::readable;
+use super::time::rfc3339;
+use crate::fs::{self, Kind};
+
+/// What the compatible contract knows of an entry: a directory, or everything else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+#[schema(as = FsEntryType)]
+pub enum EntryType {
+    /// Anything but a directory; `kind` says what.
+    File,
+    /// A directory.
+    Directory,
+}
+
+/// One entry, by `lstat`: symbolic links are not followed.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = FsEntry)]
+pub struct Entry {
+    /// The last component of the path.
+    pub name: String,
+    /// Its exact bytes, base64, when they are not UTF-8.
+    #[serde(rename = "nameB64", skip_serializing_if = "Option::is_none")]
+    pub name_b64: Option<String>,
+    /// Absolute path.
+    pub path: String,
+    /// Its exact bytes, base64, when they are not UTF-8.
+    #[serde(rename = "pathB64", skip_serializing_if = "Option::is_none")]
+    pub path_b64: Option<String>,
+    /// Directory or not.
+    pub entry_type: EntryType,
+    /// Size in bytes.
+    pub size: u64,
+    /// Last modification of the content, RFC 3339.
+    pub modified: String,
+    /// `file`, `directory`, `symlink`, `fifo`, `socket`, `block_device` or `char_device`.
+    pub kind: &'static str,
+    /// Permission bits in octal: `0644`.
+    pub mode: String,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Where a symbolic link points, as it is written there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
+    /// Its exact bytes, base64, when they are not UTF-8.
+    #[serde(rename = "targetB64", skip_serializing_if = "Option::is_none")]
+    pub target_b64: Option<String>,
+}
+
+impl From<&fs::Entry> for Entry {
+    fn from(entry: &fs::Entry) -> Self {
+        let (name, name_b64) = readable(&entry.name);
+        let (path, path_b64) = readable(entry.path.as_os_str());
+        let (target, target_b64) = match &entry.target {
+            None => (None, None),
+            Some(target) => {
+                let (text, exact) = readable(target.as_os_str());
+                (Some(text), exact)
+            }
+        };
+        Self {
+            name,
+            name_b64,
+            path,
+            path_b64,
+            entry_type: match entry.kind {
+                Kind::Directory => EntryType::Directory,
+                _ => EntryType::File,
+            },
+            size: entry.size,
+            modified: rfc3339(entry.modified),
+            kind: kind_name(entry.kind),
+            mode: format!("{:04o}", entry.mode),
+            uid: entry.uid,
+            gid: entry.gid,
+            target,
+            target_b64,
+        }
+    }
+}
+
+fn kind_name(kind: Kind) -> &'static str {
+    match kind {
+        Kind::File => "file",
+        Kind::Directory => "directory",
+        Kind::Symlink => "symlink",
+        Kind::Fifo => "fifo",
+        Kind::Socket => "socket",
+        Kind::BlockDevice => "block_device",
+        Kind::CharDevice => "char_device",
+    }
+}
+
+/// Something that could not be read or created, and why.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Unreadable {
+    /// Absolute path.
+    pub path: String,
+    /// Its exact bytes, base64, when they are not UTF-8.
+    #[serde(rename = "pathB64", skip_serializing_if = "Option::is_none")]
+    pub path_b64: Option<String>,
+    /// Why not.
+    pub reason: String,
+}
+
+/// One row of [`Listing::unreadable`] or [`Unpacked::skipped`].
+fn skipped_path(path: &Path, reason: &str) -> Unreadable {
+    let (path, path_b64) = readable(path.as_os_str());
+    Unreadable {
+        path,
+        path_b64,
+        reason: reason.to_owned(),
+    }
+}
+
+/// The entries of a directory, sorted by path.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Listing {
+    /// The directory, absolute.
+    pub path: String,
+    /// What could be read.
+    pub entries: Vec<Entry>,
+    /// What could not be read.
+    pub unreadable: Vec<Unreadable>,
+}
+
+impl From<&fs::Listing> for Listing {
+    fn from(listing: &fs::Listing) -> Self {
+        Self {
+            path: listing.root.to_string_lossy().into_owned(),
+            entries: listing.entries.iter().map(Entry::from).collect(),
+            unreadable: rows(&listing.unreadable),
+        }
+    }
+}
+
+fn rows(paths: &[(PathBuf, String)]) -> Vec<Unreadable> {
+    paths
+        .iter()
+        .map(|(path, reason)| skipped_path(path, reason))
+        .collect()
+}
+
+/// What is at a path.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Stat {
+    /// Whether there is anything.
+    pub exists: bool,
+    /// The entry, when there is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub entry: Option<Entry>,
+}
+
+impl From<Option<&fs::Entry>> for Stat {
+    fn from(entry: Option<&fs::Entry>) -> Self {
+        Self {
+            exists: entry.is_some(),
+            entry: entry.map(Entry::from),
+        }
+    }
+}
+
+/// The absolute path that an operation worked on.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = FsActionResponse)]
+pub struct PathReply {
+    /// Absolute path.
+    pub path: String,
+    /// Its exact bytes, base64, when they are not UTF-8.
+    #[serde(rename = "pathB64", skip_serializing_if = "Option::is_none")]
+    pub path_b64: Option<String>,
+}
+
+impl From<&Path> for PathReply {
+    fn from(path: &Path) -> Self {
+        let (path, path_b64) = readable(path.as_os_str());
+        Self { path, path_b64 }
+    }
+}
+
+/// What a write did.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = FsWriteResponse)]
+pub struct Written {
+    /// Absolute path.
+    pub path: String,
+    /// Its exact bytes, base64, when they are not UTF-8.
+    #[serde(rename = "pathB64", skip_serializing_if = "Option::is_none")]
+    pub path_b64: Option<String>,
+    /// Bytes of the body.
+    pub bytes_written: u64,
+    /// Whether a reader could only ever see the old or the new content.
+    pub atomic: bool,
+    /// What is on stable storage: `none`, `file`, or `dir` (the file and its name).
+    pub durability: &'static str,
+}
+
+impl From<&fs::Written> for Written {
+    fn from(written: &fs::Written) -> Self {
+        let (path, path_b64) = readable(written.path.as_os_str());
+        Self {
+            path,
+            path_b64,
+            bytes_written: written.bytes,
+            atomic: written.atomic,
+            durability: written.durability.as_str(),
+        }
+    }
+}
+
+/// What a move did.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = FsMoveResponse)]
+pub struct Moved {
+    /// Absolute source.
+    pub from: String,
+    /// Absolute destination.
+    pub to: String,
+}
+
+impl From<&fs::Moved> for Moved {
+    fn from(moved: &fs::Moved) -> Self {
+        Self {
+            from: moved.from.to_string_lossy().into_owned(),
+            to: moved.to.to_string_lossy().into_owned(),
+        }
+    }
+}
+
+/// What was unpacked.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = FsUploadBatchResponse)]
+pub struct Unpacked {
+    /// Absolute paths in archive order, the first 1024.
+    pub paths: Vec<String>,
+    /// Whether more was written than `paths` lists.
+    pub truncated: bool,
+    /// Entries that were not created because of their kind, with the reason.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub skipped: Vec<Unreadable>,
+}
+
+impl From<&fs::Unpacked> for Unpacked {
+    fn from(unpacked: &fs::Unpacked) -> Self {
+        Self {
+            paths: unpacked
+                .paths
+                .iter()
+                .map(|path| path.to_string_lossy().into_owned())
+                .collect(),
+            truncated: unpacked.truncated,
+            skipped: rows(&unpacked.skipped),
+        }
+    }
+}
+
+/// The content of a file or of a range of it.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct FileContent {
+    /// The bytes, base64.
+    #[serde(rename = "contentB64")]
+    pub content_b64: String,
+    /// First byte of the range.
+    pub offset: u64,
+    /// Size of the whole file, bytes.
+    pub total_size: u64,
+}

@@ -1,0 +1,28 @@
+//! The JSON of every door that speaks it: HTTP bodies, extension payloads over NATS and `boxd call op`.
+//!
+//! One struct per shape, each with its conversion to [`crate::ops::Op`] or from [`crate::ops::Reply`], and its schema
+//! for the `OpenAPI` document. Names are `camelCase`, times are RFC 3339 in `...At` fields (and `modified`) and unix
+//! milliseconds in `...Ms` fields, absent values are left out, and bytes that may not be UTF-8 stand base64-encoded in
+//! a `...B64` field beside the readable one. Nothing here does I/O.
+
+mod decode;
+mod file_requests;
+mod files;
+mod host;
+mod operation;
+mod process;
+mod run;
+mod text;
+mod time;
+
+pub use decode::{Unknown, decode};
+pub use file_requests::{
+    ArchiveArguments, ListArguments, MkdirArguments, MoveRequest, ReadArguments, RemoveArguments,
+    StatArguments, WriteArguments, mode, path,
+};
+pub use files::{Entry, FileContent, Listing, Moved, PathReply, Stat, Unpacked, Unreadable, Written};
+pub use host::{Capabilities, Capability, Gpu, Limits, Metrics, Ping, Pong};
+pub use operation::{Decoded, decode_op, encode_file, encode_reply};
+pub use process::{Config, ConfigPatch};
+pub use run::{Encoding, RunReply, RunRequest};
+pub use time::{http_date, rfc3339};

@@ -1,0 +1,191 @@
+//! Any operation by its stable name: JSON payload to [`Op`], [`Reply`] to JSON payload.
+//!
+//! Used by `POST /v1/ops/{name}`, by extensions over NATS and, through either, by `boxd call op`. Unknown fields are
+//! refused, as everywhere on our own surface.
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    ArchiveArguments, Capabilities, Config, ConfigPatch, Encoding, FileContent, ListArguments, Listing,
+    Metrics, MkdirArguments, MoveRequest, Moved, PathReply, Ping, Pong, ReadArguments, RemoveArguments,
+    RunReply, RunRequest, Stat, StatArguments, Unknown, Unpacked, WriteArguments, Written, decode, text,
+};
+use crate::error::Error;
+use crate::ops::{OPERATIONS, Op, ProcessConfig, Reply};
+
+/// An operation with what its payload says about the call and the answer.
+#[derive(Debug)]
+pub struct Decoded {
+    /// The operation.
+    pub op: Op,
+    /// The key under which a repeat gets the same outcome, where the payload names one.
+    pub idempotency_key: Option<String>,
+    /// How output bytes are to be written into the answer.
+    pub encoding: Encoding,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Nothing {}
+
+/// Decodes the payload of the operation `name`; `config` bounds what a run may ask for.
+///
+/// [`Error::Unsupported`] when there is no such operation, listing those there are.
+pub fn decode_op(name: &str, payload: &[u8], config: &ProcessConfig) -> Result<Decoded, Error> {
+    let mut idempotency_key = None;
+    let mut encoding = Encoding::default();
+    let op = match name {
+        "ping" => Op::Ping {
+            nonce: strict::<Ping>(payload)?.nonce,
+        },
+        "process.run" => {
+            let mut request = strict::<RunRequest>(payload)?;
+            idempotency_key = request.idempotency_key.take();
+            encoding = request.encoding.take().unwrap_or_default();
+            Op::ProcessRun(Box::new(request.into_run(config)?))
+        }
+        "process.config.get" => strict::<Nothing>(payload).map(|_| Op::ProcessConfigGet)?,
+        "process.config.set" => Op::ProcessConfigSet(strict::<ConfigPatch>(payload)?.into()),
+        "fs.read" => Op::FsRead(strict::<ReadArguments>(payload)?.into_op()?),
+        "fs.write" => Op::FsWrite(strict::<WriteArguments>(payload)?.into_op()?),
+        "fs.list" => Op::FsList(strict::<ListArguments>(payload)?.into_op()?),
+        "fs.mkdir" => Op::FsMkdir(strict::<MkdirArguments>(payload)?.into_op()?),
+        "fs.move" => Op::FsMove(strict::<MoveRequest>(payload)?.into_op()?),
+        "fs.stat" => Op::FsStat {
+            path: strict::<StatArguments>(payload)?.into_path()?,
+        },
+        "fs.remove" => Op::FsRemove(strict::<RemoveArguments>(payload)?.into_op()?),
+        "fs.unpack" => Op::FsUnpack(strict::<ArchiveArguments>(payload)?.into_op()?),
+        "host.metrics" => strict::<Nothing>(payload).map(|_| Op::HostMetrics)?,
+        "host.capabilities" => strict::<Nothing>(payload).map(|_| Op::HostCapabilities)?,
+        unknown => return Err(no_such(unknown)),
+    };
+    Ok(Decoded {
+        op,
+        idempotency_key,
+        encoding,
+    })
+}
+
+fn strict<T: serde::de::DeserializeOwned>(payload: &[u8]) -> Result<T, Error> {
+    decode(payload, Unknown::Refused)
+}
+
+fn no_such(name: &str) -> Error {
+    let known: Vec<_> = OPERATIONS.iter().map(|row| row.name).collect();
+    Error::Unsupported {
+        what: format!("operation {name:?}"),
+        why: format!("this build knows {}", known.join(", ")),
+        fix: None,
+    }
+}
+
+/// Encodes an answer. [`Reply::File`] is not among them: its caller reads the content at its own pace and limit and
+/// uses [`encode_file`].
+pub fn encode_reply(reply: &Reply, encoding: Encoding) -> Result<Vec<u8>, Error> {
+    match reply {
+        Reply::Pong { nonce, uptime_ms } => bytes(&Pong {
+            nonce: *nonce,
+            uptime_ms: *uptime_ms,
+        }),
+        Reply::Ran(finished) => bytes(&RunReply::new(finished, encoding, None)),
+        Reply::ProcessConfig(config) => bytes(&Config::from(*config)),
+        Reply::File(_) => Err(Error::Internal {
+            reason: "the content of a file is encoded by encode_file".into(),
+        }),
+        Reply::Written(written) => bytes(&Written::from(written)),
+        Reply::Listing(listing) => bytes(&Listing::from(listing)),
+        Reply::Path(path) => bytes(&PathReply::from(path.as_path())),
+        Reply::Moved(moved) => bytes(&Moved::from(moved)),
+        Reply::Stat(entry) => bytes(&Stat::from(entry.as_ref())),
+        Reply::Unpacked(unpacked) => bytes(&Unpacked::from(unpacked)),
+        Reply::Metrics(sample) => bytes(&Metrics::from(&**sample)),
+        Reply::Capabilities(rows) => bytes(&Capabilities::from(rows.clone())),
+    }
+}
+
+/// Encodes the content that was read of a file of `total_size` bytes, beginning at `offset`.
+pub fn encode_file(content: &[u8], offset: u64, total_size: u64) -> Result<Vec<u8>, Error> {
+    bytes(&FileContent {
+        content_b64: text::to_base64(content),
+        offset,
+        total_size,
+    })
+}
+
+fn bytes<T: Serialize>(value: &T) -> Result<Vec<u8>, Error> {
+    serde_json::to_vec(value).map_err(|error| Error::Internal {
+        reason: format!("an answer cannot be written as JSON: {error}"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Code;
+
+    fn payload(name: &str) -> &'static str {
+        match name {
+            "process.run" => r#"{"command":"true","idempotencyKey":"k","encoding":"base64"}"#,
+            "fs.write" => r#"{"path":"a","content":"x","mode":"0600"}"#,
+            "fs.move" => r#"{"from":"a","to":"b"}"#,
+            "fs.unpack" => r#"{"contentB64":""}"#,
+            "fs.read" | "fs.mkdir" | "fs.stat" | "fs.remove" => r#"{"pathB64":"Yf8="}"#,
+            _ => "",
+        }
+    }
+
+    #[test]
+    fn every_operation_of_the_table_decodes_to_itself() {
+        for row in OPERATIONS {
+            let decoded = decode_op(row.name, payload(row.name).as_bytes(), &ProcessConfig::default())
+                .unwrap_or_else(|error| panic!("{}: {error}", row.name));
+            assert_eq!(decoded.op.name(), row.name);
+            assert_eq!(decoded.idempotency_key.is_some(), row.once, "{}", row.name);
+        }
+    }
+
+    #[test]
+    fn an_unknown_name_lists_the_known_ones() {
+        let error = decode_op("fs.nope", b"{}", &ProcessConfig::default()).unwrap_err();
+        assert_eq!(error.code(), Code::Unsupported);
+        assert!(error.to_string().contains("process.run, "), "{error}");
+    }
+
+    #[test]
+    fn unknown_fields_are_refused() {
+        for row in OPERATIONS {
+            let error = decode_op(row.name, br#"{"bogus":1}"#, &ProcessConfig::default()).unwrap_err();
+            assert!(error.to_string().contains("bogus"), "{}: {error}", row.name);
+        }
+    }
+
+    #[test]
+    fn bytes_that_are_no_utf8_arrive_whole() {
+        use std::os::unix::ffi::OsStrExt;
+        let decoded = decode_op(
+            "fs.stat",
+            payload("fs.stat").as_bytes(),
+            &ProcessConfig::default(),
+        )
+        .unwrap();
+        match decoded.op {
+            Op::FsStat { path } => assert_eq!(path.as_os_str().as_bytes(), b"a\xff"),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_mode_is_octal() {
+        let config = ProcessConfig::default();
+        for wrong in ["rw", "0888", "77777", "+644"] {
+            let text = format!(r#"{{"path":"a","content":"","mode":"{wrong}"}}"#);
+            assert_eq!(
+                decode_op("fs.write", text.as_bytes(), &config)
+                    .unwrap_err()
+                    .code(),
+                Code::Invalid
+            );
+        }
+    }
+}

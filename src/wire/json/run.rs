@@ -1,0 +1,466 @@
+//! A command run to its end: the request of the compatible contract with our additions, and its answer.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytes::Bytes;
+use nix::sys::signal::Signal;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use utoipa::ToSchema;
+
+use super::text::{captured_text, from_base64, to_base64};
+use crate::error::Error;
+use crate::exec::{Command, Environment, Exit, Finished, Keep, Kept, Oom};
+use crate::ops::{ProcessConfig, Run};
+
+/// How standard output and standard error are written into the answer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Encoding {
+    /// As text; bytes that are not UTF-8 become U+FFFD.
+    #[default]
+    Utf8,
+    /// base64 of the exact bytes; with an omission, of the kept head followed by the kept tail.
+    Base64,
+}
+
+/// Run a command to its end.
+#[derive(Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", default)]
+#[schema(as = ProcessRunRequest)]
+pub struct RunRequest {
+    /// The program, looked up in `PATH` unless it contains a slash; with `shell`, a line for the shell.
+    #[schema(required = true, nullable = false, min_length = 1)]
+    pub command: Option<String>,
+    /// Its arguments; with `shell`, appended to the line with single spaces.
+    pub args: Option<Vec<String>>,
+    /// Working directory; relative to the workspace root, which is also the default.
+    pub cwd: Option<String>,
+    /// Variables set on top of the daemon's cleaned environment.
+    pub env: Option<BTreeMap<String, String>>,
+    /// Wall time in milliseconds after which the whole process tree is killed. Absent or 0 is the configured default;
+    /// more than the configured maximum is lowered to it, and the answer says what applied.
+    pub timeout_ms: Option<u64>,
+    /// Bytes answered of each output channel; at most the configured limit. Beyond it head and tail are kept.
+    pub max_output_bytes: Option<u64>,
+    /// Run `command` with `$SHELL -c` (else `/bin/sh -c`).
+    pub shell: Option<bool>,
+    /// Text for standard input; end of file follows it.
+    pub stdin: Option<String>,
+    /// Bytes for standard input, base64, instead of `stdin`.
+    pub stdin_b64: Option<String>,
+    /// How the output is written into the answer.
+    pub encoding: Option<Encoding>,
+    /// The same key and the same request get the same outcome for ten minutes; the command is never run twice.
+    #[schema(min_length = 1, max_length = 256)]
+    pub idempotency_key: Option<String>,
+    /// The user to run as: not available in this build, refused with 501.
+    pub user: Option<Value>,
+    /// Resource limits: not available in this build, refused with 501.
+    pub limits: Option<Value>,
+}
+
+impl RunRequest {
+    /// The operation, under the limits of `config`.
+    pub fn into_run(self, config: &ProcessConfig) -> Result<Run, Error> {
+        refuse_unenforceable("user", self.user.as_ref())?;
+        refuse_unenforceable("limits", self.limits.as_ref())?;
+        if let Some(key) = &self.idempotency_key
+            && !(1..=256).contains(&key.len())
+        {
+            let reason = format!("has {} bytes, 1 to 256 are allowed", key.len());
+            return Err(Error::Invalid {
+                field: "idempotencyKey",
+                reason,
+            });
+        }
+        let timeout_ms = self.effective_timeout_ms(config);
+        let keep = Keep::both_ends(self.effective_output_bytes(config));
+        let command = self.command.ok_or(Error::Invalid {
+            field: "command",
+            reason: "is required".into(),
+        })?;
+        Ok(Run {
+            command: program(
+                command,
+                self.args.unwrap_or_default(),
+                self.shell.unwrap_or(false),
+            )?,
+            cwd: PathBuf::from(without_nul("cwd", self.cwd.unwrap_or_default())?),
+            environment: environment(self.env.unwrap_or_default())?,
+            stdin: stdin(self.stdin, self.stdin_b64)?,
+            timeout: Some(Duration::from_millis(timeout_ms)),
+            keep,
+        })
+    }
+
+    /// The time limit that applies, milliseconds.
+    pub fn effective_timeout_ms(&self, config: &ProcessConfig) -> u64 {
+        match self.timeout_ms {
+            None | Some(0) => config.default_run_timeout_ms,
+            Some(asked) => asked.min(config.max_run_timeout_ms),
+        }
+    }
+
+    /// The bytes of each channel that are answered.
+    pub fn effective_output_bytes(&self, config: &ProcessConfig) -> u64 {
+        self.max_output_bytes.map_or(config.max_output_bytes, |asked| {
+            asked.min(config.max_output_bytes)
+        })
+    }
+}
+
+/// A limit that cannot be kept is refused, never ignored.
+fn refuse_unenforceable(field: &'static str, value: Option<&Value>) -> Result<(), Error> {
+    match value {
+        None | Some(Value::Null) => Ok(()),
+        Some(_) => Err(Error::Unsupported {
+            what: format!("process.run with {field:?}"),
+            why: "this build cannot enforce it".into(),
+            fix: Some(format!("leave {field:?} out")),
+        }),
+    }
+}
+
+fn program(command: String, args: Vec<String>, shell: bool) -> Result<Command, Error> {
+    if command.is_empty() {
+        return Err(Error::Invalid {
+            field: "command",
+            reason: "must not be empty".into(),
+        });
+    }
+    let command = without_nul("command", command)?;
+    let mut words = vec![OsString::from(command)];
+    for argument in args {
+        words.push(without_nul("args", argument)?.into());
+    }
+    if shell {
+        Ok(Command::Shell(words.join(" ".as_ref())))
+    } else {
+        Ok(Command::Argv(words))
+    }
+}
+
+fn environment(variables: BTreeMap<String, String>) -> Result<Environment, Error> {
+    let mut pairs = Vec::with_capacity(variables.len());
+    for (name, value) in variables {
+        if name.is_empty() || name.contains('=') {
+            let reason = format!("{name:?} is no name of a variable: it must not be empty or contain \"=\"");
+            return Err(Error::Invalid { field: "env", reason });
+        }
+        pairs.push((
+            without_nul("env", name)?.into(),
+            without_nul("env", value)?.into(),
+        ));
+    }
+    Ok(Environment::Overlay(pairs))
+}
+
+fn stdin(text: Option<String>, base64: Option<String>) -> Result<Bytes, Error> {
+    match (text, base64) {
+        (Some(_), Some(_)) => Err(Error::Invalid {
+            field: "stdinB64",
+            reason: "give either stdin or stdinB64".into(),
+        }),
+        (Some(text), None) => Ok(text.into()),
+        (None, Some(encoded)) => from_base64("stdinB64", &encoded).map(Bytes::from),
+        (None, None) => Ok(Bytes::new()),
+    }
+}
+
+fn without_nul(field: &'static str, text: String) -> Result<String, Error> {
+    if text.contains('\0') {
+        return Err(Error::Invalid {
+            field,
+            reason: "must not contain a NUL byte".into(),
+        });
+    }
+    Ok(text)
+}
+
+/// How a command ended and what it wrote.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = ProcessRunResponse)]
+pub struct RunReply {
+    /// What it returned; null when a signal or the time limit ended it.
+    #[schema(required = true)]
+    pub exit_code: Option<i32>,
+    /// Whether the time limit ended it.
+    pub timed_out: bool,
+    /// Standard output.
+    pub stdout: String,
+    /// Standard error.
+    pub stderr: String,
+    /// Whether bytes of standard output are left out.
+    pub stdout_truncated: bool,
+    /// Whether bytes of standard error are left out.
+    pub stderr_truncated: bool,
+    /// From spawn to exit, milliseconds.
+    pub duration_ms: u64,
+    /// The signal that ended it: `SIGKILL`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub signal: Option<String>,
+    /// Its number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub signal_number: Option<i32>,
+    /// Whether a core was dumped.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub core_dumped: bool,
+    /// Whether a cancel or the daemon's stop ended it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub cancelled: bool,
+    /// `true` when the kernel killed it for want of memory, `false` when not, `"unknown"` without a cgroup of its own.
+    #[schema(value_type = Value)]
+    pub oom: Value,
+    /// Peak resident set of the leader, bytes.
+    pub peak_rss_bytes: u64,
+    /// CPU time in user and kernel mode, milliseconds.
+    pub cpu_ms: u64,
+    /// Processes that still hold an output pipe; they were left alive.
+    pub lingering: Vec<u32>,
+    /// The id of the process in this daemon.
+    pub process_id: String,
+    /// The encoding of `stdout` and `stderr`.
+    pub encoding: Encoding,
+    /// The time limit that applied, milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeout_ms: Option<u64>,
+    /// Bytes that it wrote to standard output.
+    pub stdout_bytes: u64,
+    /// Bytes that it wrote to standard error.
+    pub stderr_bytes: u64,
+    /// Bytes of standard output that are left out between the kept head and tail.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub stdout_omitted_bytes: u64,
+    /// Bytes of standard error that are left out between the kept head and tail.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub stderr_omitted_bytes: u64,
+    /// With an omission: bytes of standard output before it.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub stdout_head_bytes: u64,
+    /// With an omission: bytes of standard error before it.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub stderr_head_bytes: u64,
+    /// blake3 of everything written to standard output, lower-case hex.
+    pub stdout_blake3: String,
+    /// blake3 of everything written to standard error, lower-case hex.
+    pub stderr_blake3: String,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
+fn is_zero(value: &u64) -> bool {
+    *value == 0
+}
+
+impl RunReply {
+    /// The answer for a finished command. `timeout_ms` is the time limit that applied.
+    pub fn new(finished: &Finished, encoding: Encoding, timeout_ms: Option<u64>) -> Self {
+        let end = &finished.end;
+        let (exit_code, signal_number, core_dumped) = match end.exit {
+            Exit::Code(code) => (Some(code), None, false),
+            Exit::Signal { number, core_dumped } => (None, Some(number), core_dumped),
+        };
+        Self {
+            exit_code: if end.timed_out { None } else { exit_code },
+            timed_out: end.timed_out,
+            stdout: channel(&finished.stdout, encoding),
+            stderr: channel(&finished.stderr, encoding),
+            stdout_truncated: finished.stdout.omitted > 0,
+            stderr_truncated: finished.stderr.omitted > 0,
+            duration_ms: milliseconds(end.wall),
+            signal: signal_number.map(signal_name),
+            signal_number,
+            core_dumped,
+            cancelled: end.cancelled,
+            oom: match end.oom {
+                Oom::Yes => Value::Bool(true),
+                Oom::No => Value::Bool(false),
+                Oom::Unknown => Value::from("unknown"),
+            },
+            peak_rss_bytes: end.peak_rss,
+            cpu_ms: milliseconds(end.user_cpu + end.system_cpu),
+            lingering: end.lingering.clone(),
+            process_id: finished.id.to_string(),
+            encoding,
+            timeout_ms,
+            stdout_bytes: end.stdout.total,
+            stderr_bytes: end.stderr.total,
+            stdout_omitted_bytes: finished.stdout.omitted,
+            stderr_omitted_bytes: finished.stderr.omitted,
+            stdout_head_bytes: head_bytes(&finished.stdout),
+            stderr_head_bytes: head_bytes(&finished.stderr),
+            stdout_blake3: end.stdout.digest.to_string(),
+            stderr_blake3: end.stderr.digest.to_string(),
+        }
+    }
+}
+
+fn channel(captured: &Kept, encoding: Encoding) -> String {
+    match encoding {
+        Encoding::Utf8 => captured_text(captured),
+        Encoding::Base64 if captured.tail.is_empty() => to_base64(&captured.head),
+        Encoding::Base64 => to_base64(&[captured.head.as_ref(), captured.tail.as_ref()].concat()),
+    }
+}
+
+fn head_bytes(captured: &Kept) -> u64 {
+    if captured.omitted > 0 {
+        captured.head.len() as u64
+    } else {
+        0
+    }
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn signal_name(number: i32) -> String {
+    Signal::try_from(number).map_or_else(|_| format!("SIG{number}"), |signal| signal.as_str().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::exec::{ChannelTotals, EndRecord};
+    use crate::ids::ProcessId;
+    use crate::wire::json::{Unknown, decode};
+
+    fn request(text: &str) -> Result<Run, Error> {
+        decode::<RunRequest>(text.as_bytes(), Unknown::Ignored)?.into_run(&ProcessConfig::default())
+    }
+
+    fn refused(text: &str) -> &'static str {
+        match request(text) {
+            Err(Error::Invalid { field, .. }) => field,
+            other => panic!("{text}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_wrong_field_is_named() {
+        assert_eq!(refused("{}"), "command");
+        assert_eq!(refused(r#"{"command":""}"#), "command");
+        assert_eq!(refused(r#"{"command":"a\u0000b"}"#), "command");
+        assert_eq!(refused(r#"{"command":"a","env":{"A=B":"c"}}"#), "env");
+        assert_eq!(refused(r#"{"command":"a","args":["\u0000"]}"#), "args");
+        assert_eq!(refused(r#"{"command":"a","stdinB64":"*"}"#), "stdinB64");
+        assert_eq!(
+            refused(r#"{"command":"a","stdin":"x","stdinB64":"eA=="}"#),
+            "stdinB64"
+        );
+        assert_eq!(refused(r#"{"command":"a","encoding":"latin1"}"#), "encoding");
+        assert_eq!(
+            refused(r#"{"command":"a","idempotencyKey":""}"#),
+            "idempotencyKey"
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_enforced_is_refused() {
+        for text in [
+            r#"{"command":"a","user":"nobody"}"#,
+            r#"{"command":"a","limits":{"pidsMax":5}}"#,
+        ] {
+            assert_eq!(request(text).unwrap_err().code(), crate::error::Code::Unsupported);
+        }
+        assert!(request(r#"{"command":"a","user":null,"args":null,"env":null}"#).is_ok());
+    }
+
+    #[test]
+    fn limits_are_those_of_the_configuration() {
+        let timeout = |text: &str| request(text).unwrap().timeout.unwrap().as_millis();
+        assert_eq!(timeout(r#"{"command":"a"}"#), 30_000);
+        assert_eq!(timeout(r#"{"command":"a","timeoutMs":0}"#), 30_000);
+        assert_eq!(timeout(r#"{"command":"a","timeoutMs":999999999}"#), 300_000);
+        let keep = request(r#"{"command":"a","maxOutputBytes":9999999999}"#)
+            .unwrap()
+            .keep;
+        assert_eq!(keep.head + keep.tail, 1_048_576);
+        let keep = request(r#"{"command":"a","maxOutputBytes":1}"#).unwrap().keep;
+        assert_eq!((keep.head, keep.tail), (1, 0));
+    }
+
+    #[test]
+    fn a_shell_line_takes_its_arguments() {
+        let run = request(r#"{"command":"echo a","args":["b c"],"shell":true}"#).unwrap();
+        assert_eq!(run.command, Command::Shell("echo a b c".into()));
+    }
+
+    fn finished(exit: Exit, stdout: Kept) -> Finished {
+        let totals = ChannelTotals {
+            total: 3,
+            digest: blake3::hash(b""),
+        };
+        Finished {
+            id: ProcessId(7),
+            stdout,
+            stderr: Kept::default(),
+            end: EndRecord {
+                seq: 1,
+                exit,
+                timed_out: false,
+                cancelled: false,
+                oom: Oom::Unknown,
+                peak_rss: 4096,
+                user_cpu: Duration::from_millis(2),
+                system_cpu: Duration::from_millis(3),
+                wall: Duration::from_millis(9),
+                stdout: totals.clone(),
+                stderr: totals,
+                lingering: vec![12],
+            },
+        }
+    }
+
+    #[test]
+    fn an_answer_has_the_fields_of_the_contract() {
+        let stdout = Kept {
+            head: "hi\n".into(),
+            tail: Bytes::new(),
+            omitted: 0,
+        };
+        let reply = RunReply::new(&finished(Exit::Code(3), stdout), Encoding::Utf8, Some(30_000));
+        let value = serde_json::to_value(&reply).unwrap();
+        assert_eq!(value["exitCode"], 3);
+        assert_eq!(value["stdout"], "hi\n");
+        assert_eq!(value["stdoutTruncated"], false);
+        assert_eq!(value["durationMs"], 9);
+        assert_eq!(value["cpuMs"], 5);
+        assert_eq!(value["oom"], "unknown");
+        assert_eq!(value["processId"], "proc_7");
+        assert!(value.get("signal").is_none());
+    }
+
+    #[test]
+    fn a_signal_has_no_exit_code() {
+        let exit = Exit::Signal {
+            number: 9,
+            core_dumped: false,
+        };
+        let reply = RunReply::new(&finished(exit, Kept::default()), Encoding::Utf8, None);
+        let value = serde_json::to_value(&reply).unwrap();
+        assert!(value["exitCode"].is_null());
+        assert_eq!(
+            (&value["signal"], &value["signalNumber"]),
+            (&Value::from("SIGKILL"), &Value::from(9))
+        );
+    }
+
+    #[test]
+    fn a_truncated_answer_says_where_the_hole_is() {
+        let stdout = Kept {
+            head: "ab".into(),
+            tail: "yz".into(),
+            omitted: 22,
+        };
+        let reply = RunReply::new(&finished(Exit::Code(0), stdout), Encoding::Base64, None);
+        assert_eq!(reply.stdout, to_base64(b"abyz"));
+        assert_eq!((reply.stdout_omitted_bytes, reply.stdout_head_bytes), (22, 2));
+        assert!(reply.stdout_truncated);
+    }
+}

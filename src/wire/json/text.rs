@@ -1,0 +1,128 @@
+//! Bytes as text: lossy where that is asked for, cut at character boundaries, base64 where every byte counts.
+
+use std::borrow::Cow;
+use std::ffi::OsStr;
+use std::fmt::Write as _;
+use std::os::unix::ffi::OsStrExt;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
+use crate::error::Error;
+use crate::exec::Kept;
+
+/// base64 with padding, the alphabet of RFC 4648 section 4.
+pub(super) fn to_base64(bytes: &[u8]) -> String {
+    STANDARD.encode(bytes)
+}
+
+/// The bytes of a base64 field.
+pub(super) fn from_base64(field: &'static str, text: &str) -> Result<Vec<u8>, Error> {
+    STANDARD.decode(text).map_err(|error| Error::Invalid {
+        field,
+        reason: format!("is not base64: {error}"),
+    })
+}
+
+/// A name for people, and its exact bytes in base64 where the readable form lost something.
+pub(super) fn readable(name: &OsStr) -> (String, Option<String>) {
+    match name.to_string_lossy() {
+        Cow::Borrowed(text) => (text.to_owned(), None),
+        Cow::Owned(text) => (text, Some(to_base64(name.as_bytes()))),
+    }
+}
+
+/// A channel as text: head and tail with a note between them where bytes are out.
+pub(super) fn captured_text(captured: &Kept) -> String {
+    if captured.omitted == 0 {
+        let mut text = String::from_utf8_lossy(&captured.head).into_owned();
+        text.push_str(&String::from_utf8_lossy(&captured.tail));
+        return text;
+    }
+    let head = whole_head(&captured.head);
+    let tail = whole_tail(&captured.tail);
+    let cut = (captured.head.len() - head.len() + captured.tail.len() - tail.len()) as u64;
+    let omitted = captured.omitted + cut;
+    let total = (captured.head.len() + captured.tail.len()) as u64 + captured.omitted;
+    let mut text = String::from_utf8_lossy(head).into_owned();
+    let _ = write!(
+        text,
+        "\n[... {omitted} of {total} bytes left out here; to read them, raise maxOutputBytes or let the command write \
+         to a file and read ranges of it ...]\n"
+    );
+    text.push_str(&String::from_utf8_lossy(tail));
+    text
+}
+
+/// `bytes` without a character that was cut off at the end.
+fn whole_head(bytes: &[u8]) -> &[u8] {
+    match std::str::from_utf8(bytes) {
+        Err(error) if error.error_len().is_none() => &bytes[..error.valid_up_to()],
+        _ => {
+            // There may be invalid bytes before the cut; then only the last three bytes can hold the cut character.
+            let start = bytes.len().saturating_sub(3);
+            for at in start..bytes.len() {
+                if let Err(error) = std::str::from_utf8(&bytes[at..])
+                    && error.error_len().is_none()
+                    && error.valid_up_to() == 0
+                {
+                    return &bytes[..at];
+                }
+            }
+            bytes
+        }
+    }
+}
+
+/// `bytes` without the continuation bytes of a character that began before them.
+fn whole_tail(bytes: &[u8]) -> &[u8] {
+    let continuation = bytes
+        .iter()
+        .take(3)
+        .take_while(|byte| **byte & 0xC0 == 0x80)
+        .count();
+    &bytes[continuation..]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cut(head: &[u8], tail: &[u8], omitted: u64) -> String {
+        let captured = Kept {
+            head: head.to_vec().into(),
+            tail: tail.to_vec().into(),
+            omitted,
+        };
+        captured_text(&captured)
+    }
+
+    #[test]
+    fn whole_output_is_itself() {
+        assert_eq!(cut("ä".as_bytes(), b"", 0), "ä");
+        assert_eq!(cut(b"a\xff", b"", 0), "a\u{fffd}");
+    }
+
+    #[test]
+    fn a_cut_says_how_much_is_out_and_splits_no_character() {
+        let euro = "€".as_bytes();
+        let text = cut(&[b"ab", &euro[..2]].concat(), &[&euro[1..], b"yz"].concat(), 100);
+        assert!(text.starts_with("ab\n[... 104 of 108 bytes left out"), "{text}");
+        assert!(text.ends_with("...]\nyz"), "{text}");
+        assert!(!text.contains('\u{fffd}'), "{text}");
+    }
+
+    #[test]
+    fn invalid_bytes_before_the_cut_do_not_hide_it() {
+        assert_eq!(whole_head(b"\xff\xe2\x82"), b"\xff");
+        assert_eq!(whole_head(b"\xffab"), b"\xffab");
+    }
+
+    #[test]
+    fn lossy_names_keep_their_bytes() {
+        assert_eq!(readable(OsStr::new("plain")), ("plain".to_owned(), None));
+        let (text, bytes) = readable(OsStr::from_bytes(b"a\xff"));
+        assert_eq!(text, "a\u{fffd}");
+        assert_eq!(from_base64("pathB64", &bytes.unwrap()).unwrap(), b"a\xff");
+    }
+}
