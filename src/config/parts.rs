@@ -1,11 +1,10 @@
 //! The shape of the configuration: what one setting or one layer can not decide alone lives in `rules.rs`.
 
 use std::ffi::OsString;
-use std::fmt;
-use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use crate::doors::http::Listen;
 use crate::doors::nats;
 use crate::telemetry::{Filter, Format, Secret};
 use crate::workspace::Workspace;
@@ -64,46 +63,6 @@ pub struct Http {
     pub origins: Vec<String>,
     /// Whether running without a token was insisted on.
     pub i_know: bool,
-}
-
-/// One listener.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Listen {
-    /// A TCP address; port 0 is any free one.
-    Tcp(SocketAddr),
-    /// A Unix socket.
-    Unix(PathBuf),
-}
-
-impl Listen {
-    /// `host:port` or `unix:/path`.
-    pub fn parse(text: &str) -> Result<Self, String> {
-        if let Some(path) = text.strip_prefix("unix:") {
-            if path.is_empty() {
-                return Err("unix: needs a path, like unix:/run/boxd.sock".into());
-            }
-            return Ok(Self::Unix(path.into()));
-        }
-        if let Ok(address) = text.parse() {
-            return Ok(Self::Tcp(address));
-        }
-        text.to_socket_addrs()
-            .ok()
-            .and_then(|mut addresses| addresses.next())
-            .map(Self::Tcp)
-            .ok_or_else(|| {
-                format!("is {text:?}, expected host:port (like 127.0.0.1:2468), unix:/path or off")
-            })
-    }
-}
-
-impl fmt::Display for Listen {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Tcp(address) => address.fmt(formatter),
-            Self::Unix(path) => write!(formatter, "unix:{}", path.display()),
-        }
-    }
 }
 
 /// The bearer token of the HTTP door.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net as unix;
 use std::path::{Path, PathBuf};
@@ -18,6 +18,37 @@ pub enum Listen {
     Tcp(SocketAddr),
     /// A Unix socket; the directory has to exist.
     Unix(PathBuf),
+}
+
+impl Listen {
+    /// `host:port` or `unix:/path`; the error says what is wrong with the text.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        if let Some(path) = text.strip_prefix("unix:") {
+            if path.is_empty() {
+                return Err("unix: needs a path, like unix:/run/boxd.sock".into());
+            }
+            return Ok(Self::Unix(path.into()));
+        }
+        if let Ok(address) = text.parse() {
+            return Ok(Self::Tcp(address));
+        }
+        text.to_socket_addrs()
+            .ok()
+            .and_then(|mut addresses| addresses.next())
+            .map(Self::Tcp)
+            .ok_or_else(|| {
+                format!("is {text:?}, expected host:port (like 127.0.0.1:2468), unix:/path or off")
+            })
+    }
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(formatter),
+            Self::Unix(path) => write!(formatter, "unix:{}", path.display()),
+        }
+    }
 }
 
 /// A bound socket. Dropping a Unix one removes its path.
