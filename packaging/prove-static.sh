@@ -31,28 +31,28 @@ echo "prove-static: static, stripped, $size bytes"
 
 # The root: everything in it is listed here.
 root=$(mktemp -d)
-trap 'rm -rf "$root"' EXIT
+namespace=''
+clean_up() {
+  # Its process namespace takes all its children with it.
+  [ -z "$namespace" ] || kill -KILL "$namespace" 2>/dev/null || true
+  rm -rf "$root"
+}
+trap clean_up EXIT
 trap 'exit 130' INT TERM
 mkdir "$root/bin" "$root/etc" "$root/tmp"
 cp "$(command -v busybox)" "$root/bin/busybox"
-if readelf --program-headers --wide "$root/bin/busybox" | grep -q INTERP; then fail "busybox is not static here: install busybox-static"; fi
+if readelf --program-headers --wide "$root/bin/busybox" | grep -q INTERP; then
+  fail "busybox is not static here: install busybox-static"
+fi
 cp "$binary" "$root/bin/boxd"
 echo "127.0.0.1 $name" >"$root/etc/hosts"
 
-cat >"$root/proof" <<'PROOF'
+# The steps, as a client in the same root takes them.
+cat >"$root/steps" <<'STEPS'
 name=$1
 busybox() { /bin/busybox "$@"; }
-fail() { echo "prove-static: $*" >&2; busybox cat /tmp/log >&2; exit 1; }
+fail() { echo "prove-static: $*" >&2; exit 1; }
 
-BOXD_HTTP_HOSTS=$name /bin/boxd run --http 127.0.0.1:0 --state-dir /tmp/state --config-dir /tmp/config \
-  --workspace-root /tmp --ready-file /tmp/ready 2>/tmp/log &
-daemon=$!
-tries=0
-until [ -s /tmp/ready ]; do
-  tries=$((tries + 1))
-  [ "$tries" -lt 500 ] && kill -0 "$daemon" 2>/dev/null || fail "it did not start"
-  busybox usleep 20000
-done
 url=$(busybox sed -n 's/.*"\(http:[^"]*\)".*/\1/p' /tmp/ready)
 port=${url##*:}
 file=$(busybox sed -n 's/.*"tokenFile": *"\([^"]*\)".*/\1/p' /tmp/ready)
@@ -64,7 +64,7 @@ echo "prove-static: it serves HTTP"
 
 answer=$(busybox wget -q -O - --header "Authorization: Bearer $(busybox cat "$file")" \
   --header "Content-Type: application/json" \
-  --post-data '{"command":"/bin/busybox","args":["sh","-c","busybox printf 6*7=%d $((6*7))"],"env":{"PATH":"/bin"}}' \
+  --post-data '{"command":"/bin/busybox","args":["sh","-c","/bin/busybox printf 6*7=%d $((6*7))"]}' \
   "http://127.0.0.1:$port/v1/processes/run") || fail "processes/run does not answer"
 case $answer in *'6*7=42'*) ;; *) fail "processes/run answers $answer" ;; esac
 echo "prove-static: it runs a command"
@@ -74,15 +74,37 @@ printed=$(/bin/boxd call --url "http://$name:$port" --token-file "$file" exec --
   fail "boxd call exec does not work"
 [ "$printed" = b ] || fail "boxd call exec printed $printed"
 echo "prove-static: it finds $name in /etc/hosts"
+STEPS
 
-kill -TERM "$daemon"
-wait "$daemon" || fail "it stopped with status $?"
-echo "prove-static: it stops with status 0"
-PROOF
-
+# Becomes a program that sees only the root. Without the right to change it, a user namespace gives one.
 map=''
 [ "$(id -u)" -eq 0 ] || map=--map-root-user
-# The process namespace takes every child with it, however this script ends.
-# shellcheck disable=SC2086 # an option or nothing
-env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin \
-  unshare $map --mount --pid --fork --kill-child chroot "$root" /bin/busybox sh /proof "$name" </dev/null
+inside() {
+  # shellcheck disable=SC2086 # an option or nothing
+  exec env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin BOXD_HTTP_HOSTS="$name" \
+    unshare $map --mount "$@" </dev/null
+}
+
+# The daemon is the first process of its namespace, as in a container without an init.
+inside --pid --fork --kill-child chroot "$root" /bin/boxd run --http 127.0.0.1:0 --state-dir /tmp/state \
+  --config-dir /tmp/config --workspace-root /tmp --ready-file /tmp/ready 2>"$root/tmp/log" &
+namespace=$!
+complain() {
+  cat "$root/tmp/log" >&2
+  fail "$*"
+}
+tries=0
+until [ -s "$root/tmp/ready" ]; do
+  tries=$((tries + 1))
+  if [ "$tries" -ge 500 ] || ! kill -0 "$namespace" 2>/dev/null; then complain "it did not start"; fi
+  sleep 0.02
+done
+(inside chroot "$root" /bin/busybox sh /steps "$name") || complain "the steps failed"
+
+daemon=$(cat "/proc/$namespace/task/$namespace/children")
+kill -TERM "${daemon% }"
+status=0
+wait "$namespace" || status=$?
+namespace=''
+[ "$status" -eq 0 ] || complain "it stopped with status $status"
+echo "prove-static: it stops with status 0"
