@@ -8,6 +8,7 @@ mod main_command;
 mod signals;
 mod stop;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -24,6 +25,15 @@ use crate::state::{LinkState, Ready, State};
 use crate::telemetry::{Metrics, Secret};
 
 use main_command::MainCommand;
+
+/// The image's own main command, which `boxd run -- CMD` starts beside the doors.
+#[derive(Debug, Clone)]
+pub struct Main {
+    /// Program and arguments.
+    pub command: Vec<OsString>,
+    /// Whether the daemon ends when it ends, with its exit code.
+    pub exit_with_main: bool,
+}
 
 /// What a person wants to see when the daemon is ready.
 #[derive(Debug)]
@@ -54,7 +64,7 @@ struct Daemon {
 /// # Errors
 ///
 /// What kept it from starting, or the pillar that ended by itself.
-pub fn run(config: Config, announce: impl FnOnce(&Announcement)) -> Result<u8, Error> {
+pub fn run(config: Config, main: Option<Main>, announce: impl FnOnce(&Announcement)) -> Result<u8, Error> {
     let started = Instant::now();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(workers())
@@ -62,10 +72,13 @@ pub fn run(config: Config, announce: impl FnOnce(&Announcement)) -> Result<u8, E
         .thread_keep_alive(Duration::from_secs(5))
         .enable_all()
         .build()
-        .map_err(|source| Error::Io { doing: "start the runtime".into(), source })?;
+        .map_err(|source| Error::Io {
+            doing: "start the runtime".into(),
+            source,
+        })?;
     let outcome = runtime.block_on(async {
         let signals = signals::Signals::listen()?;
-        let daemon = Daemon::start(config, started, announce).await?;
+        let daemon = Daemon::start(config, main, started, announce).await?;
         daemon.serve(signals).await
     });
     // Blocking work that hangs (a dead network file system) is left behind.
@@ -75,29 +88,42 @@ pub fn run(config: Config, announce: impl FnOnce(&Announcement)) -> Result<u8, E
 
 /// One worker per processor, at least two so that one long poll delays nobody, at most four: work is in children.
 fn workers() -> usize {
-    std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 4)
+    std::thread::available_parallelism()
+        .map_or(2, usize::from)
+        .clamp(2, 4)
 }
 
 impl Daemon {
     async fn start(
         config: Config,
+        main: Option<Main>,
         started: Instant,
         announce: impl FnOnce(&Announcement),
     ) -> Result<Self, Error> {
         let (tasks, instance) = (Tasks::new(), InstanceId::mint());
         let state = State::open(&config.state_dir)?;
         if let Some(reason) = state.unavailable() {
-            tracing::warn!(reason, "no state directory: the token and what ran are forgotten at the end");
+            tracing::warn!(
+                reason,
+                "no state directory: the token and what ran are forgotten at the end"
+            );
         }
         let metrics = Arc::new(Metrics::new()?);
         let (access, token, token_file) = compose::access(&config, &state)?;
         let rooms = compose::rooms(&config, &state, instance, &tasks, Arc::clone(&metrics), started)?;
         let bound = http::bind(compose::http(&config, access))?;
         let addresses = bound.addresses();
-        bound.serve(http::Behind { rooms: Arc::clone(&rooms), metrics: Arc::clone(&metrics), instance }, &tasks);
+        bound.serve(
+            http::Behind {
+                rooms: Arc::clone(&rooms),
+                metrics: Arc::clone(&metrics),
+                instance,
+            },
+            &tasks,
+        );
         let links = compose::nats(&config, &state);
         let nats = nats::start(links, Arc::clone(&rooms), tasks.clone(), instance, metrics)?;
-        let main = config.main.clone().map(|main| MainCommand::start(&rooms, main)).transpose()?;
+        let main = main.map(|main| MainCommand::start(&rooms, main)).transpose()?;
         let ready = Ready {
             pid: std::process::id(),
             http: addresses,
@@ -108,8 +134,20 @@ impl Daemon {
         state.write_ready(&ready, config.ready_file.as_deref())?;
         tracing::info!(version = env!("CARGO_PKG_VERSION"), http = ?ready.http, took = ?started.elapsed(), "ready");
         let workspace_root = config.workspace.root.clone();
-        announce(&Announcement { ready, token, workspace_root, capabilities: rooms.capabilities() });
-        Ok(Self { tasks, rooms, nats, main, grace: config.shutdown_grace, _state: state })
+        announce(&Announcement {
+            ready,
+            token,
+            workspace_root,
+            capabilities: rooms.capabilities(),
+        });
+        Ok(Self {
+            tasks,
+            rooms,
+            nats,
+            main,
+            grace: config.shutdown_grace,
+            _state: state,
+        })
     }
 }
 

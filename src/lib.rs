@@ -3,6 +3,7 @@
 pub mod capability;
 pub mod cli;
 pub mod config;
+pub mod daemon;
 pub mod doors;
 pub mod error;
 pub mod exec;

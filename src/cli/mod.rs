@@ -7,6 +7,7 @@ mod doctor;
 mod exit;
 mod flags;
 mod output;
+mod run;
 mod version;
 
 pub use banner::Banner;
@@ -47,6 +48,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    Run(Box<run::Run>),
     Doctor(Box<doctor::Doctor>),
     Call(Box<call::Call>),
     Completions(completions::Completions),
@@ -61,6 +63,7 @@ pub fn main() -> ExitCode {
         Err(error) => return usage(&error, &startup),
     };
     let outcome = match cli.verb {
+        Verb::Run(run) => run.run(startup),
         Verb::Doctor(doctor) => doctor.run(startup),
         Verb::Call(call) => return call.run(startup),
         Verb::Completions(completions) => completions.run().map(|()| ExitCode::SUCCESS),

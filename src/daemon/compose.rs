@@ -32,7 +32,11 @@ pub(super) fn access(
         Token::File { path, token } => (token.clone(), Some(path.clone())),
         Token::Generated => state.token()?,
     };
-    Ok((http::Access::Tokens(vec![http::Token::full(token.clone())]), Some(token), file))
+    Ok((
+        http::Access::Tokens(vec![http::Token::full(token.clone())]),
+        Some(token),
+        file,
+    ))
 }
 
 /// The rooms, with the engine's reaper and the host's sampler running.
@@ -53,11 +57,14 @@ pub(super) fn rooms(
     let engine = Engine::start(engine, instance, tasks);
     let host = Arc::new(Host::new(config.workspace.root.clone()));
     host.start(Arc::clone(&engine), tasks);
-    let ledger = Ledger::open(LedgerConfig { directory: state.journal(), fsync: config.journal_fsync })?;
+    let ledger = Ledger::open(LedgerConfig {
+        directory: state.journal(),
+        fsync: config.journal_fsync,
+    })?;
     Ok(Arc::new(Rooms::new(Parts {
         workspace: config.workspace.clone(),
         engine,
-        files: Arc::new(Files::new(config.fs, config.workspace.clone())),
+        files: Arc::new(Files::new(config.fs.clone(), config.workspace.clone())),
         host,
         ledger,
         metrics,
@@ -121,5 +128,8 @@ fn flag_link(config: &Config) -> Option<nats::LinkConfig> {
 }
 
 fn machine_name() -> String {
-    nix::unistd::gethostname().map_or_else(|_| "unknown".to_owned(), |name| name.to_string_lossy().into_owned())
+    nix::unistd::gethostname().map_or_else(
+        |_| "unknown".to_owned(),
+        |name| name.to_string_lossy().into_owned(),
+    )
 }

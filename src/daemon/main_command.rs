@@ -1,7 +1,7 @@
 //! The image's own main command: started beside the doors, told of every signal, and, when asked for, the end of the
 //! daemon.
 
-use crate::config;
+use super::Main;
 use crate::error::Error;
 use crate::exec::{Attached, Command, Exit, Handle};
 use crate::ops::Rooms;
@@ -15,11 +15,15 @@ pub(super) struct MainCommand {
 }
 
 impl MainCommand {
-    pub(super) fn start(rooms: &Rooms, main: config::MainCommand) -> Result<Self, Error> {
-        let command = Command::Argv(main.argv);
+    pub(super) fn start(rooms: &Rooms, main: Main) -> Result<Self, Error> {
+        let command = Command::Argv(main.command);
         let process = rooms.engine().attach(&command, &rooms.workspace().root)?;
         tracing::info!(id = %process.id(), "main command started");
-        Ok(Self { process, exit: None, exit_with_main: main.exit_with_main })
+        Ok(Self {
+            process,
+            exit: None,
+            exit_with_main: main.exit_with_main,
+        })
     }
 
     pub(super) fn handle(&self) -> Handle {

@@ -28,7 +28,10 @@ impl Signals {
     /// From now on none of them ends the process by itself.
     pub(super) fn listen() -> Result<Self, Error> {
         let listen = |kind| {
-            signal(kind).map_err(|source| Error::Io { doing: "listen for signals".into(), source })
+            signal(kind).map_err(|source| Error::Io {
+                doing: "listen for signals".into(),
+                source,
+            })
         };
         Ok(Self {
             terminate: listen(SignalKind::terminate())?,

@@ -67,14 +67,16 @@ impl Daemon {
     fn exit_code(&self, reason: Reason) -> Result<u8, Error> {
         match reason {
             Reason::MainEnded(exit) => Ok(exit_code(exit)),
-            Reason::Signal(_) if self.ends_with_main() => {
-                Ok(self.main.as_ref().and_then(MainCommand::exit).map_or(0, exit_code))
-            }
+            Reason::Signal(_) if self.ends_with_main() => Ok(self
+                .main
+                .as_ref()
+                .and_then(MainCommand::exit)
+                .map_or(0, exit_code)),
             Reason::Signal(_) => Ok(0),
             Reason::Pillar(_, Err(error)) => Err(error),
-            Reason::Pillar(name, Ok(())) => {
-                Err(Error::Internal { reason: format!("{name} ended before it was told to") })
-            }
+            Reason::Pillar(name, Ok(())) => Err(Error::Internal {
+                reason: format!("{name} ended before it was told to"),
+            }),
         }
     }
 
