@@ -59,7 +59,7 @@ proof: ## the same proof on a profile that builds quickly
 	$(call static_build,proof)
 	packaging/prove-static.sh target/$(TARGET)/proof/boxd
 
-ci: lint test proof ## what CI runs
+ci: lint doc test proof ## what CI runs
 
 audit: $(CARGO_DENY) ## known vulnerabilities in our dependencies (fetches the advisory database)
 	$(CARGO_DENY) check advisories
