@@ -16,4 +16,8 @@
 mod arrows;
 mod harness;
 mod harness_test;
+mod http_files;
+mod http_processes;
+mod http_refusals;
+mod http_unix;
 mod wire_vectors;

@@ -21,7 +21,7 @@ pub(crate) use broker::NatsServer;
 pub(crate) use connection::Connection;
 pub(crate) use control::{ControlPlane, Family};
 pub(crate) use daemon::Daemon;
-pub(crate) use http::{Answer, Http};
+pub(crate) use http::{Answer, Http, whole};
 
 /// How long a test waits for something that is not a matter of speed.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
