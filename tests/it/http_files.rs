@@ -270,7 +270,7 @@ async fn a_client_that_goes_away_leaves_the_old_content() {
         daemon.token()
     );
     socket.write_all(head.as_bytes()).await.unwrap();
-    socket.write_all(&[7; 100_000]).await.unwrap();
+    socket.write_all(&vec![7; 100_000]).await.unwrap();
     // While half of it is here, the old content is what everyone sees.
     assert_eq!(http.get("/v1/fs/file?path=kept").await.text(), "old");
     drop(socket);

@@ -104,12 +104,19 @@ impl Query {
         Ok(Some(PathBuf::from(OsString::from_vec(bytes.to_vec()))))
     }
 
-    /// The path, which has to be there.
+    /// The path, which has to be there and name something: an empty one would be the workspace itself.
     pub(super) fn path(&self) -> Result<PathBuf, Error> {
-        self.optional_path()?.ok_or(Error::Invalid {
+        let path = self.optional_path()?.ok_or(Error::Invalid {
             field: "path",
             reason: "is required".into(),
-        })
+        })?;
+        if path.as_os_str().is_empty() {
+            return Err(Error::Invalid {
+                field: "path",
+                reason: "must not be empty; \".\" is the workspace root".into(),
+            });
+        }
+        Ok(path)
     }
 
     /// Refuses parameters that this build knows of and does not implement; they are never ignored.

@@ -32,6 +32,14 @@ where
         bytes
     };
     let known = field_names::<T>();
+    if !bytes.trim_ascii_start().starts_with(b"{") {
+        // Checked here because a struct can also be read from an array of its fields, which is nobody's contract.
+        serde_json::from_slice::<IgnoredAny>(bytes).map_err(|error| malformed(&error))?;
+        return Err(Error::Invalid {
+            field: "body",
+            reason: "must be a JSON object".into(),
+        });
+    }
     if unknown == Unknown::Refused {
         refuse_unknown(bytes, known)?;
     }
@@ -165,7 +173,10 @@ mod tests {
         let (field, reason) = invalid(r#"{"args":["a",5]}"#, Unknown::Ignored);
         assert_eq!(field, "args");
         assert!(reason.contains("[1]"), "{reason}");
-        assert_eq!(invalid("[]", Unknown::Refused).0, "body");
+        for text in ["[]", r#"["true"]"#, "5", "null"] {
+            assert_eq!(invalid(text, Unknown::Refused).0, "body", "{text}");
+            assert_eq!(invalid(text, Unknown::Ignored).0, "body", "{text}");
+        }
     }
 
     #[test]
