@@ -99,8 +99,9 @@ pub struct EndRecord {
     pub cancelled: bool,
     /// Whether it was killed for want of memory.
     pub oom: Oom,
-    /// Peak resident set of the leader, bytes.
-    pub peak_rss: u64,
+    /// Peak resident set of the leader, bytes; `None` when it was no larger than the daemon's own: the kernel starts a
+    /// program's peak at that of the process that started it, so a smaller one cannot be told.
+    pub peak_rss: Option<u64>,
     /// CPU time in user mode of the leader and the children it waited for.
     pub user_cpu: Duration,
     /// CPU time in the kernel, likewise.

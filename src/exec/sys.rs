@@ -24,6 +24,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
+use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::signal::{SigSet, SigmaskHow, pthread_sigmask};
 
 use super::spec::Exit;
@@ -285,8 +286,8 @@ fn execute(shared: &Shared) -> StartFailure {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Ended {
     pub(super) exit: Exit,
-    /// Bytes.
-    pub(super) peak_rss: u64,
+    /// Bytes; `None` when it is hidden behind our own peak, which the kernel hands on at `execve`.
+    pub(super) peak_rss: Option<u64>,
     pub(super) user_cpu: Duration,
     pub(super) system_cpu: Duration,
 }
@@ -331,10 +332,15 @@ pub(super) fn wait(pid: i32) -> Option<Ended> {
     };
     Some(Ended {
         exit,
-        peak_rss: usage.ru_maxrss as u64 * 1024,
+        peak_rss: (usage.ru_maxrss > own_peak_rss()).then_some(usage.ru_maxrss as u64 * 1024),
         user_cpu: duration(usage.ru_utime),
         system_cpu: duration(usage.ru_stime),
     })
+}
+
+/// Kilobytes.
+fn own_peak_rss() -> i64 {
+    getrusage(UsageWho::RUSAGE_SELF).map_or(0, |usage| usage.max_rss())
 }
 
 fn duration(time: libc::timeval) -> Duration {

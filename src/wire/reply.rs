@@ -184,7 +184,7 @@ mod tests {
                 timed_out,
                 cancelled: false,
                 oom: exec::Oom::Unknown,
-                peak_rss: 0,
+                peak_rss: None,
                 user_cpu: Duration::ZERO,
                 system_cpu: Duration::ZERO,
                 wall: Duration::from_millis(7),

@@ -216,8 +216,9 @@ pub struct RunReply {
     /// `true` when the kernel killed it for want of memory, `false` when not, `"unknown"` without a cgroup of its own.
     #[schema(value_type = Value)]
     pub oom: Value,
-    /// Peak resident set of the leader, bytes.
-    pub peak_rss_bytes: u64,
+    /// Peak resident set of the leader, bytes; left out when it was no larger than that of the daemon, which hides it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peak_rss_bytes: Option<u64>,
     /// CPU time in user and kernel mode, milliseconds.
     pub cpu_ms: u64,
     /// Processes that still hold an output pipe; they were left alive.
@@ -406,7 +407,7 @@ mod tests {
                 timed_out: false,
                 cancelled: false,
                 oom: Oom::Unknown,
-                peak_rss: 4096,
+                peak_rss: Some(4096),
                 user_cpu: Duration::from_millis(2),
                 system_cpu: Duration::from_millis(3),
                 wall: Duration::from_millis(9),
