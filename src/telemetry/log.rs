@@ -9,6 +9,7 @@ use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
+use super::writer::Lines;
 use crate::error::Error;
 
 /// Which lines are written: `info,boxd::exec=debug` is `info` everywhere and `debug` in one module.
@@ -71,7 +72,7 @@ pub fn init(filter: &Filter, format: Format, color: bool) -> Result<(), Error> {
         Format::Text => false,
         Format::Json => true,
     };
-    let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr);
+    let lines = tracing_subscriber::fmt::layer().with_writer(Lines::to(io::stderr(), json));
     let lines = if json {
         lines.json().flatten_event(true).with_span_list(false).boxed()
     } else {
