@@ -20,10 +20,14 @@ pub struct Filter {
 }
 
 impl Default for Filter {
+    /// The NATS client tells of every connection at `info`, which the links do in our own words.
     fn default() -> Self {
+        let targets = Targets::new()
+            .with_default(tracing::Level::INFO)
+            .with_target("async_nats", tracing::Level::WARN);
         Self {
-            text: "info".into(),
-            targets: Targets::new().with_default(tracing::Level::INFO),
+            text: "info,async_nats=warn".into(),
+            targets,
         }
     }
 }
