@@ -66,7 +66,7 @@ pub fn main() -> ExitCode {
         Verb::Run(run) => run.run(startup),
         Verb::Doctor(doctor) => doctor.run(startup),
         Verb::Call(call) => return call.run(startup),
-        Verb::Openapi(openapi) => openapi.run().map(|()| ExitCode::SUCCESS),
+        Verb::Openapi(_) => openapi::print().map(|()| ExitCode::SUCCESS),
         Verb::Completions(completions) => completions.run().map(|()| ExitCode::SUCCESS),
         Verb::Version(version) => version.run().map(|()| ExitCode::SUCCESS),
     };
@@ -103,6 +103,8 @@ fn sources(startup: Startup) -> Sources {
 
 #[cfg(test)]
 mod tests {
+    use std::fmt::Write as _;
+
     use clap::CommandFactory;
 
     use super::*;
@@ -116,7 +118,7 @@ mod tests {
             .term_width(100)
             .render_long_help()
             .to_string();
-        *text += &format!("$ {path} --help\n{help}\n");
+        let _ = writeln!(text, "$ {path} --help\n{help}");
         for verb in command.get_subcommands().filter(|verb| verb.get_name() != "help") {
             helps(verb, &path, text);
         }

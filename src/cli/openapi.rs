@@ -11,8 +11,7 @@ use crate::error::Error;
 #[command(after_help = "Examples:\n  boxd openapi > openapi.json")]
 pub(super) struct Openapi {}
 
-impl Openapi {
-    pub(super) fn run(&self) -> Result<(), Error> {
-        output::answer(http::openapi()?.as_bytes())
-    }
+/// Prints the document.
+pub(super) fn print() -> Result<(), Error> {
+    output::answer(http::openapi()?.as_bytes())
 }
