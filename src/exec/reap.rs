@@ -67,11 +67,16 @@ impl Reaper {
             doing: "listen for SIGCHLD".into(),
             source,
         })?;
+        let mut killing = false;
         loop {
             self.reap_all();
+            // Asked anew after each wake: a child may have been born since the last one.
+            if killing && self.living() == 0 {
+                return Ok(());
+            }
             tokio::select! {
                 _ = ended.recv() => {}
-                () = tasks.killing(), if self.living() == 0 => return Ok(()),
+                () = tasks.killing(), if !killing => killing = true,
             }
         }
     }
