@@ -154,8 +154,6 @@ fn defaults(sources: &Sources, problems: &mut Vec<String>) -> Config {
             token: Token::Generated,
             hosts: Vec::new(),
             origins: Vec::new(),
-            unix_users: Vec::new(),
-            max_connections: None,
             i_know: false,
         },
         nats: Nats {

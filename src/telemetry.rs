@@ -6,7 +6,6 @@
 mod log;
 mod metrics;
 mod secret;
-mod writer;
 
 pub use log::{Filter, Format, init};
 pub use metrics::Metrics;

@@ -61,10 +61,6 @@ pub struct Http {
     pub hosts: Vec<String>,
     /// Origins that browsers may send.
     pub origins: Vec<String>,
-    /// User ids that may use a Unix socket besides root and the daemon's own.
-    pub unix_users: Vec<u32>,
-    /// Connections at once; `None` follows the limit on file descriptors.
-    pub max_connections: Option<usize>,
     /// Whether running without a token was insisted on.
     pub i_know: bool,
 }

@@ -142,7 +142,7 @@ pub const SETTINGS: &[Setting] = &[
         flag: Some("http"),
         value: Some("ADDR"),
         repeatable: true,
-        doc: "Where HTTP listens: host:port (port 0 is any free one), unix:/path, or off; 127.0.0.1:2468 by default.",
+        doc: "Where HTTP listens: host:port (port 0 is any free one), unix:/path, or off.",
         set: |config, given| listeners(&given.list()?).map(|listen| config.http.listen = listen),
         show: |config| {
             Some(match config.http.listen.as_slice() {
@@ -226,34 +226,6 @@ pub const SETTINGS: &[Setting] = &[
         doc: "Origins of web pages that may use the API, exactly as browsers send them.",
         set: |config, given| given.list().map(|origins| config.http.origins = origins),
         show: |config| Some(list(&config.http.origins)),
-        ..SETTING
-    },
-    Setting {
-        key: "http.unix_users",
-        variable: Some("BOXD_HTTP_UNIX_USERS"),
-        doc: "User ids that may use a Unix socket, besides root and the daemon's own.",
-        set: |config, given| {
-            let users: Result<Vec<_>, _> = given.numbers()?.into_iter().map(u32::try_from).collect();
-            config.http.unix_users = users.map_err(|_| "holds a number that is no user id".to_owned())?;
-            Ok(())
-        },
-        show: |config| Some(format!("{:?}", config.http.unix_users)),
-        ..SETTING
-    },
-    Setting {
-        key: "http.max_connections",
-        variable: Some("BOXD_HTTP_MAX_CONNECTIONS"),
-        example: "1024",
-        doc: "Connections at once; follows the limit on file descriptors when not set.",
-        set: |config, given| {
-            let most = given.number()?;
-            if most == 0 {
-                return Err("is 0, which would serve nobody".into());
-            }
-            config.http.max_connections = Some(most as usize);
-            Ok(())
-        },
-        show: |config| config.http.max_connections.map(|most| most.to_string()),
         ..SETTING
     },
     Setting {

@@ -81,8 +81,8 @@ pub(super) fn http(config: &Config, access: http::Access) -> http::Config {
         access,
         hosts: config.http.hosts.clone(),
         origins: config.http.origins.clone(),
-        unix_users: config.http.unix_users.clone(),
-        max_connections: config.http.max_connections,
+        unix_users: Vec::new(),
+        max_connections: None,
     }
 }
 

@@ -9,7 +9,6 @@ use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use super::writer::Lines;
 use crate::error::Error;
 
 /// Which lines are written: `info,boxd::exec=debug` is `info` everywhere and `debug` in one module.
@@ -20,14 +19,10 @@ pub struct Filter {
 }
 
 impl Default for Filter {
-    /// The NATS client tells of every connection at `info`, which the links do in our own words.
     fn default() -> Self {
-        let targets = Targets::new()
-            .with_default(tracing::Level::INFO)
-            .with_target("async_nats", tracing::Level::WARN);
         Self {
-            text: "info,async_nats=warn".into(),
-            targets,
+            text: "info".into(),
+            targets: Targets::new().with_default(tracing::Level::INFO),
         }
     }
 }
@@ -76,7 +71,7 @@ pub fn init(filter: &Filter, format: Format, color: bool) -> Result<(), Error> {
         Format::Text => false,
         Format::Json => true,
     };
-    let lines = tracing_subscriber::fmt::layer().with_writer(Lines::to(io::stderr(), json));
+    let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr);
     let lines = if json {
         lines.json().flatten_event(true).with_span_list(false).boxed()
     } else {

@@ -101,8 +101,10 @@ pub(super) async fn connect(
             tell(&sender, event);
             std::future::ready(())
         });
-    if matches!(address.scheme(), "tls" | "wss" | "nats") {
-        options = options.tls_client_config(super::tls::client_config());
+    if may_speak_tls(&address) {
+        let tls = tokio::task::spawn_blocking(super::tls::client_config).await;
+        let tls = tls.map_err(|panic| Failure::Unreachable(format!("TLS cannot be set up: {panic}")))?;
+        options = options.tls_client_config(tls);
     }
     let client = options
         .connect(address)
@@ -136,6 +138,15 @@ fn address(url: &str, allow_plaintext: bool) -> Result<ServerAddr, Error> {
         });
     }
     Ok(address)
+}
+
+/// Reading the machine's certificate authorities takes time that a broker on this machine does not need.
+fn may_speak_tls(address: &ServerAddr) -> bool {
+    match address.scheme() {
+        "tls" | "wss" => true,
+        "nats" => !is_loopback(address.host()),
+        _ => false,
+    }
 }
 
 fn is_loopback(host: &str) -> bool {

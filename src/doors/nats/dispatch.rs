@@ -10,17 +10,18 @@ use bytes::{Bytes, BytesMut};
 use prost::Message as _;
 
 use super::admission::Weight;
+use super::answer::Answer;
 use super::error::{agent_error, refused};
 use super::generation::Generation;
 use super::link::Link;
 use super::subjects::may_reply_to;
-use super::{content, route};
+use super::{content, extension, route};
 use crate::error::Error;
 use crate::ids::RequestId;
 use crate::ops::{Call, Op, Reply};
 use crate::wire::proto::control_request::Op as WireOp;
 use crate::wire::proto::control_response::Result as Outcome;
-use crate::wire::proto::{AgentError, ControlRequest, ControlResponse, PingResponse};
+use crate::wire::proto::{AgentError, ControlRequest, PingResponse};
 use crate::wire::reply;
 
 /// The name of this door in metrics.
@@ -51,18 +52,16 @@ pub(super) fn take(generation: &Arc<Generation>, message: Message, buffer: &mut 
     }
 }
 
-/// A reply that is ready to be encoded.
-struct Answer {
-    request_id: String,
-    op: &'static str,
-    outcome: Result<Outcome, AgentError>,
-}
-
 /// An operation to be performed.
 struct Work {
     request_id: String,
     op: &'static str,
-    operation: Op,
+    body: Body,
+}
+
+enum Body {
+    Op(Op),
+    Extension { name: String, payload: Bytes },
 }
 
 enum Inline {
@@ -100,69 +99,23 @@ fn answer_inline(generation: &Generation, request: ControlRequest) -> Inline {
         return Inline::Answer(Answer::error(request_id, name, &Error::Protocol { reason }));
     };
     let policy = resource_policy.map_or(Ok(()), |policy| crate::wire::request::resource_policy(&policy));
-    match policy.and_then(|()| route::operation(op, generation.max_payload as u64)) {
+    let body = policy.and_then(|()| match op {
+        WireOp::Ext(extension) => Ok(Body::Extension {
+            name: extension.op,
+            payload: extension.payload,
+        }),
+        op => route::operation(op, generation.max_payload as u64).map(Body::Op),
+    });
+    match body {
         Ok(_) if generation.link.door.tasks.is_stopping() => {
             Inline::Answer(Answer::error(request_id, name, &Error::Stopping))
         }
-        Ok(operation) => Inline::Work(Work {
+        Ok(body) => Inline::Work(Work {
             request_id,
             op: name,
-            operation,
+            body,
         }),
         Err(error) => Inline::Answer(Answer::error(request_id, name, &error)),
-    }
-}
-
-impl Answer {
-    fn error(request_id: String, op: &'static str, error: &Error) -> Self {
-        tracing::debug!(request_id, op, %error, "a request was refused");
-        Self {
-            request_id,
-            op,
-            outcome: Err(agent_error(error, op)),
-        }
-    }
-
-    /// The reply as bytes, or an error that fits in its place; `None` when not even that fits.
-    fn encode(self, max_payload: usize, buffer: &mut BytesMut) -> Option<Bytes> {
-        let Self {
-            request_id,
-            op,
-            outcome,
-        } = self;
-        let (result, error) = match outcome {
-            Ok(result) => (Some(result), None),
-            Err(error) => (None, Some(error)),
-        };
-        let mut response = ControlResponse {
-            request_id,
-            error,
-            result,
-        };
-        let mut size = response.encoded_len();
-        if size > max_payload {
-            let large = Error::TooLarge {
-                what: "the reply",
-                size: size as u64,
-                limit: max_payload as u64,
-            };
-            response.result = None;
-            response.error = Some(agent_error(&large, op));
-            size = response.encoded_len();
-        }
-        if size > max_payload {
-            tracing::warn!(
-                op,
-                size,
-                max_payload,
-                "a reply was not sent: its request id alone is too large"
-            );
-            return None;
-        }
-        buffer.reserve(size);
-        // The buffer has room for exactly what was measured.
-        response.encode(buffer).ok()?;
-        Some(buffer.split().freeze())
     }
 }
 
@@ -179,15 +132,11 @@ fn spawn(generation: &Arc<Generation>, subject: Subject, bytes: usize, work: Wor
 }
 
 async fn perform(link: &Arc<Link>, work: Work, bytes: usize, max_payload: usize) -> Answer {
-    let Work {
-        request_id,
-        op,
-        operation,
-    } = work;
-    let weight = if matches!(operation, Op::ProcessRun(_)) {
-        Weight::Heavy
-    } else {
-        Weight::Light
+    let Work { request_id, op, body } = work;
+    let weight = match &body {
+        Body::Op(Op::ProcessRun(_)) => Weight::Heavy,
+        Body::Extension { name, .. } if extension::is_heavy(name) => Weight::Heavy,
+        Body::Op(_) | Body::Extension { .. } => Weight::Light,
     };
     let permit = match link.door.admission.admit(&link.origin, weight, bytes).await {
         Ok(permit) => permit,
@@ -210,7 +159,12 @@ async fn perform(link: &Arc<Link>, work: Work, bytes: usize, max_payload: usize)
         // Without an id there is nothing that a repeat could be recognised by.
         idempotency_key: (!request_id.is_empty()).then(|| request_id.clone()),
     };
-    let outcome = perform_op(link, &call, op, operation, max_payload).await;
+    let outcome = match body {
+        Body::Op(operation) => perform_op(link, &call, op, operation, max_payload).await,
+        Body::Extension { name, payload } => {
+            extension::perform(&link.door.rooms, &call, name, &payload, max_payload).await
+        }
+    };
     drop(permit);
     Answer {
         request_id,

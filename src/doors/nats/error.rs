@@ -46,6 +46,15 @@ pub(super) fn refused(error: &Error, breaker: Breaker, op: &str) -> AgentError {
     refusal
 }
 
+/// Adds what extensions promise on top: the stable code, the hint and the id that the log carries.
+pub(super) fn with_stable_code(mut wire: AgentError, error: &Error, id: &str) -> AgentError {
+    wire.detail.insert("code".into(), error.code().as_str().into());
+    wire.detail.insert("id".into(), id.into());
+    wire.detail
+        .insert("hint".into(), error.hint().unwrap_or_default());
+    wire
+}
+
 fn wire_code(code: Code) -> ErrorCode {
     match code {
         Code::NotFound => ErrorCode::NotFound,

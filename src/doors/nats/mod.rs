@@ -12,6 +12,7 @@
 //! calls [`start`], waits for [`Nats::first_attempts`], and on its way out calls [`Nats::going_offline`].
 
 mod admission;
+mod answer;
 mod backoff;
 mod broker_error;
 mod config;
@@ -22,6 +23,7 @@ mod digest;
 mod directory;
 mod dispatch;
 mod error;
+mod extension;
 mod fair;
 mod farewell;
 mod generation;

@@ -60,7 +60,10 @@ pub(super) fn operation(op: WireOp, max_payload: u64) -> Result<Op, Error> {
             let reason = format!("{} is sent by agents, not to them", name(&op));
             return Err(Error::Protocol { reason });
         }
-        WireOp::Ext(_) => "this version of boxd has no extensions",
+        WireOp::Ext(_) => {
+            let reason = "an extension is known by its name alone".into();
+            return Err(Error::Internal { reason });
+        }
         WireOp::Git(_) => "this version of boxd has no git operations; exec can run the git program",
         WireOp::PtyOpen(_) | WireOp::PtyWrite(_) | WireOp::PtyResize(_) | WireOp::PtyClose(_) => {
             "this version of boxd has no terminals"

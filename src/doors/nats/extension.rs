@@ -1,0 +1,63 @@
+//! Operations by their stable name (tag 100): the JSON of HTTP in, the JSON of HTTP out.
+
+use bytes::Bytes;
+
+use super::error::{agent_error, with_stable_code};
+use crate::error::Error;
+use crate::ops::{Call, Reply, Rooms};
+use crate::wire::json;
+use crate::wire::proto::control_response::Result as Outcome;
+use crate::wire::proto::{AgentError, Extension};
+
+/// Whether the operation of that name starts a process.
+pub(super) fn is_heavy(name: &str) -> bool {
+    name == "process.run"
+}
+
+/// Performs the operation `name`; errors carry the stable code besides what every error carries.
+pub(super) async fn perform(
+    rooms: &Rooms,
+    call: &Call,
+    name: String,
+    payload: &[u8],
+    max_payload: usize,
+) -> Result<Outcome, AgentError> {
+    match answer(rooms, call, &name, payload, max_payload as u64).await {
+        Ok(payload) => Ok(Outcome::Ext(Extension { op: name, payload })),
+        Err(error) => {
+            let id = call.request_id.to_string();
+            tracing::debug!(
+                id,
+                op = name,
+                error = &error as &dyn std::error::Error,
+                "an extension failed"
+            );
+            Err(with_stable_code(agent_error(&error, &name), &error, &id))
+        }
+    }
+}
+
+async fn answer(rooms: &Rooms, call: &Call, name: &str, payload: &[u8], limit: u64) -> Result<Bytes, Error> {
+    let decoded = json::decode_op(name, payload, &rooms.process_config())?;
+    let mut call = call.clone();
+    if decoded.idempotency_key.is_some() {
+        call.idempotency_key = decoded.idempotency_key;
+    }
+    let answer = match rooms.perform(&call, decoded.op).await? {
+        Reply::File(open) => {
+            let (offset, total) = (open.range().start, open.total());
+            json::encode_file(&open.read_all(limit).await?, offset, total)
+        }
+        reply => json::encode_reply(&reply, decoded.encoding),
+    };
+    let payload = answer?;
+    let size = payload.len() as u64;
+    if size > limit {
+        return Err(Error::TooLarge {
+            what: "the reply",
+            size,
+            limit,
+        });
+    }
+    Ok(payload.into())
+}
