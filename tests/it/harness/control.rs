@@ -72,7 +72,7 @@ impl ControlPlane {
 
     /// Asks for `op` under a fresh request id.
     #[track_caller]
-    pub(crate) fn ask(&self, op: Op) -> impl Future<Output = ControlResponse> {
+    pub(crate) fn ask(&self, op: Op) -> impl Future<Output = ControlResponse> + use<> {
         self.ask_as(&uuid::Uuid::new_v4().to_string(), 0, op)
     }
 
