@@ -47,8 +47,14 @@ pub enum Error {
         found: &'static str,
         /// What is needed: `a regular file`.
         expected: &'static str,
-        /// The errno a POSIX call gives for this: `EISDIR`, `ENOTDIR`, `ENOTEMPTY`.
+        /// The errno a POSIX call gives for this: `EISDIR` or `ENOTDIR`.
         errno: i32,
+    },
+    /// A directory still has entries, and the request did not allow taking them with it.
+    #[error("directory {path:?} is not empty")]
+    NotEmpty {
+        /// The directory.
+        path: PathBuf,
     },
     /// The operating system refused: `EACCES`, `EPERM` or `EROFS`, or a confinement rule of ours.
     #[error("{doing}: permission denied")]
@@ -289,7 +295,7 @@ impl Code {
     /// The stable string that crosses the doors.
     pub fn as_str(self) -> &'static str {
         match self {
-            Self::Invalid => "invalid",
+            Self::Invalid => "invalid_request",
             Self::NotFound => "not_found",
             Self::AlreadyExists => "already_exists",
             Self::WrongKind => "wrong_kind",
@@ -306,7 +312,7 @@ impl Code {
             Self::StorageFull => "storage_full",
             Self::Unsupported => "unsupported",
             Self::ConsentRequired => "consent_required",
-            Self::Unauthenticated => "unauthenticated",
+            Self::Unauthenticated => "token_invalid",
             Self::Forbidden => "forbidden",
             Self::Protocol => "protocol",
             Self::Fenced => "fenced",
@@ -328,7 +334,7 @@ impl Error {
             Self::AlreadyExists { .. } => Code::AlreadyExists,
             Self::WrongKind { .. } => Code::WrongKind,
             Self::Denied { .. } => Code::Denied,
-            Self::Conflict { .. } => Code::Conflict,
+            Self::NotEmpty { .. } | Self::Conflict { .. } => Code::Conflict,
             Self::DuplicateInFlight { .. } => Code::DuplicateInFlight,
             Self::Lost { .. } => Code::Lost,
             Self::Evicted { .. } => Code::Evicted,
@@ -393,6 +399,7 @@ impl Error {
             Self::StorageFull { .. } => {
                 Some("free space on that file system, the old content was kept".into())
             }
+            Self::NotEmpty { .. } => Some("say recursive to take its content with it".into()),
             Self::ConsentRequired { .. } => {
                 Some("ask the machine's owner to consent and enroll again".into())
             }
@@ -412,6 +419,7 @@ impl Error {
             Self::Denied { errno, .. } | Self::StorageFull { errno, .. } | Self::WrongKind { errno, .. } => {
                 Some(*errno)
             }
+            Self::NotEmpty { .. } => Some(libc::ENOTEMPTY),
             Self::Conflict { .. } => Some(libc::EBUSY),
             Self::Io { source, .. } => source.raw_os_error(),
             _ => None,
@@ -446,11 +454,8 @@ impl Error {
                 expected: "a directory",
                 errno,
             },
-            libc::ENOTEMPTY => Self::WrongKind {
+            libc::ENOTEMPTY => Self::NotEmpty {
                 path: path.to_owned(),
-                found: "a directory that is not empty",
-                expected: "an empty one, or recursive",
-                errno,
             },
             libc::ENOSPC | libc::EDQUOT => Self::StorageFull {
                 doing,

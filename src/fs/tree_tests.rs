@@ -355,7 +355,7 @@ async fn removing_takes_links_and_not_what_they_point_at() {
     let error = room.remove("tree", false).await.unwrap_err();
     assert_eq!(
         (error.code(), error.errno()),
-        (Code::WrongKind, Some(libc::ENOTEMPTY))
+        (Code::Conflict, Some(libc::ENOTEMPTY))
     );
     assert_eq!(room.remove("tree", true).await.unwrap(), room.at("tree"));
     room.remove("link", true).await.unwrap();

@@ -122,7 +122,6 @@ test("runProcess refuses what makes no sense, naming the field", async () => {
     [{ args: ["x"] }, /command/],
     [{ command: 5 }, /command/],
     [{ command: "true", args: "x" }, /args/],
-    [{ command: "true", timeoutMs: 0 }, /timeoutMs/],
     [{ command: "true", timeoutMs: -1 }, /timeoutMs/],
     [{ command: "true", maxOutputBytes: "1" }, /maxOutputBytes/],
     [{ command: "true\0" }, /command|NUL/],
@@ -187,7 +186,8 @@ test("the limit of concurrent processes is a conflict", async () => {
 test("files are written and read back, byte for byte", async () => {
   const bytes = new Uint8Array(3 << 20).map((_, index) => (index * 7919) >> 3);
   const written = await sdk.writeFsFile({ path: `${directory}/deep/er/data.bin` }, bytes);
-  assert.deepEqual(written, { path: path.join(workspace, directory, "deep/er/data.bin"), bytesWritten: bytes.length });
+  assert.equal(written.path, path.join(workspace, directory, "deep/er/data.bin"));
+  assert.equal(written.bytesWritten, bytes.length);
   const read = await sdk.readFsFile({ path: `${directory}/deep/er/data.bin` });
   assert.ok(Buffer.from(read).equals(Buffer.from(bytes)));
   const again = await sdk.writeFsFile({ path: `${directory}/deep/er/data.bin` }, "");
@@ -245,7 +245,7 @@ test("stat, mkdir, move and delete", async () => {
   assert.equal((await sdk.statFs({ path: `${directory}/a` })).entryType, "directory");
 
   await sdk.writeFsFile({ path: `${directory}/taken` }, "old");
-  await refused(() => sdk.moveFs({ from: `${directory}/a/file`, to: `${directory}/taken` }), 409, "conflict");
+  await refused(() => sdk.moveFs({ from: `${directory}/a/file`, to: `${directory}/taken` }), 409, "already_exists");
   assert.equal(Buffer.from(await sdk.readFsFile({ path: `${directory}/taken` })).toString(), "old");
   const moved = await sdk.moveFs({ from: `${directory}/a/file`, to: `${directory}/taken`, overwrite: true });
   assert.deepEqual(moved, {
@@ -268,8 +268,8 @@ test("what is not there is 404, what is of another kind is said", async () => {
   await refused(() => sdk.deleteFsEntry(missing), 404, "not_found");
   await refused(() => sdk.moveFs({ from: missing.path, to: "x" }), 404, "not_found");
   await sdk.writeFsFile({ path: `${directory}-file` }, "x");
-  await refused(() => sdk.readFsFile({ path: "." }), 400, "invalid_request");
-  await refused(() => sdk.listFsEntries({ path: `${directory}-file` }), 400, "invalid_request");
+  await refused(() => sdk.readFsFile({ path: "." }), 400, "wrong_kind");
+  await refused(() => sdk.listFsEntries({ path: `${directory}-file` }), 400, "wrong_kind");
 });
 
 test("bad input to the file methods is 400 and names the field", async () => {

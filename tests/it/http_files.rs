@@ -87,9 +87,7 @@ async fn a_file_is_written_looked_at_listed_moved_and_removed() {
     assert_eq!(moved.status, 200, "{}", moved.text());
     assert_eq!(http.get("/v1/fs/file?path=a/c.txt").await.text(), "other");
 
-    http.delete("/v1/fs/entry?path=a")
-        .await
-        .problem(409, "wrong_kind");
+    http.delete("/v1/fs/entry?path=a").await.problem(409, "conflict");
     let removed = http.delete("/v1/fs/entry?path=a&recursive=true").await;
     assert_eq!(removed.json()["path"], shown("a"));
     http.get("/v1/fs/stat?path=a").await.problem(404, "not_found");
@@ -117,13 +115,13 @@ async fn wrong_parameters_are_named() {
         ("/v1/fs/stat?path=a%00b", "path"),
         ("/v1/fs/entries?recursive=banana", "recursive"),
     ] {
-        let problem = http.get(path).await.problem(400, "invalid");
+        let problem = http.get(path).await.problem(400, "invalid_request");
         assert_eq!(problem["details"]["field"], field, "{path}: {problem}");
     }
     let problem = http
         .put("/v1/fs/file?path=a&mode=rw", "x")
         .await
-        .problem(400, "invalid");
+        .problem(400, "invalid_request");
     assert_eq!(problem["details"]["field"], "mode");
     http.get("/v1/fs/entries?glob=*")
         .await
@@ -208,16 +206,16 @@ async fn content_comes_with_ranges_and_validators() {
 async fn what_is_no_file_is_said() {
     let daemon = Daemon::start();
     let http = daemon.http();
-    http.get("/v1/fs/file?path=.").await.problem(409, "wrong_kind");
+    http.get("/v1/fs/file?path=.").await.problem(400, "wrong_kind");
     nix::unistd::mkfifo(&daemon.workspace().join("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
     let read = tokio::time::timeout(Duration::from_secs(5), http.get("/v1/fs/file?path=fifo"))
         .await
         .unwrap();
-    read.problem(409, "wrong_kind");
+    read.problem(400, "wrong_kind");
     let read = tokio::time::timeout(Duration::from_secs(5), http.get("/v1/fs/file?path=/dev/zero"))
         .await
         .unwrap();
-    read.problem(409, "wrong_kind");
+    read.problem(400, "wrong_kind");
 }
 
 #[tokio::test]
@@ -379,12 +377,12 @@ async fn stored_configuration_is_kept_beside_the_workspace() {
     assert_eq!(
         put(path, json!({ "type": "banana" }))
             .await
-            .problem(400, "invalid")["details"]["field"],
+            .problem(400, "invalid_request")["details"]["field"],
         "type"
     );
     put("/v1/config/mcp?directory=.&mcpName=", server.clone())
         .await
-        .problem(400, "invalid");
+        .problem(400, "invalid_request");
     assert_eq!(http.delete(path).await.status, 204);
     http.get(path).await.problem(404, "not_found");
     http.delete(path).await.problem(404, "not_found");
@@ -394,5 +392,5 @@ async fn stored_configuration_is_kept_beside_the_workspace() {
     assert_eq!(http.get(skills).await.json(), skill);
     put(skills, json!({ "sources": [1] }))
         .await
-        .problem(400, "invalid");
+        .problem(400, "invalid_request");
 }

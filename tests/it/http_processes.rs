@@ -27,7 +27,11 @@ async fn a_command_answers_the_contract_and_more() {
         (&json!(false), &json!(false))
     );
     assert!(run["durationMs"].is_u64() && run["cpuMs"].is_u64(), "{run}");
-    assert!(run["peakRssBytes"].as_u64().unwrap() > 0, "{run}");
+    // Left out where the peak of the daemon itself hides that of a small command.
+    assert!(
+        run.get("peakRssBytes").is_none_or(|peak| peak.as_u64() > Some(0)),
+        "{run}"
+    );
     assert_eq!(
         (&run["lingering"], &run["timeoutMs"]),
         (&json!([]), &json!(30_000))

@@ -30,7 +30,7 @@ async fn bodies_that_are_not_what_they_should_be() {
     post(&http, RUN, JSON, r#"{"command":"#)
         .await
         .problem(400, "protocol");
-    post(&http, RUN, JSON, "").await.problem(400, "invalid");
+    post(&http, RUN, JSON, "").await.problem(400, "invalid_request");
     post(&http, RUN, None, r#"{"command":"true"}"#)
         .await
         .problem(415, "unsupported_media_type");
@@ -45,7 +45,7 @@ async fn bodies_that_are_not_what_they_should_be() {
         (r#"{"command":"a","timeoutMs":-1}"#, "timeoutMs"),
         (r#"{"command":"a","env":{"":"x"}}"#, "env"),
     ] {
-        let problem = post(&http, RUN, JSON, body).await.problem(400, "invalid");
+        let problem = post(&http, RUN, JSON, body).await.problem(400, "invalid_request");
         assert_eq!(problem["details"]["field"], field, "{problem}");
         assert!(
             problem["detail"].as_str().unwrap().starts_with(field),
@@ -59,7 +59,9 @@ async fn bodies_that_are_not_what_they_should_be() {
         (r#"{"maxRunTimeoutMs":"soon"}"#, "maxRunTimeoutMs"),
         (r#"{"defaultRunTimeoutMs":1.5}"#, "defaultRunTimeoutMs"),
     ] {
-        let problem = post(&http, config, JSON, body).await.problem(400, "invalid");
+        let problem = post(&http, config, JSON, body)
+            .await
+            .problem(400, "invalid_request");
         assert_eq!(problem["details"]["field"], field, "{problem}");
     }
     let huge = format!(r#"{{"maxOutputBytes":1,"padding":"{}"}}"#, "x".repeat(1 << 20));
@@ -78,11 +80,11 @@ async fn our_own_routes_refuse_unknown_fields_and_compatible_ones_ignore_them() 
     assert_eq!(post(&http, RUN, JSON, body).await.status, 200);
     let problem = post(&http, "/v1/ops/process.run", JSON, body)
         .await
-        .problem(422, "invalid");
+        .problem(422, "invalid_request");
     assert!(problem["detail"].as_str().unwrap().contains("bogus"), "{problem}");
     let problem = post(&http, "/v1/ops/fs.stat", JSON, "{}")
         .await
-        .problem(422, "invalid");
+        .problem(422, "invalid_request");
     assert_eq!(problem["details"]["field"], "path");
     post(&http, "/v1/ops/fs.nope", JSON, "{}")
         .await
@@ -149,23 +151,23 @@ async fn only_the_right_token_opens_and_health_needs_none() {
         "/",
     ] {
         let answer = wrong.get(path).await;
-        answer.problem(401, "unauthenticated");
+        answer.problem(401, "token_invalid");
         assert!(answer.header("www-authenticate").starts_with("Bearer"), "{path}");
         if path != "/v1/health" {
-            anonymous.get(path).await.problem(401, "unauthenticated");
+            anonymous.get(path).await.problem(401, "token_invalid");
             // A token in the URL counts nowhere here.
             let with_token = format!("{path}?access_token={}", daemon.token());
-            anonymous.get(&with_token).await.problem(401, "unauthenticated");
+            anonymous.get(&with_token).await.problem(401, "token_invalid");
         }
     }
     anonymous
         .run(&json!({ "command": "true" }))
         .await
-        .problem(401, "unauthenticated");
+        .problem(401, "token_invalid");
     wrong
         .put("/v1/fs/file?path=planted", "x")
         .await
-        .problem(401, "unauthenticated");
+        .problem(401, "token_invalid");
     assert!(!daemon.workspace().join("planted").exists());
 }
 
@@ -238,7 +240,7 @@ async fn listed_origins_are_shared_with() {
     assert_eq!(answer.header("access-control-allow-credentials"), "true");
     http.send(preflight("https://evil.example"))
         .await
-        .problem(401, "unauthenticated");
+        .problem(401, "token_invalid");
     let request = http
         .request(Method::POST, "/v1/fs/mkdir?path=made")
         .header(ORIGIN, "https://app.example");
@@ -310,9 +312,9 @@ async fn a_rejected_upload_gets_its_answer() {
     http.anonymous()
         .put("/v1/fs/file?path=big", body.clone())
         .await
-        .problem(401, "unauthenticated");
+        .problem(401, "token_invalid");
     std::fs::create_dir(daemon.workspace().join("directory")).unwrap();
     http.put("/v1/fs/file?path=directory", body)
         .await
-        .problem(409, "wrong_kind");
+        .problem(400, "wrong_kind");
 }

@@ -44,7 +44,7 @@ async fn a_unix_socket_serves_the_same_routes_and_goes_away_with_the_daemon() {
     assert_eq!(health["instance"], daemon.instance());
     ask(&path, "wrong", "/v1/health")
         .await
-        .problem(401, "unauthenticated");
+        .problem(401, "token_invalid");
     assert_eq!(daemon.http().get("/v1/health").await.status, 200);
     assert!(daemon.stop().success());
     assert!(!path.exists());

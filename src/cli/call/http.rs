@@ -365,11 +365,7 @@ async fn problem(response: Response<Incoming>) -> Error {
         .map_or_else(|| format!("the daemon answered HTTP {status}"), str::to_owned);
     if status == StatusCode::UNAUTHORIZED {
         let hint = "give the daemon's token by --token-file or BOXD_TOKEN";
-        return refused(
-            "unauthenticated",
-            &message,
-            problem["hint"].as_str().or(Some(hint)),
-        );
+        return refused("token_invalid", &message, problem["hint"].as_str().or(Some(hint)));
     }
     refused(
         problem["code"].as_str().unwrap_or_default(),

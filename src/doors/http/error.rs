@@ -26,12 +26,11 @@ pub(super) enum Contract {
 fn status(code: Code, contract: Contract) -> StatusCode {
     match code {
         Code::Invalid if contract == Contract::Ours => StatusCode::UNPROCESSABLE_ENTITY,
-        Code::Invalid | Code::Protocol => StatusCode::BAD_REQUEST,
+        Code::Invalid | Code::WrongKind | Code::Protocol => StatusCode::BAD_REQUEST,
         Code::Unauthenticated => StatusCode::UNAUTHORIZED,
         Code::Denied | Code::Forbidden | Code::ConsentRequired => StatusCode::FORBIDDEN,
         Code::NotFound => StatusCode::NOT_FOUND,
         Code::AlreadyExists
-        | Code::WrongKind
         | Code::Conflict
         | Code::DuplicateInFlight
         | Code::Lost
@@ -361,10 +360,10 @@ mod tests {
             })
             .collect();
         insta::assert_snapshot!(rows.join("\n"), @r"
-        invalid 400 422
+        invalid_request 400 422
         not_found 404 404
         already_exists 409 409
-        wrong_kind 409 409
+        wrong_kind 400 400
         permission_denied 403 403
         conflict 409 409
         duplicate_in_flight 409 409
@@ -378,7 +377,7 @@ mod tests {
         storage_full 507 507
         unsupported 501 501
         consent_required 403 403
-        unauthenticated 401 401
+        token_invalid 401 401
         forbidden 403 403
         protocol 400 400
         fenced 409 409

@@ -74,7 +74,7 @@ pub(super) struct FileRefusals;
 const EVERYWHERE: [(u16, &str); 12] = [
     (
         400,
-        "The request is malformed, or a field is wrong (named in `details.field`).",
+        "The request is malformed, a field is wrong (named in `details.field`), or the path is of another kind than the operation needs.",
     ),
     (401, "The token is missing or wrong."),
     (
@@ -109,10 +109,7 @@ const EVERYWHERE: [(u16, &str); 12] = [
 
 const FILES: [(u16, &str); 3] = [
     (404, "The path does not exist."),
-    (
-        409,
-        "The entry exists, or is of another kind than the operation needs.",
-    ),
+    (409, "The entry exists, or the directory is not empty."),
     (507, "The disk or the quota is full; what was there is untouched."),
 ];
 

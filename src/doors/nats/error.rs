@@ -137,7 +137,7 @@ fn context(error: &Error, op: &str) -> String {
             doing.clone()
         }
         Error::Invalid { field, .. } => format!("{op}: {field}"),
-        Error::WrongKind { path, .. } => format!("{op}: {}", path.display()),
+        Error::WrongKind { path, .. } | Error::NotEmpty { path } => format!("{op}: {}", path.display()),
         Error::AlreadyExists { name, .. } => format!("{op}: {name}"),
         _ => op.to_owned(),
     }
