@@ -51,8 +51,11 @@ impl Pipes {
             let (child, ours) = make()?;
             (child, Some(pipe::Sender::from_owned_fd(ours).map_err(watch)?))
         } else {
-            let null = open("/dev/null", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
-                .map_err(|errno| out_of_descriptors("open /dev/null", errno))?;
+            let null = match open("/dev/null", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()) {
+                // A root without /dev: a pipe that nobody writes to is at its end just as well.
+                Err(Errno::ENOENT) => make()?.0,
+                opened => opened.map_err(|errno| out_of_descriptors("open /dev/null", errno))?,
+            };
             (null, None)
         };
         Ok(Self {
