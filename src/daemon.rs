@@ -4,6 +4,7 @@
 //! ready file. Stopping is in `stop`, signals in `signals`.
 
 mod compose;
+mod housekeeping;
 mod main_command;
 mod signals;
 mod stop;
@@ -111,6 +112,10 @@ impl Daemon {
         let metrics = Arc::new(Metrics::new()?);
         let (access, token, token_file) = compose::access(&config, &state)?;
         let rooms = compose::rooms(&config, &state, instance, &tasks, Arc::clone(&metrics), started)?;
+        tasks.pillar(
+            "memory",
+            housekeeping::keep_small(Arc::clone(&rooms), tasks.clone()),
+        );
         let bound = http::bind(compose::http(&config, access))?;
         let addresses = bound.addresses();
         bound.serve(

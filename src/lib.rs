@@ -11,6 +11,7 @@ pub mod fs;
 pub mod host;
 pub mod ids;
 pub mod lifecycle;
+pub mod memory;
 pub mod ops;
 pub mod startup;
 pub mod state;

@@ -8,6 +8,8 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 
+use crate::memory;
+
 /// What the process was started with, copied before secrets were overwritten.
 #[derive(Debug, Clone, Default)]
 pub struct Startup {
@@ -38,6 +40,7 @@ pub fn take(names: &SecretNames) -> Startup {
         environment: std::env::vars_os().collect(),
     };
     platform::look_names_up_in_files();
+    memory::configure();
     platform::erase(names);
     startup
 }

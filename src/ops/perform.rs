@@ -40,6 +40,8 @@ pub struct Rooms {
     host: Arc<Host>,
     ledger: Ledger,
     process_config: RwLock<ProcessConfig>,
+    /// Operations that were answered.
+    performed: AtomicU64,
     /// Processes made over HTTP that run now.
     http_processes: Arc<AtomicU64>,
     /// `fs.confine`.
@@ -93,6 +95,7 @@ impl Rooms {
             host,
             ledger,
             process_config: RwLock::default(),
+            performed: AtomicU64::new(0),
             http_processes: Arc::default(),
             metrics,
             confine,
@@ -121,6 +124,11 @@ impl Rooms {
         *self.process_config.read()
     }
 
+    /// Operations answered since the start.
+    pub fn performed(&self) -> u64 {
+        self.performed.load(Ordering::Relaxed)
+    }
+
     /// Milliseconds since the daemon started, monotonic.
     pub fn uptime_ms(&self) -> u64 {
         self.started.elapsed().as_millis() as u64
@@ -140,6 +148,7 @@ impl Rooms {
     pub async fn perform(&self, call: &Call, op: Op) -> Result<Reply, Error> {
         let (name, began) = (op.name(), Instant::now());
         let outcome = self.checked(call, name, op).await;
+        self.performed.fetch_add(1, Ordering::Relaxed);
         let code = outcome
             .as_ref()
             .map_or_else(|error| error.code().as_str(), |_| "ok");
