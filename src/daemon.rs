@@ -110,7 +110,11 @@ impl Daemon {
             );
         }
         let metrics = Arc::new(Metrics::new()?);
-        let (access, token, token_file) = compose::access(&config, &state)?;
+        let compose::Admission {
+            access,
+            token,
+            token_file,
+        } = compose::access(&config, &state)?;
         let rooms = compose::rooms(&config, &state, instance, &tasks, Arc::clone(&metrics), started)?;
         tasks.pillar(
             "memory",

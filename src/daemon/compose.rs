@@ -21,22 +21,35 @@ const HEARTBEAT: Duration = Duration::from_secs(5);
 /// The id of the link that flags describe.
 const FLAG_LINK: &str = "flags";
 
-/// Who may come in by HTTP, the token to show, and the file that holds it.
-pub(super) fn access(
-    config: &Config,
-    state: &State,
-) -> Result<(http::Access, Option<Secret<String>>, Option<PathBuf>), Error> {
-    let (token, file) = match &config.http.token {
-        Token::Off => return Ok((http::Access::Open, None, None)),
+/// Who may come in by HTTP.
+pub(super) struct Admission {
+    pub(super) access: http::Access,
+    /// The token to show to a person, when there is one.
+    pub(super) token: Option<Secret<String>>,
+    /// The file that holds it.
+    pub(super) token_file: Option<PathBuf>,
+}
+
+/// Takes the token from where the configuration says; the first start makes one.
+pub(super) fn access(config: &Config, state: &State) -> Result<Admission, Error> {
+    let (token, token_file) = match &config.http.token {
+        Token::Off => {
+            return Ok(Admission {
+                access: http::Access::Open,
+                token: None,
+                token_file: None,
+            });
+        }
         Token::Given(token) => (token.clone(), None),
         Token::File { path, token } => (token.clone(), Some(path.clone())),
         Token::Generated => state.token()?,
     };
-    Ok((
-        http::Access::Tokens(vec![http::Token::full(token.clone())]),
-        Some(token),
-        file,
-    ))
+    let access = http::Access::Tokens(vec![http::Token::full(token.clone())]);
+    Ok(Admission {
+        access,
+        token: Some(token),
+        token_file,
+    })
 }
 
 /// The rooms, with the engine's reaper and the host's sampler running.
