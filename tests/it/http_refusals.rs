@@ -318,3 +318,29 @@ async fn a_rejected_upload_gets_its_answer() {
         .await
         .problem(400, "wrong_kind");
 }
+
+#[tokio::test]
+async fn health_is_answered_when_every_connection_is_taken() {
+    let daemon = Daemon::builder().namespace("ulimit -n 100").start();
+    let http = daemon.http();
+    // Half of the descriptors are for connections; each of these is known to be accepted because it was answered.
+    let mut idle = Vec::new();
+    for _ in 0..50 {
+        let mut kept = http.keep().await;
+        let request = http
+            .request(Method::GET, "/v1/health")
+            .body(Full::default())
+            .unwrap();
+        assert_eq!(kept.send(request).await.status, 200);
+        idle.push(kept);
+    }
+    assert_eq!(http.get("/v1/health").await.status, 200);
+    let refused = http.get("/v1/metrics").await;
+    refused.problem(503, "overloaded");
+    assert!(!refused.header("retry-after").is_empty());
+    idle.clear();
+    let free = async { while http.get("/v1/metrics").await.status != 200 {} };
+    tokio::time::timeout(Duration::from_secs(10), free)
+        .await
+        .expect("slots are given back");
+}

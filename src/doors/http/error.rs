@@ -60,6 +60,8 @@ struct Rejection {
     retry: Retry,
     details: Option<Value>,
     header: Option<(HeaderName, HeaderValue)>,
+    /// What the log gets besides the answer: the whole chain of causes.
+    causes: Option<String>,
 }
 
 /// The body of every rejection (RFC 9457).
@@ -101,6 +103,7 @@ impl Problem {
             retry: Retry::Never,
             details: None,
             header: None,
+            causes: None,
         }))
     }
 
@@ -125,9 +128,8 @@ impl Problem {
         problem.0.retry = error.retry();
         problem.0.details = details(error);
         problem.0.header = header(error);
-        if problem.0.status.is_server_error() {
-            // The answer carries the message; the log also gets the chain of causes behind it.
-            tracing::debug!(error = ?error, "operation failed");
+        if problem.0.status == StatusCode::INTERNAL_SERVER_ERROR {
+            problem.0.causes = Some(format!("{error:?}"));
         }
         problem
     }
@@ -309,6 +311,9 @@ impl Problem {
         let Some(problem) = response.extensions_mut().remove::<Self>() else {
             return response;
         };
+        if let Some(causes) = &problem.0.causes {
+            tracing::warn!(id = request_id, causes, "request failed");
+        }
         let mut rendered = problem.render(request_id);
         if let Some(allow) = response.headers_mut().remove(ALLOW) {
             rendered.headers_mut().insert(ALLOW, allow);
