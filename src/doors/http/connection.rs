@@ -27,6 +27,7 @@ use super::front::{Front, Peer};
 use super::listener::Listener;
 use super::meter::{Metered, count_answer};
 use super::origin::Via;
+use super::unparsed::Unparsed;
 use crate::error::Error;
 use crate::lifecycle::Tasks;
 
@@ -37,7 +38,7 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// The same on a reserved slot.
 const RESERVED_HEAD_TIMEOUT: Duration = Duration::from_secs(2);
 /// What hyper reads of a head at most; [`super::front`] refuses less than that with a typed answer.
-const HEAD_BYTES: usize = 256 * 1024;
+pub(super) const HEAD_BYTES: usize = 256 * 1024;
 /// Bytes of a body that are read in one piece, and of answers that wait to be written.
 const BUFFER_BYTES: usize = 512 * 1024;
 /// How long a rejected body is read and thrown away, so that its sender gets to see the answer.
@@ -180,6 +181,7 @@ impl Server {
             tasks: self.tasks.clone(),
             limit,
             linger: AtomicBool::new(false),
+            parsed: Arc::default(),
         };
         match socket {
             Socket::Tcp(stream, bound) => {
@@ -236,6 +238,8 @@ struct Connection {
     limit: Option<usize>,
     /// Whether the last request was rejected while its body was still on its way.
     linger: AtomicBool,
+    /// Whether there was a request yet.
+    parsed: Arc<AtomicBool>,
 }
 
 impl Connection {
@@ -255,6 +259,7 @@ impl Connection {
             .max_header_size(HEAD_BYTES)
             .max_buf_size(BUFFER_BYTES)
             .writev(true);
+        let stream = Unparsed::new(stream, Arc::clone(&self.parsed));
         let mut connection = http.serve_connection(TokioIo::new(stream), service);
         let mut stopping = std::pin::pin!(self.tasks.stopping());
         let mut asked_to_stop = false;
@@ -267,12 +272,18 @@ impl Connection {
                 }
             }
         };
-        if let Err(error) = end {
-            tracing::debug!(%error, "connection ended");
-        } else {
-            let linger = self.linger.load(Ordering::Relaxed) && !self.tasks.is_stopping();
-            finish(connection.into_parts().io.into_inner(), linger).await;
-        }
+        let rejected = match end {
+            Ok(()) => self.linger.load(Ordering::Relaxed),
+            Err(error) => {
+                tracing::debug!(%error, "connection ended");
+                if !error.is_parse() {
+                    return;
+                }
+                true
+            }
+        };
+        let linger = rejected && !self.tasks.is_stopping();
+        finish(connection.into_parts().io.into_inner(), linger).await;
     }
 
     async fn answer(
@@ -280,6 +291,7 @@ impl Connection {
         request: Request<Incoming>,
         via: Via,
     ) -> Result<Response<Body>, std::convert::Infallible> {
+        self.parsed.store(true, Ordering::Relaxed);
         let body_follows = !hyper::body::Body::is_end_stream(request.body());
         let peer = Peer {
             via,

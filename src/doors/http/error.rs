@@ -257,8 +257,8 @@ impl Problem {
         )
     }
 
-    /// The response that is sent, and its status for the counters.
-    pub(super) fn render(&self, request_id: &str) -> Response {
+    /// Status and body of the answer to the request with this id.
+    pub(super) fn body(&self, request_id: &str) -> (StatusCode, Vec<u8>) {
         let rejection = &*self.0;
         let body = ProblemBody {
             kind: format!("urn:sandbox-agent:error:{}", rejection.code),
@@ -276,8 +276,15 @@ impl Problem {
             details: rejection.details.as_ref(),
         };
         // Strings and numbers always serialise; an empty body with the right status would still be the truth.
-        let mut response = Response::new(Body::from(serde_json::to_vec(&body).unwrap_or_default()));
-        *response.status_mut() = rejection.status;
+        (rejection.status, serde_json::to_vec(&body).unwrap_or_default())
+    }
+
+    /// The whole answer.
+    pub(super) fn render(&self, request_id: &str) -> Response {
+        let rejection = &*self.0;
+        let (status, body) = self.body(request_id);
+        let mut response = Response::new(Body::from(body));
+        *response.status_mut() = status;
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if let Retry::After(after) = rejection.retry {
