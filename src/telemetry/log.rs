@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal};
 use std::str::FromStr;
 
 use tracing_subscriber::Layer;
-use tracing_subscriber::filter::Targets;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
@@ -22,7 +22,7 @@ impl Default for Filter {
     fn default() -> Self {
         Self {
             text: "info".into(),
-            targets: Targets::new().with_default(tracing::Level::INFO),
+            targets: without_libraries("info", Targets::new().with_default(tracing::Level::INFO)),
         }
     }
 }
@@ -36,9 +36,18 @@ impl FromStr for Filter {
         })?;
         Ok(Self {
             text: text.to_owned(),
-            targets,
+            targets: without_libraries(text, targets),
         })
     }
+}
+
+/// The NATS client reports what links report in their own words, errors of ours among them; it is silent unless the
+/// filter names it.
+fn without_libraries(text: &str, targets: Targets) -> Targets {
+    if text.contains("async_nats") {
+        return targets;
+    }
+    targets.with_target("async_nats", LevelFilter::OFF)
 }
 
 impl fmt::Display for Filter {

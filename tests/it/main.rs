@@ -20,6 +20,7 @@ mod http_files;
 mod http_processes;
 mod http_refusals;
 mod http_unix;
+mod nats_credentials;
 mod nats_links;
 mod nats_load;
 mod nats_requests;

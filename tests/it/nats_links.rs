@@ -4,12 +4,12 @@ use std::time::{Duration, Instant};
 
 use boxd::wire::proto::control_request::Op;
 use boxd::wire::proto::control_response::Result as Outcome;
-use boxd::wire::proto::{Heartbeat, PingRequest, agent_event};
+use boxd::wire::proto::{ErrorCode, Heartbeat, PingRequest, agent_event};
 use futures_util::StreamExt;
 use prost::Message;
 
 use crate::harness::{Connection, ControlPlane, Daemon, Family, NatsServer, PATIENCE, eventually};
-use crate::nats_requests::{ran, shell};
+use crate::nats_requests::{failed, ran, shell};
 
 fn link_state(daemon: &Daemon) -> &str {
     daemon.ready["links"][0]["state"].as_str().unwrap()
@@ -316,6 +316,15 @@ async fn going_offline_is_said_while_a_command_runs_and_the_tree_is_gone() {
         }
     };
     assert_eq!(said.reason(), boxd::wire::proto::GoingOfflineReason::UserStop);
+    let refused = failed(
+        plane.ask(Op::Exec(shell("touch late"))).await,
+        ErrorCode::Draining,
+    );
+    assert!(refused.retryable && !daemon.workspace().join("late").exists());
+    assert!(
+        ping_once(&plane).await.is_some(),
+        "a stopping daemon still answers pings"
+    );
     daemon.signal(nix::sys::signal::Signal::SIGTERM);
     let status = daemon.wait(PATIENCE);
     assert!(status.success(), "{status}");
@@ -325,6 +334,52 @@ async fn going_offline_is_said_while_a_command_runs_and_the_tree_is_gone() {
         panic!("{response:?}")
     };
     assert_eq!(exec.exit_code, -1);
+}
+
+#[tokio::test]
+async fn a_broker_that_is_there_and_says_nothing_is_given_up_and_found_again() {
+    let mut broker = NatsServer::start();
+    let (daemon, link) = Daemon::linked(&broker);
+    broker.signal(nix::sys::signal::Signal::SIGSTOP);
+    let begin = Instant::now();
+    eventually("the link to be given up", Duration::from_secs(25), || {
+        daemon.log().contains("link lost").then_some(())
+    });
+    assert!(
+        begin.elapsed() > Duration::from_secs(5),
+        "one silent moment is not the end"
+    );
+    broker.signal(nix::sys::signal::Signal::SIGCONT);
+    let plane = ControlPlane::connect(&link).await;
+    until_reachable(&plane, true, Duration::from_secs(12)).await;
+    // Nothing of the lost generation is left behind.
+    let sockets = || {
+        let fds = std::fs::read_dir(format!("/proc/{}/fd", daemon.pid()))
+            .unwrap()
+            .flatten();
+        let inodes = fds
+            .filter_map(|fd| std::fs::read_link(fd.path()).ok())
+            .collect::<Vec<_>>();
+        let port = format!(
+            ":{:04X} 01",
+            broker.url().rsplit(':').next().unwrap().parse::<u16>().unwrap()
+        );
+        let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+        let ours = |line: &&str| {
+            let inode = line.split_whitespace().nth(9).unwrap_or_default();
+            inodes
+                .iter()
+                .any(|link| link.to_string_lossy() == format!("socket:[{inode}]"))
+        };
+        table
+            .lines()
+            .filter(|line| line.contains(&port))
+            .filter(ours)
+            .count()
+    };
+    eventually("two connections to be left", Duration::from_secs(10), || {
+        (sockets() == 2).then_some(())
+    });
 }
 
 #[tokio::test]

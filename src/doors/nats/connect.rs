@@ -61,15 +61,22 @@ pub(super) struct Connection {
     pub(super) max_payload: usize,
 }
 
-/// Dials `url` once.
-pub(super) async fn connect(
-    url: &str,
-    credential: &Credential,
-    client_name: &str,
-    allow_plaintext: bool,
-) -> Result<Connection, Failure> {
-    let address = address(url, allow_plaintext).map_err(Failure::Unusable)?;
-    let secret = Secret::read(credential, &address)
+/// Where to connect, and as whom.
+pub(super) struct Target<'a> {
+    /// `nats://`, `tls://`, `ws://` or `wss://`.
+    pub(super) url: &'a str,
+    /// What is presented.
+    pub(super) credential: &'a Credential,
+    /// The name the broker shows.
+    pub(super) client_name: &'a str,
+    /// Whether `nats://` and `ws://` may leave the machine.
+    pub(super) allow_plaintext: bool,
+}
+
+/// Dials `target` once; `read_buffer` is how many bytes are read at once.
+pub(super) async fn connect(target: &Target<'_>, read_buffer: u16) -> Result<Connection, Failure> {
+    let address = address(target.url, target.allow_plaintext).map_err(Failure::Unusable)?;
+    let secret = Secret::read(target.credential, &address)
         .await
         .map_err(Failure::Unusable)?;
     let (sender, news) = mpsc::channel(NEWS);
@@ -87,13 +94,14 @@ pub(super) async fn connect(
         async move { answer }
     });
     let mut options = options
-        .name(client_name)
+        .name(target.client_name)
         .max_reconnects(1)
         .ignore_discovered_servers()
         .connection_timeout(CONNECT_LIMIT)
         .ping_interval(PING_INTERVAL)
         .client_capacity(CLIENT_COMMANDS)
         .subscription_capacity(REQUESTS)
+        .read_buffer_capacity(read_buffer)
         .event_callback(move |event| {
             if matches!(event, Event::Disconnected | Event::Closed) {
                 on_loss.cancel();
@@ -109,7 +117,7 @@ pub(super) async fn connect(
     let client = options
         .connect(address)
         .await
-        .map_err(|error| failure(url, &error))?;
+        .map_err(|error| failure(target.url, &error))?;
     standing.store(true, Ordering::Release);
     let max_payload = client.server_info().max_payload;
     Ok(Connection {

@@ -22,11 +22,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::broker_error::BrokerError;
 use super::config::LinkConfig;
-use super::connect::{self, Connection, Failure, News};
+use super::connect::{self, Connection, Failure, News, Target};
 use super::link::Link;
 use super::outbound::{Gone, Outbound};
 use super::subjects::{self, Family};
 use super::{dispatch, hello};
+use crate::ids::InstanceId;
 use crate::wire::proto::{AgentEvent, GoingOfflineReason};
 
 /// How long Hello waits for the executable's digest; it is sent again when that comes later.
@@ -35,10 +36,12 @@ const DIGEST_WAIT: Duration = Duration::from_millis(250);
 const SETUP_LIMIT: Duration = Duration::from_secs(5);
 /// How long a connection that ends may take to write what it holds.
 const CLOSE_LIMIT: Duration = Duration::from_secs(1);
+/// Bytes that the control connection reads at once: requests, some of them large.
+const CONTROL_READS: u16 = u16::MAX;
+/// Bytes that the bulk connection reads at once: nothing but pongs.
+const BULK_READS: u16 = 1024;
 /// Replies from this size on go over the bulk connection, bytes.
 const BULK_FROM: usize = 64 << 10;
-/// What a receive loop encodes inline replies into before it asks for more memory, bytes.
-const REPLY_BUFFER: usize = 16 << 10;
 
 /// Why a generation ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,6 +64,10 @@ pub(super) struct Generation {
     pub(super) max_payload: usize,
     control: Arc<Outbound>,
     bulk: Arc<Outbound>,
+    /// The configuration that was dialled.
+    config: Arc<LinkConfig>,
+    /// The instance that it was dialled as.
+    instance: InstanceId,
     families: Vec<Family>,
     /// Subjects that the account may not publish to: a warning each, once.
     denied: Mutex<HashSet<String>>,
@@ -77,16 +84,28 @@ pub(super) struct Opened {
 
 impl Generation {
     /// Dials both connections of `link` at `url`.
-    pub(super) async fn open(link: &Arc<Link>, config: &LinkConfig, url: &str) -> Result<Opened, Failure> {
+    pub(super) async fn open(
+        link: &Arc<Link>,
+        config: &Arc<LinkConfig>,
+        url: &str,
+    ) -> Result<Opened, Failure> {
         let door = &link.door;
-        let name = door.client_name();
-        let dial = || connect::connect(url, &config.credential, &name, door.config.allow_plaintext);
-        let (control, bulk) = tokio::try_join!(dial(), dial())?;
+        let instance = door.instance();
+        let target = Target {
+            url,
+            credential: &config.credential,
+            client_name: &door.client_name(instance),
+            allow_plaintext: door.config.allow_plaintext,
+        };
+        let (control, bulk) = tokio::try_join!(
+            connect::connect(&target, CONTROL_READS),
+            connect::connect(&target, BULK_READS)
+        )?;
         let families = subjects::families(
             &door.config.root,
             &config.workspace_id,
             &config.agent_id,
-            door.instance,
+            instance,
             door.config.subjects,
         );
         let generation = Arc::new(Self {
@@ -94,6 +113,8 @@ impl Generation {
             max_payload: control.max_payload.min(bulk.max_payload),
             control: Arc::new(Outbound::new(control.client.clone())),
             bulk: Arc::new(Outbound::new(bulk.client.clone())),
+            config: Arc::clone(config),
+            instance,
             families,
             denied: Mutex::default(),
             ended: CancellationToken::new(),
@@ -191,6 +212,12 @@ impl Generation {
         Ok(known)
     }
 
+    async fn beat_until_gone(self: Arc<Self>, digest_said: bool) {
+        if Arc::clone(&self).beat(digest_said).await.is_err() {
+            self.finish(End::Lost);
+        }
+    }
+
     /// Heartbeats, and Hello again when a capability changed or the digest became known.
     async fn beat(self: Arc<Self>, mut digest_said: bool) -> Result<(), Gone> {
         let door = Arc::clone(&self.link.door);
@@ -217,7 +244,7 @@ impl Generation {
     }
 
     async fn receive(self: Arc<Self>, mut messages: Subscriber, inlet: Inlet) {
-        let mut buffer = BytesMut::with_capacity(REPLY_BUFFER);
+        let mut buffer = BytesMut::new();
         while let Some(message) = messages.next().await {
             match inlet {
                 Inlet::Requests => dispatch::take(&self, message, &mut buffer),
@@ -274,22 +301,26 @@ impl Opened {
         } = self;
         let clients = [control.client.clone(), bulk.client.clone()];
         let lost = [control.lost.clone(), bulk.lost.clone()];
-        let setup = async {
-            let subscribers = generation.subscribe(&control.client).await?;
-            let digest_said = generation.say_hello(DIGEST_WAIT).await?;
-            Ok::<_, Gone>((subscribers, digest_said))
-        };
-        let Ok(Ok((subscribers, digest_said))) = tokio::time::timeout(SETUP_LIMIT, setup).await else {
+        let subscribed = tokio::time::timeout(SETUP_LIMIT, generation.subscribe(&control.client)).await;
+        let Ok(Ok(subscribers)) = subscribed else {
             close(&generation, clients).await;
             return End::Lost;
         };
-        let running = start(&generation, subscribers, digest_said, [control.news, bulk.news]);
-        standing(&generation);
+        let mut running = start(&generation, subscribers, [control.news, bulk.news]);
+        match tokio::time::timeout(SETUP_LIMIT, generation.say_hello(DIGEST_WAIT)).await {
+            Ok(Ok(digest_said)) => {
+                standing(&generation);
+                let beat = Arc::clone(&generation).beat_until_gone(digest_said);
+                let tasks = &generation.link.door.tasks;
+                running.push(tasks.detach("nats-heartbeat", beat).abort_handle());
+            }
+            Ok(Err(Gone)) | Err(_) => generation.finish(End::Lost),
+        }
         tokio::select! {
             () = generation.ended.cancelled() => {}
             () = lost[0].cancelled() => generation.finish_after_news().await,
             () = lost[1].cancelled() => generation.finish_after_news().await,
-            end = generation.link.uprooted() => {
+            end = generation.link.uprooted(&generation.config, generation.instance) => {
                 if end == End::Removed && !generation.link.door.is_offline() {
                     let farewell = generation.going_offline(GoingOfflineReason::UserStop);
                     let _in_time = tokio::time::timeout(CLOSE_LIMIT, farewell).await;
@@ -311,11 +342,10 @@ impl Generation {
     }
 }
 
-/// The tasks of a generation. Work that they start is not among them: it outlives the connection.
+/// The tasks of a generation but for its heartbeat. Work that they start is not among them: it outlives the connection.
 fn start(
     generation: &Arc<Generation>,
     subscribers: Vec<(Subscriber, Inlet)>,
-    digest_said: bool,
     news: [mpsc::Receiver<News>; 2],
 ) -> Vec<AbortHandle> {
     let tasks = &generation.link.door.tasks;
@@ -339,13 +369,6 @@ fn start(
         };
         running.push(tasks.detach("nats-send", send).abort_handle());
     }
-    let beating = Arc::clone(generation);
-    let beat = async move {
-        if Arc::clone(&beating).beat(digest_said).await.is_err() {
-            beating.finish(End::Lost);
-        }
-    };
-    running.push(tasks.detach("nats-heartbeat", beat).abort_handle());
     running
 }
 

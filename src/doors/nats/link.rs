@@ -21,6 +21,7 @@ use super::backoff::Backoff;
 use super::config::LinkConfig;
 use super::connect::{Failure, without_secret};
 use super::generation::{End, Generation};
+use crate::ids::InstanceId;
 use crate::ops::{self, Principal, Scope};
 
 /// How long a reply is kept for the next generation when its own was lost.
@@ -177,13 +178,14 @@ impl Link {
         }
     }
 
-    /// Resolves when this link is to leave the place it is connected to.
-    pub(super) async fn uprooted(&self) -> End {
+    /// Resolves when this link is to leave the place it was dialled at, or to come back as another instance.
+    pub(super) async fn uprooted(&self, dialled: &LinkConfig, instance: InstanceId) -> End {
         let mut config = self.config.subscribe();
-        let here = config.borrow_and_update().clone();
+        let mut current = self.door.instance.subscribe();
         tokio::select! {
             () = self.removed.cancelled() => End::Removed,
-            _ = config.wait_for(|now| !now.same_place(&here)) => End::Moved,
+            _ = config.wait_for(|now| !now.same_place(dialled)) => End::Moved,
+            _ = current.wait_for(|now| *now != instance) => End::Moved,
         }
     }
 
@@ -262,7 +264,7 @@ impl Supervisor {
             }
             End::Lost => {
                 tracing::warn!(connection, "link lost");
-                Some(self.backoff.next(fastrand::f64()))
+                Some(self.backoff.next(random_fraction()))
             }
         }
     }
@@ -270,8 +272,10 @@ impl Supervisor {
     fn failed(&mut self, failure: Failure) -> Duration {
         let connection = self.link.config().connection_id.clone();
         let (state, reason, pause) = match failure {
-            Failure::Refused(reason) => (LinkState::Refused, reason, self.backoff.next(fastrand::f64())),
-            Failure::Unreachable(reason) => (LinkState::Waiting, reason, self.backoff.next(fastrand::f64())),
+            Failure::Refused(reason) => (LinkState::Refused, reason, self.backoff.next(random_fraction())),
+            Failure::Unreachable(reason) => {
+                (LinkState::Waiting, reason, self.backoff.next(random_fraction()))
+            }
             Failure::Unusable(error) => (LinkState::Unusable, error.to_string(), LOOK_AGAIN),
         };
         if self.said == reason {
@@ -306,4 +310,14 @@ impl Supervisor {
         }
         !self.link.door.tasks.is_stopping()
     }
+}
+
+/// Uniform in `[0, 1)`, from the kernel: clones of one machine would agree on what a generator of ours says, and all
+/// come back in the same moment.
+fn random_fraction() -> f64 {
+    let mut bytes = [0; 4];
+    if getrandom::fill(&mut bytes).is_err() {
+        return 0.5;
+    }
+    f64::from(u32::from_le_bytes(bytes)) / (f64::from(u32::MAX) + 1.0)
 }

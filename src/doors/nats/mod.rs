@@ -15,6 +15,7 @@ mod admission;
 mod answer;
 mod backoff;
 mod broker_error;
+mod clone;
 mod config;
 mod connect;
 mod connection_file;
@@ -46,6 +47,7 @@ use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 
 use self::admission::Admission;
+use self::clone::Clocks;
 use self::digest::ExecutableDigest;
 use self::directory::Directory;
 use self::link::Link;
@@ -68,7 +70,7 @@ struct Door {
     config: Config,
     rooms: Arc<Rooms>,
     tasks: Tasks,
-    instance: InstanceId,
+    instance: watch::Sender<InstanceId>,
     admission: Arc<Admission>,
     digest: ExecutableDigest,
     metrics: Arc<Metrics>,
@@ -81,9 +83,14 @@ impl Door {
         self.offline.load(Ordering::Acquire)
     }
 
-    fn client_name(&self) -> String {
+    /// The instance that links are made as.
+    fn instance(&self) -> InstanceId {
+        *self.instance.borrow()
+    }
+
+    fn client_name(&self, instance: InstanceId) -> String {
         let name = self.config.client_name.clone();
-        name.unwrap_or_else(|| format!("opengeni-agent/connection/{}", self.instance))
+        name.unwrap_or_else(|| format!("opengeni-agent/connection/{instance}"))
     }
 }
 
@@ -143,6 +150,7 @@ pub fn start(
     let admission = Admission::new(Arc::clone(rooms.host()), tasks.clone());
     let digest = ExecutableDigest::start(config.state_dir.clone(), &tasks);
     let offline = AtomicBool::new(false);
+    let instance = watch::Sender::new(instance);
     let door = Arc::new(Door {
         config,
         rooms,
@@ -232,6 +240,7 @@ impl Nats {
     /// The pillar: follows the connection files until the daemon stops, and notices a supervisor that died.
     async fn watch(&self) -> Result<(), Error> {
         let mut directory = self.door.config.config_dir.clone().map(Directory::new);
+        let mut clocks = Clocks::default();
         let mut looks = tokio::time::interval(LOOK_INTERVAL);
         looks.set_missed_tick_behavior(MissedTickBehavior::Skip);
         loop {
@@ -247,6 +256,11 @@ impl Nats {
                 })?;
                 wanted.extend(links);
                 directory = Some(files);
+            }
+            if let Some(asleep) = clocks.jump(clone::readings()) {
+                let instance = InstanceId::mint();
+                tracing::warn!(?asleep, %instance, "the machine was resumed or cloned, every link is made anew");
+                self.door.instance.send_replace(instance);
             }
             self.reconcile(wanted);
             self.scanned.send_replace(true);

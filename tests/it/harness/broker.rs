@@ -75,6 +75,22 @@ impl NatsServer {
         format!("nats://127.0.0.1:{}", self.port)
     }
 
+    /// Where it listens for web sockets, when its settings say that it should, on any port.
+    #[track_caller]
+    pub(crate) fn websocket_url(&self) -> String {
+        let ports = ports_in(&self.directory.path().join("ports")).expect("the server said its ports");
+        ports["websocket"][0]
+            .as_str()
+            .expect("a WebSocket listener")
+            .to_owned()
+    }
+
+    /// Sends it a signal: `SIGSTOP` makes it a broker that is there and says nothing.
+    #[track_caller]
+    pub(crate) fn signal(&mut self, signal: Signal) {
+        self.group.as_mut().expect("a server that runs").signal(signal);
+    }
+
     /// Kills it where it stands.
     pub(crate) fn kill(&mut self) {
         self.group = None;
@@ -121,8 +137,15 @@ impl NatsServer {
 
 /// The port in the file that the server leaves once it listens.
 fn port_in(directory: &Path) -> Option<u16> {
+    ports_in(directory)?["nats"][0]
+        .as_str()?
+        .rsplit(':')
+        .next()?
+        .parse()
+        .ok()
+}
+
+fn ports_in(directory: &Path) -> Option<serde_json::Value> {
     let entry = std::fs::read_dir(directory).ok()?.flatten().next()?;
-    let text = std::fs::read(entry.path()).ok()?;
-    let ports: serde_json::Value = serde_json::from_slice(&text).ok()?;
-    ports["nats"][0].as_str()?.rsplit(':').next()?.parse().ok()
+    serde_json::from_slice(&std::fs::read(entry.path()).ok()?).ok()
 }
