@@ -14,12 +14,21 @@
 )]
 
 mod arrows;
+mod clients;
+mod exec_bulk;
+mod exec_child;
+mod exec_exit;
+mod exec_init;
+mod exec_once;
+mod fs_faults;
 mod harness;
 mod harness_test;
+mod host;
 mod http_files;
 mod http_processes;
 mod http_refusals;
 mod http_unix;
+mod load;
 mod nats_credentials;
 mod nats_links;
 mod nats_load;

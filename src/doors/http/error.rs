@@ -60,8 +60,6 @@ struct Rejection {
     retry: Retry,
     details: Option<Value>,
     header: Option<(HeaderName, HeaderValue)>,
-    /// What the log gets besides the answer: the whole chain of causes.
-    causes: Option<String>,
 }
 
 /// The body of every rejection (RFC 9457).
@@ -103,7 +101,6 @@ impl Problem {
             retry: Retry::Never,
             details: None,
             header: None,
-            causes: None,
         }))
     }
 
@@ -128,8 +125,9 @@ impl Problem {
         problem.0.retry = error.retry();
         problem.0.details = details(error);
         problem.0.header = header(error);
-        if problem.0.status == StatusCode::INTERNAL_SERVER_ERROR {
-            problem.0.causes = Some(format!("{error:?}"));
+        if problem.0.status.is_server_error() {
+            // The answer carries the message; the log also gets the chain of causes behind it.
+            tracing::debug!(error = ?error, "operation failed");
         }
         problem
     }
@@ -257,8 +255,8 @@ impl Problem {
         )
     }
 
-    /// Status and body of the answer to the request with this id.
-    pub(super) fn body(&self, request_id: &str) -> (StatusCode, Vec<u8>) {
+    /// The response that is sent, and its status for the counters.
+    pub(super) fn render(&self, request_id: &str) -> Response {
         let rejection = &*self.0;
         let body = ProblemBody {
             kind: format!("urn:sandbox-agent:error:{}", rejection.code),
@@ -276,15 +274,8 @@ impl Problem {
             details: rejection.details.as_ref(),
         };
         // Strings and numbers always serialise; an empty body with the right status would still be the truth.
-        (rejection.status, serde_json::to_vec(&body).unwrap_or_default())
-    }
-
-    /// The whole answer.
-    pub(super) fn render(&self, request_id: &str) -> Response {
-        let rejection = &*self.0;
-        let (status, body) = self.body(request_id);
-        let mut response = Response::new(Body::from(body));
-        *response.status_mut() = status;
+        let mut response = Response::new(Body::from(serde_json::to_vec(&body).unwrap_or_default()));
+        *response.status_mut() = rejection.status;
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if let Retry::After(after) = rejection.retry {
@@ -318,9 +309,6 @@ impl Problem {
         let Some(problem) = response.extensions_mut().remove::<Self>() else {
             return response;
         };
-        if let Some(causes) = &problem.0.causes {
-            tracing::warn!(id = request_id, causes, "request failed");
-        }
         let mut rendered = problem.render(request_id);
         if let Some(allow) = response.headers_mut().remove(ALLOW) {
             rendered.headers_mut().insert(ALLOW, allow);

@@ -17,7 +17,6 @@ mod front;
 mod fs;
 mod host;
 mod listener;
-mod meter;
 mod openapi;
 mod operations;
 mod origin;
@@ -26,7 +25,6 @@ mod query;
 mod range;
 mod router;
 mod stored;
-mod unparsed;
 
 use std::sync::Arc;
 

@@ -34,7 +34,8 @@ pub(crate) struct Builder {
     listeners: Vec<String>,
     connections: Vec<Connection>,
     config: Option<String>,
-    namespace: Option<String>,
+    prelude: Option<String>,
+    namespaced: bool,
     /// In the environment of the daemon and of all that it starts, so that nothing outlives the test.
     mark: String,
 }
@@ -48,7 +49,8 @@ impl Daemon {
             listeners: vec!["127.0.0.1:0".to_owned()],
             connections: Vec::new(),
             config: None,
-            namespace: None,
+            prelude: None,
+            namespaced: false,
             mark: format!("IT_DAEMON={}", uuid::Uuid::new_v4()),
         }
     }
@@ -128,7 +130,7 @@ impl Daemon {
     /// The daemon's process id as this machine sees it.
     pub(crate) fn pid(&self) -> i32 {
         let started = self.group.pid().as_raw();
-        if self.builder.namespace.is_none() {
+        if !self.builder.namespaced {
             return started;
         }
         // unshare waits outside of the namespace for the one child it made inside.
@@ -226,11 +228,17 @@ impl Builder {
         self
     }
 
+    /// The shell runs `script` first and then becomes the daemon: for limits and signals that it is to inherit.
+    pub(crate) fn prelude(mut self, script: &str) -> Self {
+        self.prelude = Some(script.to_owned());
+        self
+    }
+
     /// Runs the daemon as PID 1 of its own process namespace with its own mounts; `script` is run by the shell in
     /// there first, with `$WORKSPACE` set, and may mount what it likes: the machine does not see it.
     pub(crate) fn namespace(mut self, script: &str) -> Self {
-        self.namespace = Some(script.to_owned());
-        self
+        self.namespaced = true;
+        self.prelude(script)
     }
 
     /// Makes the directories, without starting anything: `prepare(directory)` then adds to them.
@@ -277,20 +285,17 @@ impl Builder {
     /// The command that starts the daemon in `directory`.
     fn command(&self, directory: &Path) -> Command {
         let workspace = directory.join("workspace");
-        let mut command = match &self.namespace {
+        let mut command = match &self.prelude {
             None => Command::new(BOXD),
             Some(script) => {
-                let mut command = Command::new(require("unshare"));
-                command.args([
-                    "--mount",
-                    "--pid",
-                    "--fork",
-                    "--kill-child",
-                    "--mount-proc",
-                    "sh",
-                    "-ec",
-                ]);
-                command.arg(format!("{script}\nexec \"$0\" \"$@\"")).arg(BOXD);
+                let mut command = Command::new(require(if self.namespaced { "unshare" } else { "sh" }));
+                if self.namespaced {
+                    command.args(["--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "sh"]);
+                }
+                command
+                    .arg("-ec")
+                    .arg(format!("{script}\nexec \"$0\" \"$@\""))
+                    .arg(BOXD);
                 command
             }
         };

@@ -126,6 +126,22 @@ impl Http {
         sender.send_request(request).await.unwrap()
     }
 
+    /// Like [`Http::open`], where the daemon may go away in between.
+    pub(crate) async fn try_open<B>(
+        &self,
+        request: Request<B>,
+    ) -> hyper::Result<Response<hyper::body::Incoming>>
+    where
+        B: hyper::body::Body + Send + 'static,
+        B::Data: Send,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let stream = TcpStream::connect(self.address).await.unwrap();
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+        tokio::spawn(connection);
+        sender.send_request(request).await
+    }
+
     /// A connection that is kept for many requests.
     pub(crate) async fn keep(&self) -> Kept {
         let stream = TcpStream::connect(self.address).await.unwrap();

@@ -13,6 +13,7 @@ pub(crate) mod group;
 pub(crate) mod http;
 pub(crate) mod processes;
 pub(crate) mod ready;
+pub(crate) mod ways;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -22,6 +23,7 @@ pub(crate) use connection::Connection;
 pub(crate) use control::{ControlPlane, Family};
 pub(crate) use daemon::Daemon;
 pub(crate) use http::{Answer, Http, whole};
+pub(crate) use ways::{Request, WAYS, Way, Ways};
 
 /// How long a test waits for something that is not a matter of speed.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);

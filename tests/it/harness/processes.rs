@@ -81,6 +81,16 @@ pub(crate) fn wait_until_gone(argument: &str, limit: Duration) {
     );
 }
 
+/// Asserts that no process holds `argument`.
+#[track_caller]
+pub(crate) fn assert_none(argument: &str) {
+    let found = with_argument(argument);
+    assert!(
+        found.is_empty(),
+        "processes with argument {argument} are left: {found:?}"
+    );
+}
+
 /// Waits until a process holds `argument`, and answers it.
 #[track_caller]
 pub(crate) fn wait_until_there(argument: &str, limit: Duration) -> i32 {
