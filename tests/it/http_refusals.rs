@@ -287,12 +287,49 @@ async fn heads_that_are_too_large_or_too_slow() {
     http.get(&format!("/v1/fs/stat?path={}", "x".repeat(20_000)))
         .await
         .problem(414, "target_too_long");
-    let answer = http.raw(b"NOT HTTP AT ALL\r\n\r\n").await;
-    assert!(
-        answer.starts_with(b"HTTP/1.1 400"),
-        "{:?}",
-        String::from_utf8_lossy(&answer)
-    );
+    for (bytes, status, code) in [
+        (b"NOT HTTP AT ALL\r\n\r\n".to_vec(), 400, "protocol"),
+        (
+            b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03".to_vec(),
+            400,
+            "protocol",
+        ),
+        (
+            b"GET / HTTP/1.1\r\nHost localhost\r\n\r\n".to_vec(),
+            400,
+            "protocol",
+        ),
+        (
+            b"GET / HTTP/9.9\r\nHost: localhost\r\n\r\n".to_vec(),
+            400,
+            "protocol",
+        ),
+        (
+            [b"GET / HTTP/1.1\r\nX: ".to_vec(), vec![b'x'; 1 << 20]].concat(),
+            431,
+            "headers_too_large",
+        ),
+        (
+            [
+                b"GET /".to_vec(),
+                vec![b'x'; 100_000],
+                b" HTTP/1.1\r\n\r\n".to_vec(),
+            ]
+            .concat(),
+            414,
+            "target_too_long",
+        ),
+    ] {
+        let answer = String::from_utf8(http.raw(&bytes).await).unwrap();
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{answer}");
+        assert!(
+            answer.contains("\r\ncontent-type: application/problem+json\r\n"),
+            "{answer}"
+        );
+        let (_, body) = answer.split_once("\r\n\r\n").unwrap();
+        let problem: serde_json::Value = serde_json::from_str(body).unwrap();
+        assert_eq!(problem["code"], code, "{problem}");
+    }
     // A head that never ends holds its connection for a while, and nothing else.
     let slow = http.socket().await;
     slow.writable().await.unwrap();
@@ -317,4 +354,30 @@ async fn a_rejected_upload_gets_its_answer() {
     http.put("/v1/fs/file?path=directory", body)
         .await
         .problem(400, "wrong_kind");
+}
+
+#[tokio::test]
+async fn health_is_answered_when_every_connection_is_taken() {
+    let daemon = Daemon::builder().namespace("ulimit -n 100").start();
+    let http = daemon.http();
+    // Half of the descriptors are for connections; each of these is known to be accepted because it was answered.
+    let mut idle = Vec::new();
+    for _ in 0..50 {
+        let mut kept = http.keep().await;
+        let request = http
+            .request(Method::GET, "/v1/health")
+            .body(Full::default())
+            .unwrap();
+        assert_eq!(kept.send(request).await.status, 200);
+        idle.push(kept);
+    }
+    assert_eq!(http.get("/v1/health").await.status, 200);
+    let refused = http.get("/v1/metrics").await;
+    refused.problem(503, "overloaded");
+    assert!(!refused.header("retry-after").is_empty());
+    idle.clear();
+    let free = async { while http.get("/v1/metrics").await.status != 200 {} };
+    tokio::time::timeout(Duration::from_secs(10), free)
+        .await
+        .expect("slots are given back");
 }

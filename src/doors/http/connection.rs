@@ -16,6 +16,8 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::TcpUserTimeout;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -23,7 +25,9 @@ use tokio_util::task::TaskTracker;
 
 use super::front::{Front, Peer};
 use super::listener::Listener;
+use super::meter::{Metered, count_answer};
 use super::origin::Via;
+use super::unparsed::Unparsed;
 use crate::error::Error;
 use crate::lifecycle::Tasks;
 
@@ -34,11 +38,13 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// The same on a reserved slot.
 const RESERVED_HEAD_TIMEOUT: Duration = Duration::from_secs(2);
 /// What hyper reads of a head at most; [`super::front`] refuses less than that with a typed answer.
-const HEAD_BYTES: usize = 256 * 1024;
+pub(super) const HEAD_BYTES: usize = 256 * 1024;
 /// Bytes of a body that are read in one piece, and of answers that wait to be written.
 const BUFFER_BYTES: usize = 512 * 1024;
 /// How long a rejected body is read and thrown away, so that its sender gets to see the answer.
 const LINGER: Duration = Duration::from_secs(1);
+/// How long a peer may leave sent bytes unread before its connection is given up.
+const UNREAD: Duration = Duration::from_secs(300);
 /// How long to wait after descriptors ran out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -175,15 +181,17 @@ impl Server {
             tasks: self.tasks.clone(),
             limit,
             linger: AtomicBool::new(false),
+            parsed: Arc::default(),
         };
         match socket {
             Socket::Tcp(stream, bound) => {
-                // Answers are written whole; waiting to fill a segment would only delay them.
-                if stream.set_nodelay(true).is_ok() {
-                    let serve = connection.serve(stream, Via::Tcp(bound), slot);
-                    self.tasks
-                        .detach("http connection", self.open.track_future(serve));
+                if let Err(error) = prepare(&stream) {
+                    tracing::debug!(%error, "a connection ended before its first byte");
+                    return;
                 }
+                let serve = connection.serve(stream, Via::Tcp(bound), slot);
+                self.tasks
+                    .detach("http connection", self.open.track_future(serve));
             }
             Socket::Unix(stream) => match stream.peer_cred() {
                 Ok(peer) if self.users.contains(&peer.uid()) => {
@@ -196,6 +204,14 @@ impl Server {
             },
         }
     }
+}
+
+/// Answers are written whole, so waiting to fill a segment would only delay them; and a peer that stops reading does
+/// not keep its slot for ever.
+fn prepare(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let unread = u32::try_from(UNREAD.as_millis()).unwrap_or(u32::MAX);
+    setsockopt(stream, TcpUserTimeout, &unread).map_err(io::Error::from)
 }
 
 enum Socket {
@@ -222,6 +238,8 @@ struct Connection {
     limit: Option<usize>,
     /// Whether the last request was rejected while its body was still on its way.
     linger: AtomicBool,
+    /// Whether there was a request yet.
+    parsed: Arc<AtomicBool>,
 }
 
 impl Connection {
@@ -241,6 +259,7 @@ impl Connection {
             .max_header_size(HEAD_BYTES)
             .max_buf_size(BUFFER_BYTES)
             .writev(true);
+        let stream = Unparsed::new(stream, Arc::clone(&self.parsed));
         let mut connection = http.serve_connection(TokioIo::new(stream), service);
         let mut stopping = std::pin::pin!(self.tasks.stopping());
         let mut asked_to_stop = false;
@@ -253,12 +272,18 @@ impl Connection {
                 }
             }
         };
-        if let Err(error) = end {
-            tracing::debug!(%error, "connection ended");
-        } else {
-            let linger = self.linger.load(Ordering::Relaxed) && !self.tasks.is_stopping();
-            finish(connection.into_parts().io.into_inner(), linger).await;
-        }
+        let rejected = match end {
+            Ok(()) => self.linger.load(Ordering::Relaxed),
+            Err(error) => {
+                tracing::debug!(%error, "connection ended");
+                if !error.is_parse() {
+                    return;
+                }
+                true
+            }
+        };
+        let linger = rejected && !self.tasks.is_stopping();
+        finish(connection.into_parts().io.into_inner(), linger).await;
     }
 
     async fn answer(
@@ -266,12 +291,16 @@ impl Connection {
         request: Request<Incoming>,
         via: Via,
     ) -> Result<Response<Body>, std::convert::Infallible> {
+        self.parsed.store(true, Ordering::Relaxed);
         let body_follows = !hyper::body::Body::is_end_stream(request.body());
         let peer = Peer {
             via,
             no_slot: self.limit,
         };
-        let response = self.front.answer(request.map(Body::new), peer).await;
+        let metrics = self.front.metrics();
+        let request = request.map(|body| Body::new(Metered::new(body, Arc::clone(metrics))));
+        let response = self.front.answer(request, peer).await;
+        count_answer(metrics, response.headers(), response.body());
         self.linger.store(
             body_follows && response.status().as_u16() >= 400,
             Ordering::Relaxed,
@@ -290,4 +319,27 @@ async fn finish<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, linger: bool) 
     let discard = async { while stream.read(&mut scratch).await.is_ok_and(|read| read > 0) {} };
     // When the time is up the peer has had its chance.
     let _ = tokio::time::timeout(LINGER, discard).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_last_slots_are_reserved_and_given_up_for_ordinary_ones() {
+        let slots = Slots::new(Some(2));
+        let ordinary = [slots.any().await.unwrap(), slots.any().await.unwrap()];
+        assert!(ordinary.iter().all(|slot| !slot.reserved));
+        let mut reserved = Vec::new();
+        for _ in 0..RESERVED {
+            reserved.push(slots.any().await.unwrap());
+        }
+        assert!(reserved.iter().all(|slot| slot.reserved));
+        let none_left = tokio::time::timeout(Duration::from_millis(1), slots.any()).await;
+        assert!(none_left.is_err(), "{none_left:?}");
+        let slot = slots.upgrade(reserved.remove(0));
+        assert!(slot.reserved);
+        drop(ordinary);
+        assert!(!slots.upgrade(slot).reserved);
+    }
 }

@@ -60,6 +60,8 @@ struct Rejection {
     retry: Retry,
     details: Option<Value>,
     header: Option<(HeaderName, HeaderValue)>,
+    /// What the log gets besides the answer: the whole chain of causes.
+    causes: Option<String>,
 }
 
 /// The body of every rejection (RFC 9457).
@@ -101,6 +103,7 @@ impl Problem {
             retry: Retry::Never,
             details: None,
             header: None,
+            causes: None,
         }))
     }
 
@@ -125,9 +128,8 @@ impl Problem {
         problem.0.retry = error.retry();
         problem.0.details = details(error);
         problem.0.header = header(error);
-        if problem.0.status.is_server_error() {
-            // The answer carries the message; the log also gets the chain of causes behind it.
-            tracing::debug!(error = ?error, "operation failed");
+        if problem.0.status == StatusCode::INTERNAL_SERVER_ERROR {
+            problem.0.causes = Some(format!("{error:?}"));
         }
         problem
     }
@@ -255,8 +257,8 @@ impl Problem {
         )
     }
 
-    /// The response that is sent, and its status for the counters.
-    pub(super) fn render(&self, request_id: &str) -> Response {
+    /// Status and body of the answer to the request with this id.
+    pub(super) fn body(&self, request_id: &str) -> (StatusCode, Vec<u8>) {
         let rejection = &*self.0;
         let body = ProblemBody {
             kind: format!("urn:sandbox-agent:error:{}", rejection.code),
@@ -274,8 +276,15 @@ impl Problem {
             details: rejection.details.as_ref(),
         };
         // Strings and numbers always serialise; an empty body with the right status would still be the truth.
-        let mut response = Response::new(Body::from(serde_json::to_vec(&body).unwrap_or_default()));
-        *response.status_mut() = rejection.status;
+        (rejection.status, serde_json::to_vec(&body).unwrap_or_default())
+    }
+
+    /// The whole answer.
+    pub(super) fn render(&self, request_id: &str) -> Response {
+        let rejection = &*self.0;
+        let (status, body) = self.body(request_id);
+        let mut response = Response::new(Body::from(body));
+        *response.status_mut() = status;
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if let Retry::After(after) = rejection.retry {
@@ -309,6 +318,9 @@ impl Problem {
         let Some(problem) = response.extensions_mut().remove::<Self>() else {
             return response;
         };
+        if let Some(causes) = &problem.0.causes {
+            tracing::warn!(id = request_id, causes, "request failed");
+        }
         let mut rendered = problem.render(request_id);
         if let Some(allow) = response.headers_mut().remove(ALLOW) {
             rendered.headers_mut().insert(ALLOW, allow);

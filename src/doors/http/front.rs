@@ -21,6 +21,7 @@ use super::{Behind, Config};
 use crate::error::Error;
 use crate::ids::RequestId;
 use crate::ops::{Call, Principal};
+use crate::telemetry::Metrics;
 
 /// Bytes of header names and values that are accepted.
 const HEADER_BYTES: usize = 64 * 1024;
@@ -44,15 +45,22 @@ pub(super) struct Front {
     router: Router,
     tokens: Tokens,
     origins: Origins,
+    metrics: Arc<Metrics>,
 }
 
 impl Front {
     pub(super) fn new(config: &Config, behind: Behind) -> Self {
         Self {
+            metrics: Arc::clone(&behind.metrics),
             router: router::router(App::new(behind)),
             tokens: Tokens::new(&config.access),
             origins: Origins::new(&config.hosts, &config.origins),
         }
+    }
+
+    /// The registry that this door counts in.
+    pub(super) fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
     }
 
     /// Answers one request.

@@ -17,6 +17,7 @@ mod front;
 mod fs;
 mod host;
 mod listener;
+mod meter;
 mod openapi;
 mod operations;
 mod origin;
@@ -25,6 +26,7 @@ mod query;
 mod range;
 mod router;
 mod stored;
+mod unparsed;
 
 use std::sync::Arc;
 

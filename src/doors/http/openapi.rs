@@ -20,14 +20,34 @@ use crate::error::Error;
 ///
 /// [`Error::Internal`] when it cannot be serialised.
 pub fn openapi() -> Result<String, Error> {
-    let mut text = router::documented()
-        .into_openapi()
-        .to_pretty_json()
-        .map_err(|error| Error::Internal {
-            reason: format!("the OpenAPI document cannot be written: {error}"),
-        })?;
+    let mut document = router::documented().into_openapi();
+    name_operations(&mut document);
+    let mut text = document.to_pretty_json().map_err(|error| Error::Internal {
+        reason: format!("the OpenAPI document cannot be written: {error}"),
+    })?;
     text.push('\n');
     Ok(text)
+}
+
+/// Gives every operation the id that its method and path make: `get_v1_fs_file`.
+fn name_operations(document: &mut OpenApi) {
+    for (path, item) in &mut document.paths.paths {
+        let words = path
+            .split(|letter: char| !letter.is_ascii_alphanumeric())
+            .filter(|word| !word.is_empty());
+        let name = words.collect::<Vec<_>>().join("_");
+        let operations = [
+            ("get", &mut item.get),
+            ("put", &mut item.put),
+            ("post", &mut item.post),
+            ("delete", &mut item.delete),
+        ];
+        for (method, operation) in operations {
+            if let Some(operation) = operation {
+                operation.operation_id = Some(format!("{method}_{name}"));
+            }
+        }
+    }
 }
 
 /// This document.
@@ -57,7 +77,12 @@ pub(super) fn base() -> OpenApi {
     if let Some(components) = &mut document.components {
         let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build();
         components.add_security_scheme("bearer", SecurityScheme::Http(bearer));
-        // The sets of refusals below name the schema by reference, so it has to be put here by hand.
+        // The sets of refusals below are references, so what they lead to has to be put here by hand.
+        for (status, description) in EVERYWHERE.iter().chain(&FILES) {
+            components
+                .responses
+                .insert(response_name(*status), RefOr::T(problem(description)));
+        }
         components
             .schemas
             .insert(ProblemBody::name().into_owned(), ProblemBody::schema());
@@ -115,18 +140,25 @@ const FILES: [(u16, &str); 3] = [
 
 type Responses = BTreeMap<String, RefOr<utoipa::openapi::Response>>;
 
+/// The responses by reference; [`base`] has them in full.
 fn problems(rows: &[(u16, &str)]) -> Responses {
-    let response = |description: &str| {
-        let schema = Ref::from_schema_name(ProblemBody::name());
-        let content = ContentBuilder::new().schema(Some(schema)).build();
-        ResponseBuilder::new()
-            .description(description)
-            .content("application/problem+json", content)
-            .build()
-    };
+    let reference = |status: u16| RefOr::Ref(Ref::from_response_name(response_name(status)));
     rows.iter()
-        .map(|(status, description)| (status.to_string(), RefOr::T(response(description))))
+        .map(|(status, _)| (status.to_string(), reference(*status)))
         .collect()
+}
+
+fn response_name(status: u16) -> String {
+    format!("Problem{status}")
+}
+
+fn problem(description: &str) -> utoipa::openapi::Response {
+    let schema = Ref::from_schema_name(ProblemBody::name());
+    let content = ContentBuilder::new().schema(Some(schema)).build();
+    ResponseBuilder::new()
+        .description(description)
+        .content("application/problem+json", content)
+        .build()
 }
 
 impl IntoResponses for Refusals {
@@ -197,15 +229,15 @@ mod tests {
             "{}",
             document["openapi"]
         );
-        let schemas = &document["components"]["schemas"];
+        let mut ids = std::collections::BTreeSet::new();
         for (path, operations) in document["paths"].as_object().unwrap() {
             for (method, operation) in operations.as_object().unwrap() {
                 for status in ["400", "401", "421", "503"] {
-                    let problem = "#/components/schemas/ProblemDetails";
-                    let schema =
-                        &operation["responses"][status]["content"]["application/problem+json"]["schema"];
-                    assert_eq!(schema["$ref"], problem, "{method} {path} {status}");
+                    let problem = format!("#/components/responses/Problem{status}");
+                    assert_eq!(operation["responses"][status]["$ref"], problem, "{method} {path}");
                 }
+                let id = operation["operationId"].as_str().unwrap();
+                assert!(ids.insert(id), "{id} twice");
                 assert!(operation["summary"].is_string(), "{method} {path} has no summary");
             }
         }
@@ -214,8 +246,8 @@ mod tests {
             match value {
                 Value::Object(map) => {
                     if let Some(Value::String(reference)) = map.get("$ref") {
-                        let name = reference.rsplit('/').next().unwrap();
-                        assert!(schemas.get(name).is_some(), "{reference} leads nowhere");
+                        let target = document.pointer(reference.trim_start_matches('#'));
+                        assert!(target.is_some(), "{reference} leads nowhere");
                     }
                     pending.extend(map.values());
                 }
