@@ -375,6 +375,12 @@ async fn health_is_answered_when_every_connection_is_taken() {
     let refused = http.get("/v1/metrics").await;
     refused.problem(503, "overloaded");
     assert!(!refused.header("retry-after").is_empty());
+    // A reserved slot is not given to somebody who does not use it.
+    let slow = String::from_utf8(http.raw(b"GET /v1/health HTTP/1.1\r\nHost: localh").await).unwrap();
+    assert!(
+        slow.starts_with("HTTP/1.1 408") && slow.contains("head_timeout"),
+        "{slow}"
+    );
     idle.clear();
     let free = async { while http.get("/v1/metrics").await.status != 200 {} };
     tokio::time::timeout(Duration::from_secs(10), free)

@@ -23,6 +23,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::task::TaskTracker;
 
+use super::error::Problem;
 use super::front::{Front, Peer};
 use super::listener::Listener;
 use super::meter::{Metered, count_answer};
@@ -249,12 +250,13 @@ impl Connection {
     {
         let service = service_fn(|request| Box::pin(self.answer(request, via)));
         let mut http = http1::Builder::new();
+        let head_timeout = if slot.reserved {
+            RESERVED_HEAD_TIMEOUT
+        } else {
+            HEAD_TIMEOUT
+        };
         http.timer(TokioTimer::new())
-            .header_read_timeout(if slot.reserved {
-                RESERVED_HEAD_TIMEOUT
-            } else {
-                HEAD_TIMEOUT
-            })
+            .header_read_timeout(head_timeout)
             .keep_alive(!slot.reserved)
             .max_header_size(HEAD_BYTES)
             .max_buf_size(BUFFER_BYTES)
@@ -272,18 +274,30 @@ impl Connection {
                 }
             }
         };
+        self.close(end, connection.into_parts().io.into_inner(), head_timeout)
+            .await;
+    }
+
+    /// Ends a connection that hyper is done with, saying why where it did not.
+    async fn close<S>(&self, end: hyper::Result<()>, mut stream: Unparsed<S>, head_timeout: Duration)
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
         let rejected = match end {
             Ok(()) => self.linger.load(Ordering::Relaxed),
             Err(error) => {
                 tracing::debug!(%error, "connection ended");
-                if !error.is_parse() {
+                // After a request was answered, running into the timeout is the ordinary end of an idle connection.
+                if error.is_timeout() && !self.parsed.load(Ordering::Relaxed) {
+                    let said = stream.refuse(&Problem::slow_head(head_timeout)).await;
+                    tracing::trace!(?said, "a head did not come in time");
+                } else if !error.is_parse() {
                     return;
                 }
                 true
             }
         };
-        let linger = rejected && !self.tasks.is_stopping();
-        finish(connection.into_parts().io.into_inner(), linger).await;
+        finish(stream, rejected && !self.tasks.is_stopping()).await;
     }
 
     async fn answer(

@@ -3,6 +3,8 @@
 //! A handler returns a [`Problem`]; it travels in the response's extensions until the front, which knows the request
 //! id, renders it. Rejections that only exist in HTTP (no such route, foreign Host) are made here too.
 
+use std::time::Duration;
+
 use axum::body::Body;
 use axum::http::header::{ALLOW, CONTENT_RANGE, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode};
@@ -223,6 +225,15 @@ impl Problem {
             StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             "headers_too_large",
             format!("the header fields are larger than {limit} bytes"),
+        )
+    }
+
+    /// The head of a request did not come in time.
+    pub(super) fn slow_head(limit: Duration) -> Self {
+        Self::new(
+            StatusCode::REQUEST_TIMEOUT,
+            "head_timeout",
+            format!("the head of the request did not come within {limit:?}"),
         )
     }
 

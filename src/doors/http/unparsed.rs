@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 use super::error::Problem;
 use crate::ids::RequestId;
@@ -51,6 +51,13 @@ impl<S: AsyncWrite + Unpin> Unparsed<S> {
     }
 }
 
+impl<S: AsyncWrite + Unpin> Unparsed<S> {
+    /// Says why the connection is closed before its first request was there.
+    pub(super) async fn refuse(&mut self, problem: &Problem) -> io::Result<()> {
+        self.stream.write_all(&response(problem)).await
+    }
+}
+
 /// A whole response, by the status in the one that hyper would have sent.
 fn answer_to(head: &[u8]) -> Vec<u8> {
     let status = head
@@ -61,6 +68,10 @@ fn answer_to(head: &[u8]) -> Vec<u8> {
         Some("414") => Problem::target(usize::from(u16::MAX)),
         _ => Problem::bad_request("what was sent is not a request of HTTP/1.1"),
     };
+    response(&problem)
+}
+
+fn response(problem: &Problem) -> Vec<u8> {
     let id = RequestId::mint();
     let (status, body) = problem.body(&id.0);
     let mut answer = format!(
