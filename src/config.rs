@@ -154,6 +154,7 @@ fn defaults(sources: &Sources, problems: &mut Vec<String>) -> Config {
             token: Token::Generated,
             hosts: Vec::new(),
             origins: Vec::new(),
+            unix_users: Vec::new(),
             i_know: false,
         },
         nats: Nats {

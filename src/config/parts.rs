@@ -61,6 +61,8 @@ pub struct Http {
     pub hosts: Vec<String>,
     /// Origins that browsers may send.
     pub origins: Vec<String>,
+    /// User ids that may use a Unix socket besides root and the daemon's own.
+    pub unix_users: Vec<u32>,
     /// Whether running without a token was insisted on.
     pub i_know: bool,
 }

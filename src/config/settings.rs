@@ -229,6 +229,16 @@ pub const SETTINGS: &[Setting] = &[
         ..SETTING
     },
     Setting {
+        key: "http.unix_users",
+        variable: Some("BOXD_HTTP_UNIX_USERS"),
+        example: "[\"1000\"]",
+        doc: "User ids that may use a Unix socket, besides root and the daemon's own; its file stays 0600, so give them \
+              access to it (setfacl) as well.",
+        set: |config, given| user_ids(&given.list()?).map(|users| config.http.unix_users = users),
+        show: |config| Some(list(&config.http.unix_users)),
+        ..SETTING
+    },
+    Setting {
         key: "link.nats_urls",
         variable: Some("BOXD_NATS_URL"),
         flag: Some("nats-url"),
@@ -494,6 +504,14 @@ pub const SETTINGS: &[Setting] = &[
 /// The setting of a key.
 pub fn setting(key: &str) -> Option<&'static Setting> {
     SETTINGS.iter().find(|setting| setting.key == key)
+}
+
+fn user_ids(words: &[String]) -> Result<Vec<u32>, String> {
+    let id = |word: &String| {
+        word.parse()
+            .map_err(|_| format!("has {word:?}, expected numeric user ids"))
+    };
+    words.iter().map(id).collect()
 }
 
 fn listeners(words: &[String]) -> Result<Vec<Listen>, String> {

@@ -94,7 +94,7 @@ pub(super) fn http(config: &Config, access: http::Access) -> http::Config {
         access,
         hosts: config.http.hosts.clone(),
         origins: config.http.origins.clone(),
-        unix_users: Vec::new(),
+        unix_users: config.http.unix_users.clone(),
         max_connections: None,
     }
 }
