@@ -102,7 +102,8 @@ impl Daemon {
         announce: impl FnOnce(&Announcement),
     ) -> Result<Self, Error> {
         let (tasks, instance) = (Tasks::new(), InstanceId::mint());
-        let state = State::open(&config.state_dir)?;
+        let mut state = State::open(&config.state_dir)?;
+        let earlier = state.begin(instance)?;
         if let Some(reason) = state.unavailable() {
             tracing::warn!(
                 reason,
@@ -116,6 +117,10 @@ impl Daemon {
             token_file,
         } = compose::access(&config, &state)?;
         let rooms = compose::rooms(&config, &state, instance, &tasks, Arc::clone(&metrics), started)?;
+        if !earlier.killed.is_empty() {
+            let leftovers = housekeeping::stop_leftovers(earlier, Arc::clone(rooms.engine()));
+            drop(tasks.spawn("leftovers", leftovers));
+        }
         tasks.pillar(
             "memory",
             housekeeping::keep_small(Arc::clone(&rooms), tasks.clone()),

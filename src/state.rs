@@ -4,6 +4,7 @@
 //! <state>/            0700
 //!   version           layout version, a number; a newer one is refused
 //!   boxd.lock         locked for the life of the daemon, holds its pid
+//!   instances         this run, and earlier ones that were killed, so that what they left running is found
 //!   token             the generated bearer, 0600
 //!   ready.json        what is bound and linked, while the daemon runs
 //!   journal/          ids of commands, written before they start
@@ -15,6 +16,7 @@
 //! Without a writable directory the daemon runs all the same: the token stays in memory and nothing is journalled.
 //! Called by the daemon; `call` and `doctor` only read.
 
+mod instances;
 mod ready;
 mod token;
 
@@ -22,11 +24,14 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
 use crate::error::Error;
+use crate::ids::InstanceId;
+use instances::Instances;
 
 pub use ready::{LinkState, Ready};
 
@@ -42,6 +47,7 @@ const TEMPORARY: &str = "tmp";
 #[derive(Debug)]
 pub struct State {
     root: Option<Root>,
+    instances: Option<Arc<Instances>>,
     /// Why nothing can be kept, for the log and `doctor`.
     unavailable: Option<String>,
 }
@@ -51,6 +57,22 @@ struct Root {
     path: PathBuf,
     /// Held for the life of the daemon.
     _lock: Flock<File>,
+}
+
+/// Earlier runs that were killed; what they started may still run.
+#[derive(Debug, Default)]
+pub struct Earlier {
+    /// Their instances, which mark every process they started.
+    pub killed: Vec<InstanceId>,
+    instances: Option<Arc<Instances>>,
+}
+
+impl Earlier {
+    /// Nothing of them is left: they are forgotten.
+    pub fn are_gone(self) -> Result<(), Error> {
+        self.instances
+            .map_or(Ok(()), |instances| instances.keep_own_only())
+    }
 }
 
 impl State {
@@ -65,10 +87,12 @@ impl State {
         match Root::open(path) {
             Ok(root) => Ok(Self {
                 root: Some(root),
+                instances: None,
                 unavailable: None,
             }),
             Err(error @ (Error::Denied { .. } | Error::StorageFull { .. })) => Ok(Self {
                 root: None,
+                instances: None,
                 unavailable: Some(error.to_string()),
             }),
             Err(error) => Err(error),
@@ -78,6 +102,22 @@ impl State {
     /// Why there is no state directory; `None` when there is one.
     pub fn unavailable(&self) -> Option<&str> {
         self.unavailable.as_deref()
+    }
+
+    /// Writes down that `instance` runs, and answers the earlier ones on this machine that were killed.
+    pub fn begin(&mut self, instance: InstanceId) -> Result<Earlier, Error> {
+        let begun = match &self.root {
+            Some(root) => Instances::begin(&root.path, Path::new("/"), instance.0)?,
+            None => None,
+        };
+        let Some((instances, killed)) = begun else {
+            return Ok(Earlier::default());
+        };
+        let instances = self.instances.insert(Arc::new(instances));
+        Ok(Earlier {
+            killed: killed.into_iter().map(InstanceId).collect(),
+            instances: Some(Arc::clone(instances)),
+        })
     }
 
     /// Where ids of commands are journalled before they start.
@@ -106,10 +146,13 @@ impl State {
 }
 
 impl Drop for State {
-    /// A ready file must not outlive the daemon that it describes.
+    /// Neither the ready file nor the line of this instance outlives the daemon that it describes.
     fn drop(&mut self) {
         if let Some(ready) = self.part(Ready::FILE_NAME) {
             let _ = fs::remove_file(ready);
+        }
+        if let Some(instances) = &self.instances {
+            instances.forget();
         }
     }
 }

@@ -13,6 +13,7 @@ use super::attached::Attached;
 use super::environment::{Base, MARKER};
 use super::inherit::Inherited;
 use super::kill::{self, Leader, Tree};
+use super::proc;
 use super::reap::{Reaped, Reaper};
 use super::run::{Pump, Running};
 use super::spawn::{Birth, Pipes};
@@ -173,6 +174,31 @@ impl Engine {
     pub fn kill_everything(&self) -> usize {
         let marker = format!("{MARKER}={}:", self.instance).into_bytes();
         kill::kill_tree(&Tree { leader: None, marker }).pids.len()
+    }
+
+    /// Stops what a daemon that was killed has left running: TERM, [`Config::kill_grace`], KILL. Answers how many.
+    pub async fn stop_leftovers(&self, killed: InstanceId) -> Result<usize, Error> {
+        let tree = Tree {
+            leader: None,
+            marker: format!("{MARKER}={killed}:").into_bytes(),
+        };
+        if proc::carries(std::process::id() as i32, &tree.marker) {
+            // We are part of that tree ourselves: started by one of its commands.
+            return Ok(0);
+        }
+        let panicked = |panic: tokio::task::JoinError| Error::Internal {
+            reason: panic.to_string(),
+        };
+        let asked = tree.clone();
+        let found = tokio::task::spawn_blocking(move || kill::signal_tree(&asked, libc::SIGTERM));
+        let found = found.await.map_err(panicked)?.len();
+        if found > 0 {
+            kill::ended_within(&tree, self.kill_grace).await;
+            tokio::task::spawn_blocking(move || kill::kill_tree(&tree))
+                .await
+                .map_err(panicked)?;
+        }
+        Ok(found)
     }
 
     /// Whether any process was born since the start: without one there is nothing to look for at the end.

@@ -107,5 +107,6 @@ async fn after_a_crash_the_outcome_is_lost_and_nothing_runs_again() {
         }
         assert_eq!(lines(&ways, &file), 1, "{way:?}");
         assert_eq!(lines(&ways, &format!("{file}.done")), 1, "{way:?}");
+        processes::wait_until_gone(&seconds, Duration::from_secs(5));
     }
 }
