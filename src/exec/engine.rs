@@ -16,7 +16,7 @@ use super::kill::{self, Leader, Tree};
 use super::proc;
 use super::reap::{Reaped, Reaper};
 use super::run::{Pump, Running};
-use super::spawn::{Birth, Pipes};
+use super::spawn::{self, Birth, Pipes};
 use super::spec::{Command, Environment, Finished, RunSpec};
 use super::sys;
 use crate::capability::Capability;
@@ -59,7 +59,7 @@ pub struct Engine {
     instance: InstanceId,
     next_id: AtomicU64,
     reaper: Arc<Reaper>,
-    /// A birth blocks its thread while the program is loaded; more of them at once than processors gains nothing.
+    /// A birth blocks its thread while the program is loaded, see [`births_at_once`].
     births: Semaphore,
     tasks: Tasks,
 }
@@ -69,7 +69,6 @@ impl Engine {
     pub fn start(config: Config, instance: InstanceId, tasks: &Tasks) -> Arc<Self> {
         let reaper = Arc::new(Reaper::default());
         tasks.pillar("reaper", Arc::clone(&reaper).run(tasks.clone()));
-        let processors = std::thread::available_parallelism().map_or(1, usize::from);
         Arc::new(Self {
             linger: config.linger,
             kill_grace: config.kill_grace,
@@ -78,7 +77,7 @@ impl Engine {
             instance,
             next_id: AtomicU64::new(1),
             reaper,
-            births: Semaphore::new(processors.max(2)),
+            births: Semaphore::new(births_at_once()),
             tasks: tasks.clone(),
         })
     }
@@ -87,12 +86,20 @@ impl Engine {
     /// command outlives whoever asked for it.
     pub async fn run(self: Arc<Self>, spec: RunSpec) -> Result<Finished, Error> {
         let permit = self.births.acquire().await.map_err(|_| Error::Stopping)?;
-        let engine = Arc::clone(&self);
-        let (running, pump) = tokio::task::spawn_blocking(move || engine.give_birth(spec))
-            .await
-            .map_err(|panic| Error::Internal {
-                reason: format!("a birth panicked: {panic}"),
-            })??;
+        let (running, pump) = match spawn::directory_at_hand(&spec.cwd) {
+            // It takes no longer than handing it to another thread and back, and permits leave workers for the rest.
+            Some(cwd) => self.give_birth(spec, cwd)?,
+            None => {
+                let engine = Arc::clone(&self);
+                let birth =
+                    move || spawn::open_directory(&spec.cwd).and_then(|cwd| engine.give_birth(spec, cwd));
+                tokio::task::spawn_blocking(birth)
+                    .await
+                    .map_err(|panic| Error::Internal {
+                        reason: format!("a birth panicked: {panic}"),
+                    })??
+            }
+        };
         drop(permit);
         running.finish(pump, &self.tasks).await
     }
@@ -102,7 +109,8 @@ impl Engine {
         let own = [0, 1, 2].map(duplicate);
         let [stdin, stdout, stderr] = own;
         let stdio = [stdin?, stdout?, stderr?];
-        let newborn = self.bear(command, cwd, &Environment::Overlay(Vec::new()), &stdio)?;
+        let directory = (cwd, spawn::open_directory(cwd)?);
+        let newborn = self.bear(command, directory, &Environment::Overlay(Vec::new()), &stdio)?;
         Ok(Attached {
             id: newborn.id,
             tree: newborn.tree,
@@ -110,9 +118,9 @@ impl Engine {
         })
     }
 
-    fn give_birth(&self, spec: RunSpec) -> Result<(Running, Pump), Error> {
+    fn give_birth(&self, spec: RunSpec, cwd: OwnedFd) -> Result<(Running, Pump), Error> {
         let pipes = Pipes::open(!spec.stdin.is_empty())?;
-        let newborn = self.bear(&spec.command, &spec.cwd, &spec.environment, &pipes.child)?;
+        let newborn = self.bear(&spec.command, (&spec.cwd, cwd), &spec.environment, &pipes.child)?;
         let running = Running {
             id: newborn.id,
             tree: newborn.tree,
@@ -144,7 +152,7 @@ impl Engine {
     fn bear(
         &self,
         command: &Command,
-        cwd: &Path,
+        cwd: (&Path, OwnedFd),
         environment: &Environment,
         stdio: &[OwnedFd; 3],
     ) -> Result<Newborn, Error> {
@@ -222,6 +230,14 @@ impl Engine {
             .map(Capability::available)
             .into()
     }
+}
+
+/// How many births there are at once: one per processor, since more gain nothing, and a few at the most. A birth holds
+/// a worker of the runtime for the better part of a millisecond, so there must be more workers than this.
+pub fn births_at_once() -> usize {
+    std::thread::available_parallelism()
+        .map_or(2, usize::from)
+        .clamp(2, 8)
 }
 
 /// A registered child whose pipes are not served yet.

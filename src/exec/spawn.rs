@@ -12,6 +12,7 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 use nix::unistd::pipe2;
+use rustix::fs::{OFlags, ResolveFlags};
 use tokio::net::unix::pipe;
 
 use super::environment::Built;
@@ -93,9 +94,12 @@ pub(super) struct Birth {
 }
 
 impl Birth {
-    /// Checks the request and looks everything up. Blocks for a few system calls.
-    pub(super) fn prepare(command: &Command, cwd: &Path, environment: Built) -> Result<Self, Error> {
-        let directory = open_directory(cwd)?;
+    /// Checks the request and looks everything up; `directory` and `cwd` are the path and the descriptor of one thing.
+    pub(super) fn prepare(
+        command: &Command,
+        (directory, cwd): (&Path, OwnedFd),
+        environment: Built,
+    ) -> Result<Self, Error> {
         let arguments = arguments(command, &environment.shell)?;
         let program = arguments.first().cloned().unwrap_or_default();
         if program.is_empty() {
@@ -111,9 +115,9 @@ impl Birth {
                 .map(|text| c_string("command", text))
                 .collect::<Result<_, _>>()?,
             environment: environment.strings,
-            cwd: directory,
+            cwd,
             program,
-            directory: cwd.to_owned(),
+            directory: directory.to_owned(),
         })
     }
 
@@ -190,7 +194,21 @@ impl Birth {
     }
 }
 
-fn open_directory(cwd: &Path) -> Result<OwnedFd, Error> {
+/// The working directory, if the kernel knows it without asking a disk or a server: then the birth waits for neither.
+pub(super) fn directory_at_hand(cwd: &Path) -> Option<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::openat2(
+        rustix::fs::CWD,
+        cwd,
+        flags,
+        rustix::fs::Mode::empty(),
+        ResolveFlags::CACHED,
+    )
+    .ok()
+}
+
+/// The working directory; blame goes to it and not to the program. May block for as long as its file system does.
+pub(super) fn open_directory(cwd: &Path) -> Result<OwnedFd, Error> {
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     match open(cwd, flags, Mode::empty()) {
         Ok(directory) => Ok(directory),
