@@ -136,3 +136,50 @@ async fn ten_megabytes_in_and_out_with_a_broker_that_carries_them() {
         .unwrap();
     assert!(ran(done).stdout[..] == input[..], "the bytes differ");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn commands_wait_their_turn_when_descriptors_are_short_and_are_refused_when_it_takes_too_long() {
+    let broker = NatsServer::start();
+    let link = Connection::to(&broker.url());
+    let daemon = Daemon::builder()
+        .namespace("ulimit -n 128")
+        .connection(&link)
+        .start();
+    let plane = ControlPlane::connect(&link).await;
+    // More at once than there are descriptors for: none fails, each has its turn.
+    let short = join_all((0..64).map(|_| plane.ask(Op::Exec(shell("sleep 0.1; echo done"))))).await;
+    for response in short {
+        assert_eq!(&ran(response).stdout[..], b"done\n");
+    }
+    let long = (0..40).map(|_| plane.ask(Op::Exec(shell("echo x >> begun; sleep 13"))));
+    let long = tokio::spawn(join_all(long));
+    eventually("some to run", PATIENCE, || {
+        daemon.workspace().join("begun").exists().then_some(())
+    });
+    for _ in 0..20 {
+        assert_eq!(plane.ask(Op::Ping(PingRequest { nonce: 1 })).await.error, None);
+    }
+    let (mut done, mut refused) = (0, 0);
+    for response in long.await.unwrap() {
+        if response.error.is_none() {
+            done += 1;
+            continue;
+        }
+        let error = failed(response, ErrorCode::Draining);
+        assert_eq!(
+            (error.detail["backpressure"].as_str(), error.detail["op"].as_str()),
+            ("wait_breaker", "exec")
+        );
+        assert!(
+            error.retryable && error.message.contains("file descriptors"),
+            "{error:?}"
+        );
+        refused += 1;
+    }
+    let begun = std::fs::read_to_string(daemon.workspace().join("begun"))
+        .unwrap()
+        .lines()
+        .count();
+    assert!(done > 0 && refused > 0, "{done} ran, {refused} were refused");
+    assert_eq!(begun, done, "a refused command ran");
+}

@@ -1,6 +1,7 @@
 //! Requests over NATS, one by one: what is answered to good ones, bad ones, repeated ones and those that do not fit.
 
 use std::collections::BTreeMap;
+use std::os::unix::ffi::OsStrExt;
 
 use boxd::wire::proto::control_request::Op;
 use boxd::wire::proto::control_response::Result as Outcome;
@@ -576,5 +577,54 @@ async fn extensions_reach_operations_by_their_stable_name() {
     assert_eq!(error.detail["code"], "not_found");
     assert!(!error.detail["id"].is_empty() && error.detail.contains_key("hint"));
     let error = failed(ask("fs.read", r#"{"path":7}"#).await, ErrorCode::Os);
-    assert_eq!(error.detail["code"], "invalid");
+    assert_eq!(error.detail["code"], "invalid_request");
+}
+
+#[tokio::test]
+async fn without_consent_to_the_whole_machine_only_the_workspace_is_reached() {
+    let broker = NatsServer::start();
+    let mut link = Connection::to(&broker.url());
+    link.whole_machine = false;
+    let daemon = Daemon::builder().connection(&link).start();
+    let plane = ControlPlane::connect(&link).await;
+    std::fs::write(daemon.workspace().join("mine"), "x").unwrap();
+    failed(
+        plane.ask(Op::Exec(shell("touch ran"))).await,
+        ErrorCode::ConsentRequired,
+    );
+    assert!(!daemon.workspace().join("ran").exists());
+    let read = |path: &str| {
+        plane.ask(Op::FsRead(FsReadRequest {
+            path: path.into(),
+            ..Default::default()
+        }))
+    };
+    failed(read("/etc/hostname").await, ErrorCode::ConsentRequired);
+    failed(read("../../../etc/hostname").await, ErrorCode::ConsentRequired);
+    let Some(Outcome::FsRead(mine)) = read("mine").await.result else {
+        panic!("the workspace is out of reach")
+    };
+    assert_eq!(&mine.content[..], b"x");
+}
+
+#[tokio::test]
+async fn odd_names_are_listed_and_do_not_hide_others() {
+    let (_broker, daemon, _link, plane) = linked().await;
+    for name in [&b"line\nbreak"[..], b"not\xffutf8", b"plain"] {
+        std::fs::write(daemon.workspace().join(std::ffi::OsStr::from_bytes(name)), "x").unwrap();
+    }
+    let list = FsListRequest {
+        path: String::new(),
+        recursive: false,
+    };
+    let Some(Outcome::FsList(list)) = plane.ask(Op::FsList(list)).await.result else {
+        panic!("no list")
+    };
+    let names: Vec<_> = list.entries.iter().map(|entry| entry.name.as_str()).collect();
+    assert_eq!(names, ["line\nbreak", "not\u{fffd}utf8", "plain"]);
+    let read = FsReadRequest {
+        path: "line\nbreak".into(),
+        ..Default::default()
+    };
+    assert_eq!(plane.ask(Op::FsRead(read)).await.error, None);
 }
