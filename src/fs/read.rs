@@ -111,6 +111,37 @@ impl OpenFile {
 
     /// The range as one piece. More than `limit` bytes are [`Error::TooLarge`] and nothing is read.
     pub async fn read_all(self, limit: u64) -> Result<Bytes, Error> {
+        if let Content::Memory(content) = &self.content {
+            self.within(limit)?;
+            return Ok(content.slice(self.range.start as usize..self.range.end as usize));
+        }
+        self.read_behind(Vec::new(), limit).await.map(Bytes::from)
+    }
+
+    /// Appends the range to `buffer`, so that what is sent in front of it is not sent separately. More than `limit`
+    /// bytes are [`Error::TooLarge`] and nothing is read.
+    pub async fn read_behind(self, mut buffer: Vec<u8>, limit: u64) -> Result<Vec<u8>, Error> {
+        let size = self.within(limit)?;
+        let Range { start, end } = self.range;
+        let file = match self.content {
+            Content::Memory(content) => {
+                buffer.extend_from_slice(&content[start as usize..end as usize]);
+                return Ok(buffer);
+            }
+            Content::Disk(file) => file,
+        };
+        let path = self.entry.path;
+        blocking::run(move || {
+            buffer.reserve_exact(size as usize);
+            read_range(&file, &mut buffer, start, size as usize)
+                .map_err(|source| Error::from_path_io("file", "read", &path, source))?;
+            Ok(buffer)
+        })
+        .await
+    }
+
+    /// The number of bytes of the range, unless that is more than `limit`.
+    fn within(&self, limit: u64) -> Result<u64, Error> {
         let size = self.range.end - self.range.start;
         if size > limit {
             return Err(Error::TooLarge {
@@ -119,19 +150,7 @@ impl OpenFile {
                 limit,
             });
         }
-        let Range { start, end } = self.range;
-        let file = match self.content {
-            Content::Memory(content) => return Ok(content.slice(start as usize..end as usize)),
-            Content::Disk(file) => file,
-        };
-        let path = self.entry.path;
-        blocking::run(move || {
-            let mut content = Vec::with_capacity(size as usize);
-            read_range(&file, &mut content, start, size as usize)
-                .map_err(|source| Error::from_path_io("file", "read", &path, source))?;
-            Ok(content.into())
-        })
-        .await
+        Ok(size)
     }
 
     /// The range in chunks of up to 256 KiB, the next one being read while one is used. It ends with an error when
@@ -209,11 +228,12 @@ impl Reader {
     }
 }
 
-/// Fills `buffer` (whose spare room is at least `length`) with exactly `length` bytes from `offset` on.
+/// Appends exactly `length` bytes from `offset` on to `buffer`, which has the room for them.
 fn read_range(file: &File, buffer: &mut Vec<u8>, offset: u64, length: usize) -> io::Result<()> {
-    while buffer.len() < length {
-        let at = offset + buffer.len() as u64;
+    let held = buffer.len();
+    while buffer.len() < held + length {
         let before = buffer.len();
+        let at = offset + (before - held) as u64;
         retry_on_intr(|| pread(file, spare_capacity(buffer), at))?;
         if buffer.len() == before {
             return Err(io::Error::new(
@@ -223,7 +243,7 @@ fn read_range(file: &File, buffer: &mut Vec<u8>, offset: u64, length: usize) -> 
         }
     }
     // A buffer may have more room than was asked for.
-    buffer.truncate(length);
+    buffer.truncate(held + length);
     Ok(())
 }
 

@@ -1,5 +1,6 @@
 //! The types that cross the doors and their conversion to and from [`crate::ops`]: pure, no sockets, no clock.
 
+pub mod file_reply;
 pub mod json;
 pub mod proto;
 pub mod reply;

@@ -6,13 +6,10 @@
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use bytes::Bytes;
-
 use super::proto::control_response::Result as Outcome;
 use super::proto::{
-    ExecResponse, FsEntry, FsEntryKind, FsListResponse, FsMkdirResponse, FsMoveResponse, FsReadResponse,
-    FsRemoveResponse, FsStatResponse, FsWriteResponse, GpuSample, HostCapacitySample, MetricsSample,
-    PingResponse,
+    ExecResponse, FsEntry, FsEntryKind, FsListResponse, FsMkdirResponse, FsMoveResponse, FsRemoveResponse,
+    FsStatResponse, FsWriteResponse, GpuSample, HostCapacitySample, MetricsSample, PingResponse,
 };
 use crate::error::Error;
 use crate::exec;
@@ -46,11 +43,6 @@ pub fn outcome(name: &'static str, reply: Reply, limit: u64) -> Result<Outcome, 
             });
         }
     })
-}
-
-/// What was read of a file of `total_size` bytes.
-pub fn file(content: Bytes, total_size: u64) -> Outcome {
-    Outcome::FsRead(FsReadResponse { content, total_size })
 }
 
 /// A command's answer: whole, or [`Error::TooLarge`] when output had to be dropped to bound memory.
@@ -159,6 +151,8 @@ fn unix_ms(time: SystemTime) -> i64 {
 mod tests {
     use std::sync::Arc;
     use std::time::Duration;
+
+    use bytes::Bytes;
 
     use super::*;
     use crate::error::Code;

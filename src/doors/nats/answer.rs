@@ -15,7 +15,15 @@ pub(super) struct Answer {
     /// What the request called itself.
     pub(super) op: &'static str,
     /// What came of it.
-    pub(super) outcome: Result<Outcome, AgentError>,
+    pub(super) outcome: Result<Success, AgentError>,
+}
+
+/// What came of an operation that went well.
+pub(super) enum Success {
+    /// A result to be encoded.
+    Outcome(Outcome),
+    /// The whole reply, encoded already and known to fit.
+    Encoded(Bytes),
 }
 
 impl Answer {
@@ -38,7 +46,8 @@ impl Answer {
             outcome,
         } = self;
         let (result, error) = match outcome {
-            Ok(result) => (Some(result), None),
+            Ok(Success::Encoded(reply)) => return Some(reply),
+            Ok(Success::Outcome(result)) => (Some(result), None),
             Err(error) => (None, Some(error)),
         };
         let mut response = ControlResponse {
@@ -88,7 +97,7 @@ mod tests {
         Answer {
             request_id: request_id.into(),
             op: "fs_read",
-            outcome: Ok(Outcome::FsRead(read)),
+            outcome: Ok(Success::Outcome(Outcome::FsRead(read))),
         }
     }
 

@@ -10,7 +10,7 @@ use bytes::{Bytes, BytesMut};
 use prost::Message as _;
 
 use super::admission::Weight;
-use super::answer::Answer;
+use super::answer::{Answer, Success};
 use super::error::{agent_error, refused};
 use super::generation::Generation;
 use super::link::Link;
@@ -91,7 +91,7 @@ fn answer_inline(generation: &Generation, request: ControlRequest) -> Inline {
         return Inline::Answer(Answer {
             request_id,
             op: name,
-            outcome: Ok(Outcome::Ping(pong)),
+            outcome: Ok(Success::Outcome(Outcome::Ping(pong))),
         });
     }
     let Some(op) = op else {
@@ -160,9 +160,11 @@ async fn perform(link: &Arc<Link>, work: Work, bytes: usize, max_payload: usize)
         idempotency_key: (!request_id.is_empty()).then(|| request_id.clone()),
     };
     let outcome = match body {
-        Body::Op(operation) => perform_op(link, &call, op, operation, max_payload).await,
+        Body::Op(operation) => perform_op(link, &call, &request_id, op, operation, max_payload).await,
         Body::Extension { name, payload } => {
-            extension::perform(&link.door.rooms, &call, name, &payload, max_payload).await
+            let rooms = &link.door.rooms;
+            let outcome = extension::perform(rooms, &call, name, &payload, max_payload).await;
+            outcome.map(Success::Outcome)
         }
     };
     drop(permit);
@@ -176,15 +178,16 @@ async fn perform(link: &Arc<Link>, work: Work, bytes: usize, max_payload: usize)
 async fn perform_op(
     link: &Link,
     call: &Call,
+    request_id: &str,
     op: &'static str,
     operation: Op,
     max_payload: usize,
-) -> Result<Outcome, AgentError> {
+) -> Result<Success, AgentError> {
     let name = operation.name();
     let limit = max_payload as u64;
     let outcome = match link.door.rooms.perform(call, operation).await {
-        Ok(Reply::File(open)) => content::read(open, limit).await,
-        Ok(reply) => reply::outcome(name, reply, limit),
+        Ok(Reply::File(open)) => content::read(open, request_id, limit).await.map(Success::Encoded),
+        Ok(reply) => reply::outcome(name, reply, limit).map(Success::Outcome),
         Err(error) => Err(error),
     };
     outcome.map_err(|error| {
