@@ -34,6 +34,7 @@ pub(crate) struct Builder {
     listeners: Vec<String>,
     connections: Vec<Connection>,
     config: Option<String>,
+    state: Option<PathBuf>,
     prelude: Option<String>,
     namespaced: bool,
     /// In the environment of the daemon and of all that it starts, so that nothing outlives the test.
@@ -49,6 +50,7 @@ impl Daemon {
             listeners: vec!["127.0.0.1:0".to_owned()],
             connections: Vec::new(),
             config: None,
+            state: None,
             prelude: None,
             namespaced: false,
             mark: format!("IT_DAEMON={}", uuid::Uuid::new_v4()),
@@ -241,9 +243,38 @@ impl Builder {
         self.prelude(script)
     }
 
-    /// Makes the directories, without starting anything: `prepare(directory)` then adds to them.
+    /// Keeps its state there instead of in a directory of its own.
+    pub(crate) fn state_directory(mut self, directory: &Path) -> Self {
+        self.state = Some(directory.to_path_buf());
+        self
+    }
+
+    /// Makes the directories, lets `prepare(directory)` add to them, and starts it.
     #[track_caller]
     pub(crate) fn start_in(self, prepare: impl FnOnce(&Path)) -> Daemon {
+        let directory = self.directories(prepare);
+        let (group, ready) = self.launch(directory.path());
+        Daemon {
+            builder: self,
+            group,
+            directory,
+            ready,
+        }
+    }
+
+    /// Starts it where it cannot run, and waits for its end: the exit code and everything it said.
+    #[track_caller]
+    pub(crate) fn refused_in(self, prepare: impl FnOnce(&Path)) -> (i32, String) {
+        let directory = self.directories(prepare);
+        let log = directory.path().join("boxd.log");
+        let mut group = Group::spawn("boxd", &mut self.command(directory.path()), &log);
+        let status = group.wait(PATIENCE);
+        let code = status.code().unwrap_or_else(|| panic!("ended with {status}"));
+        (code, group.log())
+    }
+
+    #[track_caller]
+    fn directories(&self, prepare: impl FnOnce(&Path)) -> TempDir {
         let directory = tempfile::tempdir().unwrap();
         for name in ["home", "state", "config", "workspace", "ready"] {
             std::fs::create_dir(directory.path().join(name)).unwrap();
@@ -256,13 +287,7 @@ impl Builder {
             connection.write(&config);
         }
         prepare(directory.path());
-        let (group, ready) = self.launch(directory.path());
-        Daemon {
-            builder: self,
-            group,
-            directory,
-            ready,
-        }
+        directory
     }
 
     /// Starts it and waits until it says that it is ready.
@@ -304,7 +329,8 @@ impl Builder {
             .args(self.listeners.iter().flat_map(|listener| ["--http", listener]));
         command.arg("--workspace-root").arg(&workspace);
         command.arg("--config-dir").arg(directory.join("config"));
-        command.arg("--state-dir").arg(directory.join("state"));
+        let state = self.state.clone().unwrap_or_else(|| directory.join("state"));
+        command.arg("--state-dir").arg(state);
         command
             .arg("--ready-file")
             .arg(directory.join("ready").join("ready.json"));
