@@ -15,6 +15,9 @@
 
 mod arrows;
 mod clients;
+mod daemon_main;
+mod daemon_start;
+mod daemon_stop;
 mod exec_bulk;
 mod exec_child;
 mod exec_exit;
