@@ -40,4 +40,5 @@ mod nats_credentials;
 mod nats_links;
 mod nats_load;
 mod nats_requests;
+mod parity;
 mod wire_vectors;

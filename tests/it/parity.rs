@@ -1,0 +1,498 @@
+//! Every operation through every door: one table, the same payload, one property of the answer, and the answers of all
+//! doors the same. A new row of `OPERATIONS` without a case here fails.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use boxd::ops::OPERATIONS;
+use boxd::wire::proto::control_request::Op;
+use boxd::wire::proto::control_response::Result as Outcome;
+use boxd::wire::proto::{ErrorCode, Extension};
+use serde_json::{Map, Value, json};
+
+use crate::harness::Ways;
+use crate::harness::daemon::BOXD;
+
+/// A way to say `name` and a JSON payload to the daemon.
+#[derive(Debug, Clone, Copy)]
+enum Door {
+    Http,
+    Nats,
+    CallHttp,
+    CallNats,
+}
+
+const DOORS: [Door; 4] = [Door::Http, Door::Nats, Door::CallHttp, Door::CallNats];
+
+impl Door {
+    /// Each works in a directory of its own, where it finds the same things; the names are equally long.
+    fn directory(self) -> &'static str {
+        match self {
+            Self::Http => "door-1",
+            Self::Nats => "door-2",
+            Self::CallHttp => "door-3",
+            Self::CallNats => "door-4",
+        }
+    }
+
+    /// The answer, or the words of the refusal with the stable code where this door tells it.
+    async fn ask(self, ways: &Ways, name: &str, payload: &Value) -> Result<Value, Refusal> {
+        match self {
+            Self::Http => {
+                let answer = ways.http.post(&format!("/v1/ops/{name}"), payload).await;
+                let body = answer.json();
+                if answer.status.is_success() {
+                    return Ok(body);
+                }
+                Err(Refusal {
+                    code: text(&body["code"]),
+                    words: text(&body["detail"]),
+                })
+            }
+            Self::Nats => {
+                let request = Extension {
+                    op: name.to_owned(),
+                    payload: payload.to_string().into(),
+                };
+                let answer = ways.control.ask(Op::Ext(request)).await;
+                match (answer.result, answer.error) {
+                    (Some(Outcome::Ext(answer)), None) => {
+                        assert_eq!(answer.op, name, "the name is echoed");
+                        Ok(serde_json::from_slice(&answer.payload).unwrap())
+                    }
+                    (None, Some(error)) => {
+                        assert!(error.detail.contains_key("id"), "{error:?}");
+                        assert_ne!(error.code(), ErrorCode::Unspecified, "{error:?}");
+                        let code = error.detail.get("code").cloned();
+                        Err(Refusal {
+                            code,
+                            words: Some(error.message),
+                        })
+                    }
+                    other => panic!("{other:?}"),
+                }
+            }
+            Self::CallHttp | Self::CallNats => self.call(ways, name, payload).await,
+        }
+    }
+
+    /// `boxd call op NAME JSON`.
+    async fn call(self, ways: &Ways, name: &str, payload: &Value) -> Result<Value, Refusal> {
+        let mut command = Command::new(BOXD);
+        let home = ways.daemon.directory().join("home");
+        command
+            .env_clear()
+            .env("HOME", &home)
+            .current_dir(&home)
+            .stdin(Stdio::null())
+            .arg("call");
+        if let Self::CallNats = self {
+            command.args(["--nats-url", &ways.broker.url()]);
+            command.args([
+                "--workspace-id",
+                &ways.link.workspace_id,
+                "--agent-id",
+                &ways.link.agent_id,
+            ]);
+        } else {
+            // As a person would: by the ready file in the state directory.
+            command.arg("--state-dir").arg(ways.daemon.state_directory());
+        }
+        command.args(["op", name, &payload.to_string()]);
+        let output = tokio::task::spawn_blocking(move || command.output());
+        let output = output.await.unwrap().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        if output.status.success() {
+            assert_eq!(said, "", "{name} through {self:?}");
+            return Ok(serde_json::from_slice(&output.stdout).unwrap());
+        }
+        assert_eq!(output.status.code(), Some(125), "{name} through {self:?}: {said}");
+        assert!(
+            output.stdout.is_empty(),
+            "{name} through {self:?} printed an answer as well"
+        );
+        Err(Refusal {
+            code: None,
+            words: Some(said),
+        })
+    }
+}
+
+/// A refusal, as far as the door tells it.
+#[derive(Debug)]
+struct Refusal {
+    code: Option<String>,
+    words: Option<String>,
+}
+
+fn text(value: &Value) -> Option<String> {
+    value.as_str().map(str::to_owned)
+}
+
+/// One operation with a payload, and what must be true of the answer.
+struct Case {
+    operation: &'static str,
+    /// `DIR` stands for the directory of the door.
+    payload: Value,
+    /// Looks at the answer and at the directory of the door.
+    holds: fn(&Value, &Path) -> bool,
+    /// What refuses it: a payload and the stable code.
+    refused: (Value, &'static str),
+}
+
+fn case(
+    operation: &'static str,
+    payload: Value,
+    holds: fn(&Value, &Path) -> bool,
+    refused: (Value, &'static str),
+) -> Case {
+    Case {
+        operation,
+        payload,
+        holds,
+        refused,
+    }
+}
+
+/// What each directory holds.
+fn prepare(directory: &Path) {
+    std::fs::create_dir_all(directory.join("tree/deep")).unwrap();
+    std::fs::write(directory.join("tree/a file"), "0123456789").unwrap();
+    std::fs::write(directory.join("tree/deep/b"), b"\xff\0").unwrap();
+    std::os::unix::fs::symlink("a file", directory.join("tree/link")).unwrap();
+    for name in ["to move", "to remove"] {
+        std::fs::write(directory.join(name), name).unwrap();
+    }
+}
+
+/// A tar archive with one file.
+fn archive() -> String {
+    let mut header = [0_u8; 512];
+    header[..8].copy_from_slice(b"one file");
+    header[100..107].copy_from_slice(b"0000644");
+    header[108..115].copy_from_slice(b"0000000");
+    header[116..123].copy_from_slice(b"0000000");
+    header[124..135].copy_from_slice(b"00000000003");
+    header[136..147].copy_from_slice(b"00000000000");
+    header[156] = b'0';
+    header[257..265].copy_from_slice(b"ustar\x0000");
+    header[148..156].fill(b' ');
+    let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
+    header[148..155].copy_from_slice(format!("{sum:06o}\0").as_bytes());
+    let mut bytes = header.to_vec();
+    bytes.extend_from_slice(b"abc");
+    bytes.resize(512 * 4, 0);
+    BASE64.encode(bytes)
+}
+
+fn cases() -> Vec<Case> {
+    let mut cases = process_cases();
+    cases.extend(file_cases());
+    let unknown = || (json!({ "no such field": 1 }), "invalid_request");
+    cases.extend([
+        case(
+            "ping",
+            json!({ "nonce": u64::MAX }),
+            |answer, _| answer["nonce"] == u64::MAX,
+            unknown(),
+        ),
+        case(
+            "host.metrics",
+            json!({}),
+            |answer, _| answer["memTotalBytes"].as_u64() > Some(1 << 20),
+            unknown(),
+        ),
+        case(
+            "host.capabilities",
+            json!({}),
+            |answer, _| {
+                let rows = answer["capabilities"].as_array().unwrap();
+                rows.iter()
+                    .any(|row| row["name"] == "process.run" && row["available"] == true)
+                    && rows
+                        .iter()
+                        .all(|row| row["available"] == true || row["why"].is_string())
+            },
+            unknown(),
+        ),
+    ]);
+    cases
+}
+
+fn digest(content: &Value) -> String {
+    blake3::hash(content.as_str().unwrap().as_bytes()).to_string()
+}
+
+fn process_cases() -> Vec<Case> {
+    vec![
+        case(
+            "process.run",
+            json!({
+                "command": "sh", "args": ["-c", "cat; pwd; echo wrong >&2; exit 3"], "stdin": "in ", "cwd": "DIR",
+                "env": { "A": "b" }, "idempotencyKey": "DIR once",
+            }),
+            |answer, directory| {
+                answer["exitCode"] == 3
+                    && answer["stdout"] == format!("in {}\n", directory.display())
+                    && answer["stderr"] == "wrong\n"
+                    && answer["stdoutBlake3"] == digest(&answer["stdout"])
+            },
+            (json!({ "command": "/no/such/program" }), "not_found"),
+        ),
+        case(
+            "process.config.set",
+            json!({ "maxConcurrentProcesses": 33 }),
+            |answer, _| answer["maxConcurrentProcesses"] == 33 && answer["maxRunTimeoutMs"] == 300_000,
+            (json!({ "maxOutputBytes": 0 }), "invalid_request"),
+        ),
+        case(
+            "process.config.get",
+            json!({}),
+            |answer, _| answer["maxConcurrentProcesses"] == 33,
+            (json!({ "maxOutputBytes": 1 }), "invalid_request"),
+        ),
+    ]
+}
+
+fn file_cases() -> Vec<Case> {
+    vec![
+        case(
+            "fs.read",
+            json!({ "path": "DIR/tree/a file", "offset": 3, "length": 4 }),
+            |answer, _| answer["contentB64"] == BASE64.encode("3456") && answer["totalSize"] == 10,
+            (json!({ "path": "DIR/tree" }), "wrong_kind"),
+        ),
+        case(
+            "fs.write",
+            json!({ "path": "DIR/new/file", "contentB64": BASE64.encode([0xff, 0]), "mode": "0600" }),
+            |answer, directory| {
+                answer["bytesWritten"] == 2
+                    && answer["atomic"] == true
+                    && std::fs::read(directory.join("new/file")).unwrap() == [0xff, 0]
+            },
+            (
+                json!({ "path": "DIR/tree/a file/below", "content": "" }),
+                "wrong_kind",
+            ),
+        ),
+        case(
+            "fs.list",
+            json!({ "path": "DIR/tree", "recursive": true }),
+            |answer, _| {
+                let entries = answer["entries"].as_array().unwrap();
+                let names: Vec<_> = entries
+                    .iter()
+                    .map(|entry| entry["name"].as_str().unwrap())
+                    .collect();
+                names == ["a file", "deep", "b", "link"]
+            },
+            (json!({ "path": "DIR/nothing" }), "not_found"),
+        ),
+        case(
+            "fs.mkdir",
+            json!({ "path": "DIR/one/two", "mode": "0700" }),
+            |_, directory| directory.join("one/two").is_dir(),
+            (json!({ "path": "DIR/tree", "parents": false }), "already_exists"),
+        ),
+        case(
+            "fs.move",
+            json!({ "from": "DIR/to move", "to": "DIR/moved" }),
+            |_, directory| !directory.join("to move").exists() && directory.join("moved").exists(),
+            (
+                json!({ "from": "DIR/moved", "to": "DIR/tree/a file" }),
+                "already_exists",
+            ),
+        ),
+        case(
+            "fs.stat",
+            json!({ "path": "DIR/tree/link" }),
+            |answer, _| {
+                let entry = &answer["entry"];
+                answer["exists"] == true && entry["kind"] == "symlink" && entry["target"] == "a file"
+            },
+            (json!({}), "invalid_request"),
+        ),
+        case(
+            "fs.remove",
+            json!({ "pathB64": "DIR/to remove" }),
+            |_, directory| !directory.join("to remove").exists(),
+            (json!({ "path": "DIR/tree" }), "conflict"),
+        ),
+        case(
+            "fs.unpack",
+            json!({ "path": "DIR/unpacked", "contentB64": archive() }),
+            |answer, directory| {
+                answer["truncated"] == false
+                    && std::fs::read(directory.join("unpacked/one file")).unwrap() == b"abc"
+            },
+            (
+                json!({ "path": "DIR/unpacked", "contentB64": "not base64!" }),
+                "invalid_request",
+            ),
+        ),
+    ]
+}
+
+/// The payload for one door: its directory in place of `DIR`, and base64 where the field wants it.
+fn payload_for(door: Door, payload: &Value) -> Value {
+    let mut fields = Map::new();
+    for (name, value) in payload.as_object().unwrap() {
+        let value = match value {
+            Value::String(text) => {
+                let text = text.replace("DIR", door.directory());
+                Value::String(if name == "pathB64" {
+                    BASE64.encode(text)
+                } else {
+                    text
+                })
+            }
+            other => other.clone(),
+        };
+        fields.insert(name.clone(), value);
+    }
+    Value::Object(fields)
+}
+
+/// Figures that differ from one call to the next: of them only the type is compared.
+const VOLATILE: &[&str] = &[
+    "uptimeMs",
+    "durationMs",
+    "cpuMs",
+    "peakRssBytes",
+    "processId",
+    "stdoutBlake3",
+    "modified",
+    "sampledAt",
+    "cpuPercent",
+    "load",
+    "memUsedBytes",
+    "diskUsedBytes",
+    "runQueue",
+    "memoryUsedBytes",
+    "utilPercent",
+];
+
+/// What is the same for every door.
+fn comparable(door: Door, value: &Value) -> Value {
+    match value {
+        Value::String(text) => json!(text.replace(door.directory(), "DIR")),
+        Value::Array(values) => values.iter().map(|value| comparable(door, value)).collect(),
+        Value::Object(fields) => {
+            let field = |(name, value): (&String, &Value)| {
+                let value = match value {
+                    _ if !VOLATILE.contains(&name.as_str()) => comparable(door, value),
+                    Value::String(_) => json!("some text"),
+                    Value::Array(_) => json!("some values"),
+                    _ => json!("some number"),
+                };
+                (name.clone(), value)
+            };
+            // Whether the peak is known depends on how large the daemon was at that moment.
+            fields
+                .iter()
+                .filter(|(name, _)| *name != "peakRssBytes")
+                .map(field)
+                .collect::<Map<_, _>>()
+                .into()
+        }
+        other => other.clone(),
+    }
+}
+
+#[tokio::test]
+async fn every_operation_answers_the_same_through_every_door() {
+    let ways = Ways::start().await;
+    let workspace = ways.daemon.workspace();
+    for door in DOORS {
+        prepare(&workspace.join(door.directory()));
+    }
+    let cases = cases();
+    for row in OPERATIONS {
+        let mut of_row = cases.iter().filter(|case| case.operation == row.name).peekable();
+        assert!(of_row.peek().is_some(), "{} has no case in this table", row.name);
+    }
+    for case in &cases {
+        assert!(
+            boxd::ops::operation(case.operation).is_some(),
+            "{} is not an operation",
+            case.operation
+        );
+        let mut answers = Vec::new();
+        for door in DOORS {
+            let directory = workspace.join(door.directory());
+            let payload = payload_for(door, &case.payload);
+            let what = format!("{} through {door:?}", case.operation);
+            let answer = door.ask(&ways, case.operation, &payload).await;
+            let answer = answer.unwrap_or_else(|refusal| panic!("{what}: {refusal:?}"));
+            assert!((case.holds)(&answer, &directory), "{what}: {answer:#}");
+            answers.push(comparable(door, &answer));
+        }
+        for (door, answer) in DOORS.iter().zip(&answers) {
+            assert_eq!(
+                *answer, answers[0],
+                "{} through {door:?} and {:?}",
+                case.operation, DOORS[0]
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_operation_is_refused_alike_through_every_door() {
+    let ways = Ways::start().await;
+    for door in DOORS {
+        let directory = ways.daemon.workspace().join(door.directory());
+        prepare(&directory);
+        std::fs::rename(directory.join("to move"), directory.join("moved")).unwrap();
+    }
+    for case in &cases() {
+        let (payload, code) = &case.refused;
+        let mut told = Vec::new();
+        for door in DOORS {
+            let what = format!("{} through {door:?}", case.operation);
+            let answer = door.ask(&ways, case.operation, &payload_for(door, payload)).await;
+            let refusal = answer.expect_err(&what);
+            if let Some(stable) = &refusal.code {
+                assert_eq!(stable, code, "{what}: {refusal:?}");
+            }
+            let words = refusal.words.unwrap_or_else(|| panic!("{what}: no words"));
+            assert!(
+                !matches!(door, Door::Http | Door::Nats) || refusal.code.is_some(),
+                "{what}: no stable code"
+            );
+            told.push(words.replace(door.directory(), "DIR"));
+        }
+        for (door, words) in DOORS.iter().zip(&told) {
+            assert!(
+                words.contains(&told[0]),
+                "{} through {door:?}: {words:?} and {:?}",
+                case.operation,
+                told[0]
+            );
+        }
+    }
+}
+
+/// No door knows a name that another does not.
+#[tokio::test]
+async fn an_unknown_name_is_refused_by_every_door_with_the_known_ones() {
+    let ways = Ways::start().await;
+    for door in DOORS {
+        for name in ["fs.nope", "FS.READ", "process", "hello"] {
+            let refusal = door
+                .ask(&ways, name, &json!({}))
+                .await
+                .expect_err("an unknown name");
+            let words = refusal.words.unwrap();
+            for row in OPERATIONS {
+                assert!(
+                    words.contains(row.name),
+                    "{door:?} does not list {}: {words}",
+                    row.name
+                );
+            }
+        }
+    }
+}
