@@ -85,7 +85,8 @@ impl Reaper {
     fn reap_all(&self) {
         while let Some(pid) = sys::peek_zombie() {
             let sender = self.take(pid);
-            let Some(ended) = sys::wait(pid) else { return };
+            // A birth that failed reaps its own child, maybe between the look and this; others may be there still.
+            let Some(ended) = sys::wait(pid) else { continue };
             match sender {
                 // The owner may have gone; the child is reaped all the same.
                 Some(sender) => drop(sender.send(Reaped {
