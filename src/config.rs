@@ -155,6 +155,7 @@ fn defaults(sources: &Sources, problems: &mut Vec<String>) -> Config {
             hosts: Vec::new(),
             origins: Vec::new(),
             unix_users: Vec::new(),
+            max_connections: None,
             i_know: false,
         },
         nats: Nats {

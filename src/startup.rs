@@ -22,7 +22,7 @@ pub struct Startup {
 /// Which flags and variables carry secrets.
 #[derive(Debug, Clone, Default)]
 pub struct SecretNames {
-    /// Flags whose value is a secret: `--token`.
+    /// Flags whose value is a secret, without their dashes: `token`.
     pub flags: Vec<&'static str>,
     /// Variables whose value is a secret: `BOXD_TOKEN`.
     pub variables: Vec<&'static str>,
@@ -74,7 +74,8 @@ enum Announced {
     Url,
 }
 
-fn announces(flag: &[u8], names: &SecretNames) -> Option<Announced> {
+fn announces(argument: &[u8], names: &SecretNames) -> Option<Announced> {
+    let flag = argument.strip_prefix(b"--")?;
     if names.flags.iter().any(|name| name.as_bytes() == flag) {
         return Some(Announced::Secret);
     }
@@ -231,9 +232,9 @@ mod tests {
 
     fn names() -> SecretNames {
         SecretNames {
-            flags: vec!["--token"],
+            flags: vec!["token"],
             variables: vec!["BOXD_TOKEN"],
-            url_flags: vec!["--nats-url"],
+            url_flags: vec!["nats-url"],
             url_variables: vec!["BOXD_NATS_URL"],
         }
     }
@@ -241,6 +242,7 @@ mod tests {
     #[test]
     fn secret_arguments_are_found_in_both_spellings() {
         assert_eq!(announces(b"--token", &names()), Some(Announced::Secret));
+        assert_eq!(announces(b"token", &names()), None);
         assert_eq!(
             secret_of_argument(b"s3cret", Some(Announced::Secret), &names()),
             0..6

@@ -6,6 +6,7 @@
 mod log;
 mod metrics;
 mod secret;
+mod writer;
 
 pub use log::{Filter, Format, init};
 pub use metrics::Metrics;

@@ -9,20 +9,20 @@ use crate::telemetry::Secret;
 
 /// What the banner tells.
 #[derive(Debug)]
-pub struct Banner<'a> {
+pub(super) struct Banner<'a> {
     /// What is bound and linked.
-    pub ready: &'a Ready,
+    pub(super) ready: &'a Ready,
     /// The bearer token; it is shown, so the caller makes sure that a terminal is all that sees it.
-    pub token: Option<&'a Secret<String>>,
+    pub(super) token: Option<&'a Secret<String>>,
     /// What relative paths mean.
-    pub workspace_root: &'a Path,
+    pub(super) workspace_root: &'a Path,
     /// What works here.
-    pub capabilities: &'a [Capability],
+    pub(super) capabilities: &'a [Capability],
 }
 
 impl Banner<'_> {
     /// The banner as lines of text.
-    pub fn text(&self) -> String {
+    pub(super) fn text(&self) -> String {
         let mut text = format!("boxd {}\n", env!("CARGO_PKG_VERSION"));
         for url in &self.ready.http {
             match self.token {

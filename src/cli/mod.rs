@@ -6,11 +6,10 @@ mod completions;
 mod doctor;
 mod exit;
 mod flags;
+mod openapi;
 mod output;
 mod run;
 mod version;
-
-pub use banner::Banner;
 
 use std::process::ExitCode;
 
@@ -51,6 +50,7 @@ enum Verb {
     Run(Box<run::Run>),
     Doctor(Box<doctor::Doctor>),
     Call(Box<call::Call>),
+    Openapi(openapi::Openapi),
     Completions(completions::Completions),
     Version(version::Version),
 }
@@ -66,6 +66,7 @@ pub fn main() -> ExitCode {
         Verb::Run(run) => run.run(startup),
         Verb::Doctor(doctor) => doctor.run(startup),
         Verb::Call(call) => return call.run(startup),
+        Verb::Openapi(_) => openapi::print().map(|()| ExitCode::SUCCESS),
         Verb::Completions(completions) => completions.run().map(|()| ExitCode::SUCCESS),
         Verb::Version(version) => version.run().map(|()| ExitCode::SUCCESS),
     };
@@ -97,5 +98,49 @@ fn sources(startup: Startup) -> Sources {
         current_dir: std::env::current_dir().ok(),
         root: nix::unistd::Uid::effective().is_root(),
         client: false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write as _;
+
+    use clap::CommandFactory;
+
+    use super::*;
+
+    /// Every help text, below one another, as a terminal of 100 columns shows it.
+    fn helps(command: &clap::Command, path: &str, text: &mut String) {
+        let path = format!("{path} {}", command.get_name()).trim_start().to_owned();
+        let help = command
+            .clone()
+            .bin_name(&path)
+            .term_width(100)
+            .render_long_help()
+            .to_string();
+        let _ = writeln!(text, "$ {path} --help\n{help}");
+        for verb in command.get_subcommands().filter(|verb| verb.get_name() != "help") {
+            helps(verb, &path, text);
+        }
+    }
+
+    #[test]
+    fn every_verb_has_help_with_examples() {
+        let mut command = Cli::command();
+        command.build();
+        let mut text = String::new();
+        helps(&command, "", &mut text);
+        let verbs = text.lines().filter(|line| line.starts_with("$ boxd")).count();
+        assert_eq!(
+            text.matches("\nExamples:\n").count(),
+            verbs,
+            "a verb has no examples"
+        );
+        insta::assert_snapshot!(text);
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
     }
 }

@@ -63,6 +63,8 @@ pub struct Http {
     pub origins: Vec<String>,
     /// User ids that may use a Unix socket besides root and the daemon's own.
     pub unix_users: Vec<u32>,
+    /// Connections at once; `None` follows the limit on file descriptors.
+    pub max_connections: Option<usize>,
     /// Whether running without a token was insisted on.
     pub i_know: bool,
 }

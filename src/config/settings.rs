@@ -142,7 +142,7 @@ pub const SETTINGS: &[Setting] = &[
         flag: Some("http"),
         value: Some("ADDR"),
         repeatable: true,
-        doc: "Where HTTP listens: host:port (port 0 is any free one), unix:/path, or off.",
+        doc: "Where HTTP listens: host:port (port 0 is any free one), unix:/path, or off; 127.0.0.1:2468 by default.",
         set: |config, given| listeners(&given.list()?).map(|listen| config.http.listen = listen),
         show: |config| {
             Some(match config.http.listen.as_slice() {
@@ -231,11 +231,30 @@ pub const SETTINGS: &[Setting] = &[
     Setting {
         key: "http.unix_users",
         variable: Some("BOXD_HTTP_UNIX_USERS"),
-        example: "[\"1000\"]",
         doc: "User ids that may use a Unix socket, besides root and the daemon's own; its file stays 0600, so give them \
               access to it (setfacl) as well.",
-        set: |config, given| user_ids(&given.list()?).map(|users| config.http.unix_users = users),
-        show: |config| Some(list(&config.http.unix_users)),
+        set: |config, given| {
+            let users: Result<Vec<_>, _> = given.numbers()?.into_iter().map(u32::try_from).collect();
+            config.http.unix_users = users.map_err(|_| "holds a number that is no user id".to_owned())?;
+            Ok(())
+        },
+        show: |config| Some(format!("{:?}", config.http.unix_users)),
+        ..SETTING
+    },
+    Setting {
+        key: "http.max_connections",
+        variable: Some("BOXD_HTTP_MAX_CONNECTIONS"),
+        example: "1024",
+        doc: "Connections at once; follows the limit on file descriptors when not set.",
+        set: |config, given| {
+            let most = given.number()?;
+            if most == 0 {
+                return Err("is 0, which would serve nobody".into());
+            }
+            config.http.max_connections = Some(most as usize);
+            Ok(())
+        },
+        show: |config| config.http.max_connections.map(|most| most.to_string()),
         ..SETTING
     },
     Setting {
@@ -504,14 +523,6 @@ pub const SETTINGS: &[Setting] = &[
 /// The setting of a key.
 pub fn setting(key: &str) -> Option<&'static Setting> {
     SETTINGS.iter().find(|setting| setting.key == key)
-}
-
-fn user_ids(words: &[String]) -> Result<Vec<u32>, String> {
-    let id = |word: &String| {
-        word.parse()
-            .map_err(|_| format!("has {word:?}, expected numeric user ids"))
-    };
-    words.iter().map(id).collect()
 }
 
 fn listeners(words: &[String]) -> Result<Vec<Listen>, String> {

@@ -266,6 +266,20 @@ fn a_client_is_not_held_to_the_rules_of_a_daemon() {
 }
 
 #[test]
+fn the_names_of_secrets_are_those_of_the_table() {
+    let names = secret_names();
+    assert_eq!(names.flags, ["token", "nats-token", "relay-token"]);
+    assert_eq!(
+        names.variables,
+        ["BOXD_TOKEN", "BOXD_NATS_TOKEN", "BOXD_RELAY_TOKEN"]
+    );
+    assert_eq!(
+        (names.url_flags, names.url_variables),
+        (vec!["nats-url"], vec!["BOXD_NATS_URL"])
+    );
+}
+
+#[test]
 fn the_table_is_consistent() {
     let mut keys = std::collections::BTreeSet::new();
     let mut names = std::collections::BTreeSet::new();

@@ -71,6 +71,30 @@ impl Given {
         }
     }
 
+    /// A whole number.
+    pub fn number(&self) -> Result<u64, String> {
+        if let Self::File(toml::Value::Integer(number)) = self {
+            return u64::try_from(*number).map_err(|_| format!("is {number}, which is below zero"));
+        }
+        let text = self.text()?;
+        text.parse()
+            .map_err(|_| format!("is {text:?}, a whole number is expected"))
+    }
+
+    /// Several whole numbers.
+    pub fn numbers(&self) -> Result<Vec<u64>, String> {
+        if let Self::File(toml::Value::Array(values)) = self {
+            return values
+                .iter()
+                .map(|value| Self::File(value.clone()).number())
+                .collect();
+        }
+        self.list()?
+            .into_iter()
+            .map(|part| Self::Variable(part.into()).number())
+            .collect()
+    }
+
     /// Yes or no.
     pub fn switch(&self) -> Result<bool, String> {
         match self {

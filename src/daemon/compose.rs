@@ -95,7 +95,7 @@ pub(super) fn http(config: &Config, access: http::Access) -> http::Config {
         hosts: config.http.hosts.clone(),
         origins: config.http.origins.clone(),
         unix_users: config.http.unix_users.clone(),
-        max_connections: None,
+        max_connections: config.http.max_connections,
     }
 }
 

@@ -5,10 +5,11 @@ use std::io::{self, IsTerminal};
 use std::str::FromStr;
 
 use tracing_subscriber::Layer;
-use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::filter::{FilterExt, LevelFilter, Targets, filter_fn};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
+use super::writer::Lines;
 use crate::error::Error;
 
 /// Which lines are written: `info,boxd::exec=debug` is `info` everywhere and `debug` in one module.
@@ -80,18 +81,24 @@ pub fn init(filter: &Filter, format: Format, color: bool) -> Result<(), Error> {
         Format::Text => false,
         Format::Json => true,
     };
-    let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr);
+    let lines = tracing_subscriber::fmt::layer().with_writer(Lines::to(io::stderr(), json));
     let lines = if json {
         lines.json().flatten_event(true).with_span_list(false).boxed()
     } else {
         lines.with_ansi(terminal && color).with_target(false).boxed()
     };
     tracing_subscriber::registry()
-        .with(lines.with_filter(filter.targets.clone()))
+        .with(lines.with_filter(filter.targets.clone().and(filter_fn(tells_no_secret))))
         .try_init()
         .map_err(|error| Error::Internal {
             reason: format!("start logging: {error}"),
         })
+}
+
+/// Whether a line of this kind may be written whatever the filter says. The NATS client's debug lines hold broker URLs
+/// with the password in them.
+fn tells_no_secret(line: &tracing::Metadata<'_>) -> bool {
+    !line.target().starts_with("async_nats") || *line.level() <= tracing::Level::INFO
 }
 
 #[cfg(test)]

@@ -125,7 +125,7 @@ fn exit_code(answer: &ExecAnswer) -> Result<ExitCode, Error> {
     match answer.exit_code.and_then(|code| u8::try_from(code).ok()) {
         Some(code) => Ok(ExitCode::from(code)),
         None => Err(Error::Protocol {
-            reason: "the command was killed by a signal that was not named".into(),
+            reason: "the command was killed by a signal that the daemon does not name".into(),
         }),
     }
 }

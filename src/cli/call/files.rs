@@ -72,8 +72,7 @@ impl Write {
 #[command(after_help = "Examples:\n  boxd call ls\n  boxd call ls -l /etc\n  boxd call ls -R --json src")]
 pub(super) struct Ls {
     /// The directory; the workspace root when not given.
-    #[arg(default_value = "", hide_default_value = true)]
-    path: PathBuf,
+    path: Option<PathBuf>,
     /// Print kind, permissions, size and time of each entry.
     #[arg(short = 'l', long)]
     long: bool,
@@ -88,8 +87,8 @@ pub(super) struct Ls {
 impl Ls {
     pub(super) async fn perform(self, remote: &Remote, json: bool) -> Result<Shown, Error> {
         let mut payload = Map::new();
-        if !self.path.as_os_str().is_empty() {
-            set_path(&mut payload, "path", self.path.as_os_str());
+        if let Some(path) = &self.path {
+            set_path(&mut payload, "path", path.as_os_str());
         }
         payload.insert("recursive".into(), self.recursive.into());
         let listing = remote.operation("fs.list", &payload.into()).await?;

@@ -134,7 +134,7 @@ impl Nats {
         let signal = if ended_by_itself || answer.timed_out {
             None
         } else {
-            self.signal_of(&request_id).await?
+            self.signal_of(&request_id).await
         };
         Ok(ExecAnswer {
             json: json!({
@@ -154,18 +154,15 @@ impl Nats {
         })
     }
 
-    /// The signal that ended a command: the unary answer has no field for it, the end record does.
-    async fn signal_of(&self, request_id: &str) -> Result<Option<i32>, Error> {
+    /// The signal that ended a command: the unary answer has no field for it, the end record does. `None` when the
+    /// daemon does not keep end records.
+    async fn signal_of(&self, request_id: &str) -> Option<i32> {
         let query = Op::OpQuery(proto::OpQuery {
             op_id: request_id.to_owned(),
         });
-        match self.ask(fresh_id(), query, Some(ANSWER_TIMEOUT)).await? {
-            Answer::OpStatus(status) => Ok(status.exit.and_then(|exit| {
-                exit.failure_detail
-                    .get("signal")
-                    .and_then(|number| number.parse().ok())
-            })),
-            _ => Err(unexpected("another operation")),
+        match self.ask(fresh_id(), query, Some(ANSWER_TIMEOUT)).await {
+            Ok(Answer::OpStatus(status)) => status.exit?.failure_detail.get("signal")?.parse().ok(),
+            _ => None,
         }
     }
 
