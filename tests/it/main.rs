@@ -14,6 +14,7 @@
 )]
 
 mod arrows;
+mod cli;
 mod clients;
 mod daemon_main;
 mod daemon_start;
