@@ -80,34 +80,3 @@ fn blake3_of_zeros(bytes: usize) -> String {
     }
     hasher.finalize().to_hex().to_string()
 }
-
-#[tokio::test]
-async fn a_flood_of_replies_that_are_too_large_leaves_ping_alone() {
-    use boxd::wire::proto::PingRequest;
-    use boxd::wire::proto::control_request::Op;
-    use std::time::{Duration, Instant};
-
-    let ways = Ways::start().await;
-    let flood: Vec<_> = (0..16)
-        .map(|_| {
-            let control = ways.control.clone();
-            tokio::spawn(async move { control.ask(Request::shell("head -c 4M /dev/zero").op()).await })
-        })
-        .collect();
-    let mut pings = Vec::new();
-    while flood.iter().any(|task| !task.is_finished()) {
-        let begin = Instant::now();
-        ways.control.ask(Op::Ping(PingRequest { nonce: 1 })).await;
-        pings.push(begin.elapsed());
-    }
-    for task in flood {
-        let error = task.await.unwrap().error.unwrap();
-        assert_eq!(error.code().as_str_name(), "ERROR_CODE_PAYLOAD_TOO_LARGE");
-    }
-    let late = crate::harness::percentile(&mut pings, 95);
-    assert!(
-        late < Duration::from_millis(250),
-        "p95 of {} pings: {late:?}",
-        pings.len()
-    );
-}
