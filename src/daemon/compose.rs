@@ -41,7 +41,11 @@ pub(super) fn access(config: &Config, state: &State) -> Result<Admission, Error>
             });
         }
         Token::Given(token) => (token.clone(), None),
-        Token::File { path, token } => (token.clone(), Some(path.clone())),
+        // A client can read a file again, but not a descriptor of ours (/dev/fd/3).
+        Token::File { path, token } => (
+            token.clone(),
+            std::fs::canonicalize(path).ok().filter(|file| file.is_file()),
+        ),
         Token::Generated => state.token()?,
     };
     let access = http::Access::Tokens(vec![http::Token::full(token.clone())]);

@@ -2,7 +2,8 @@
 
 use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -33,7 +34,10 @@ impl State {
                     "token file {path:?} is empty: remove it and a new token is made"
                 )],
             }),
-            Ok(text) => Ok((Secret::new(text.trim().to_owned()), Some(path))),
+            Ok(text) => {
+                warn_if_shared(&path);
+                Ok((Secret::new(text.trim().to_owned()), Some(path)))
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let token = generate()?;
                 write_atomically(&path, format!("{}\n", token.expose()).as_bytes(), 0o600)?;
@@ -41,6 +45,15 @@ impl State {
             }
             Err(source) => Err(Error::from_path_io("file", "read", &path, source)),
         }
+    }
+}
+
+/// A token that others can read opens the daemon to them; it may be meant, so it is said and not changed.
+fn warn_if_shared(path: &Path) {
+    let mode = fs::metadata(path).map_or(0, |metadata| metadata.permissions().mode() & 0o777);
+    if mode & 0o044 != 0 {
+        let mode = format!("{mode:04o}");
+        tracing::warn!(path = %path.display(), mode, "other users can read the token file");
     }
 }
 
@@ -55,8 +68,6 @@ fn generate() -> Result<Secret<String>, Error> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
 
     #[test]

@@ -1,8 +1,7 @@
 //! A daemon over HTTP: one plain connection per request, TCP or a Unix socket.
 
-use std::fmt::Write as _;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -21,6 +20,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_util::io::ReaderStream;
 
+use super::address::{Address, encoded};
 use super::output;
 use super::remote::{ExecAnswer, ExecRequest, WriteRequest, refused, unexpected};
 use crate::config::{Config, Token};
@@ -40,16 +40,9 @@ type Body = UnsyncBoxBody<Bytes, std::io::Error>;
 /// A daemon at an address.
 #[derive(Debug)]
 pub(super) struct Http {
-    target: Target,
+    address: Address,
     token: Option<Secret<String>>,
     tasks: Tasks,
-}
-
-#[derive(Debug, PartialEq, Eq)]
-enum Target {
-    /// `host:port`.
-    Tcp(String),
-    Unix(PathBuf),
 }
 
 impl Http {
@@ -79,7 +72,7 @@ impl Http {
                 .transpose()?,
         };
         Ok(Self {
-            target: target(&url)?,
+            address: Address::parse(&url)?,
             token,
             tasks: Tasks::new(),
         })
@@ -205,9 +198,9 @@ impl Http {
         headers: &[(hyper::header::HeaderName, &str)],
         body: Body,
     ) -> Result<Response<Incoming>, Error> {
-        let host = match &self.target {
-            Target::Tcp(authority) => authority.as_str(),
-            Target::Unix(_) => "localhost",
+        let host = match &self.address {
+            Address::Tcp(authority) => authority.as_str(),
+            Address::Unix(_) => "localhost",
         };
         let mut request = Request::builder()
             .method(method)
@@ -244,14 +237,14 @@ impl Http {
     }
 
     async fn dial(&self) -> Result<http1::SendRequest<Body>, Error> {
-        let (name, stream) = match &self.target {
-            Target::Tcp(authority) => (
+        let (name, stream) = match &self.address {
+            Address::Tcp(authority) => (
                 authority.clone(),
                 TcpStream::connect(authority)
                     .await
                     .map(|stream| self.speak(stream)),
             ),
-            Target::Unix(path) => (
+            Address::Unix(path) => (
                 path.display().to_string(),
                 UnixStream::connect(path).await.map(|stream| self.speak(stream)),
             ),
@@ -299,46 +292,6 @@ fn read_token(path: &Path) -> Result<Secret<String>, Error> {
         .map_err(|source| Error::from_path_io("token file", "read", path, source))
 }
 
-/// The address in `http://host:port` or `unix:/path`.
-fn target(url: &str) -> Result<Target, Error> {
-    let invalid = |reason: &str| Error::Invalid {
-        field: "--url",
-        reason: reason.to_owned(),
-    };
-    if let Some(path) = url.strip_prefix("unix:") {
-        return Ok(Target::Unix(path.into()));
-    }
-    if url.starts_with("https://") {
-        return Err(Error::Unsupported {
-            what: "https".into(),
-            why: "boxd serves plain HTTP on loopback and Unix sockets".into(),
-            fix: Some("forward the port (ssh -L) and use http://127.0.0.1:PORT".into()),
-        });
-    }
-    let Some(rest) = url.strip_prefix("http://") else {
-        return Err(invalid(
-            "write it like http://127.0.0.1:2468 or unix:/run/boxd.sock",
-        ));
-    };
-    if rest.contains('#') {
-        return Err(invalid(
-            "leave the #token out; give the token by --token-file or BOXD_TOKEN",
-        ));
-    }
-    let authority = rest.strip_suffix('/').unwrap_or(rest);
-    if authority.is_empty() || authority.contains(['/', '?', '@']) {
-        return Err(invalid("only a host and a port are expected after http://"));
-    }
-    let has_port = authority
-        .rsplit_once(':')
-        .is_some_and(|(_, port)| port.parse::<u16>().is_ok());
-    Ok(Target::Tcp(if has_port {
-        authority.to_owned()
-    } else {
-        format!("{authority}:80")
-    }))
-}
-
 async fn collect(response: Response<Incoming>) -> Result<Bytes, Error> {
     Ok(response
         .into_body()
@@ -382,53 +335,5 @@ fn lost(error: &hyper::Error) -> Error {
     Error::Unavailable {
         what: "the daemon".into(),
         reason: format!("the connection was lost: {error}"),
-    }
-}
-
-/// Percent-encodes every byte that is not unreserved in a URI.
-fn encoded(bytes: &[u8]) -> String {
-    bytes
-        .iter()
-        .fold(String::with_capacity(bytes.len()), |mut text, byte| {
-            if byte.is_ascii_alphanumeric() || b"-._~/".contains(byte) {
-                text.push(char::from(*byte));
-            } else {
-                let _ = write!(text, "%{byte:02X}");
-            }
-            text
-        })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn urls_name_a_host_or_a_socket() {
-        assert_eq!(
-            target("http://127.0.0.1:2468").unwrap(),
-            Target::Tcp("127.0.0.1:2468".into())
-        );
-        assert_eq!(target("http://[::1]:1/").unwrap(), Target::Tcp("[::1]:1".into()));
-        assert_eq!(target("http://box").unwrap(), Target::Tcp("box:80".into()));
-        assert_eq!(
-            target("unix:/run/boxd.sock").unwrap(),
-            Target::Unix("/run/boxd.sock".into())
-        );
-        assert!(matches!(target("https://x"), Err(Error::Unsupported { .. })));
-        for wrong in [
-            "127.0.0.1:2468",
-            "http://",
-            "http://u:p@h",
-            "http://h/v1",
-            "http://h/#token=x",
-        ] {
-            assert!(matches!(target(wrong), Err(Error::Invalid { .. })), "{wrong}");
-        }
-    }
-
-    #[test]
-    fn paths_survive_a_query_string() {
-        assert_eq!(encoded(b"a b/\xff&c=%"), "a%20b/%FF%26c%3D%25");
     }
 }

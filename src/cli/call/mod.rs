@@ -3,6 +3,7 @@
 //! What the remote command printed is printed, and its exit code is ours. Failures of our own, among them every error
 //! that the daemon answers, exit 125.
 
+mod address;
 mod exec;
 mod files;
 mod http;

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use crate::harness::group::Group;
+use crate::harness::ready::Watch;
 use crate::harness::{Daemon, processes};
 
 /// Whether a file of a process holds `needle`.
@@ -43,6 +45,37 @@ fn secrets_of_arguments_and_environment_are_gone() {
             "{file:?} holds a secret"
         );
     }
+}
+
+#[test]
+fn a_token_may_come_by_a_descriptor() {
+    let state = tempfile::tempdir().unwrap();
+    let ready = state.path().join("ready");
+    std::fs::create_dir(&ready).unwrap();
+    let boxd = super::boxd(state.path());
+    let script = "exec 3<<EOF\ntoken-of-a-descriptor\nEOF\n\
+                  exec \"$0\" run --http 127.0.0.1:0 --token-file /dev/fd/3 --ready-file ready/file";
+    let mut shell = std::process::Command::new("sh");
+    shell
+        .args(["-c", script])
+        .arg(boxd.get_program())
+        .env_clear()
+        .envs(boxd.get_envs().filter_map(|(name, value)| Some((name, value?))))
+        .current_dir(state.path());
+    let watch = Watch::new(&ready);
+    let mut daemon = Group::spawn("boxd", &mut shell, &state.path().join("log"));
+    let said = watch.wait(&mut daemon, |_| std::fs::read(ready.join("file")).ok());
+    let said: serde_json::Value = serde_json::from_slice(&said).unwrap();
+    assert!(
+        said["tokenFile"].is_null(),
+        "no client can read a descriptor of ours: {said}"
+    );
+    let called = super::boxd(state.path())
+        .args(["call", "ping"])
+        .env("BOXD_TOKEN", "token-of-a-descriptor")
+        .output()
+        .unwrap();
+    assert!(called.status.success(), "{}", super::complaint(&called));
 }
 
 #[test]

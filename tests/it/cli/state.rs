@@ -34,6 +34,20 @@ fn the_token_is_private_and_survives_a_restart() {
 }
 
 #[test]
+fn a_token_that_others_can_read_is_said() {
+    let daemon = Daemon::builder().start_in(|directory| {
+        let path = directory.join("state").join("token");
+        std::fs::write(&path, "shared-token").unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+    });
+    assert!(
+        daemon.log().contains("other users can read the token file"),
+        "{}",
+        daemon.log()
+    );
+}
+
+#[test]
 fn a_crash_leaves_nothing_that_keeps_the_next_one_from_starting() {
     let mut daemon = Daemon::start();
     daemon.crash();
