@@ -7,7 +7,7 @@ use std::process::Command;
 use crate::harness::{Connection, Daemon, NatsServer, require};
 
 /// Runs one test file with node; its output is shown when it fails.
-fn node(file: &str, environment: &[(&str, OsString)]) {
+fn node(file: &str, daemon: &Daemon, environment: &[(&str, OsString)]) {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients");
     assert!(
         directory.join("node_modules").is_dir(),
@@ -17,7 +17,10 @@ fn node(file: &str, environment: &[(&str, OsString)]) {
     let mut command = Command::new(require("node"));
     command
         .args(["--test", "--test-reporter=spec", file])
-        .current_dir(&directory);
+        .current_dir(&directory)
+        // What it writes goes away with the daemon's own directories.
+        .env("TMPDIR", daemon.directory().join("home"))
+        .env("BOXD_WORKSPACE", daemon.workspace());
     let output = command
         .envs(environment.iter().map(|(name, value)| (name, value)))
         .output()
@@ -35,10 +38,10 @@ fn the_published_sdk_works_over_http() {
     let daemon = Daemon::start();
     node(
         "sandbox_agent.test.js",
+        &daemon,
         &[
             ("BOXD_URL", format!("http://{}", daemon.address()).into()),
             ("BOXD_TOKEN", daemon.token().into()),
-            ("BOXD_WORKSPACE", daemon.workspace().into()),
         ],
     );
 }
@@ -54,6 +57,7 @@ fn a_control_plane_in_javascript_works_over_nats() {
     let daemon = Daemon::builder().connection(&link).start();
     node(
         "control_wire.test.js",
+        &daemon,
         &[
             ("BOXD_NATS_URL", broker.url().into()),
             ("BOXD_NATS_TOKEN", link_token.into()),
@@ -62,7 +66,6 @@ fn a_control_plane_in_javascript_works_over_nats() {
                 format!("{}.{}", link.workspace_id, link.agent_id).into(),
             ),
             ("BOXD_INSTANCE", daemon.instance().into()),
-            ("BOXD_WORKSPACE", daemon.workspace().into()),
         ],
     );
 }
