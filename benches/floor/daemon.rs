@@ -13,6 +13,8 @@ use crate::nats::Caller;
 use crate::table::{Row, Table, Unit, median};
 
 const STARTS: usize = 9;
+/// After this long without a request the daemon counts as idle.
+const IDLE: Duration = Duration::from_secs(5);
 
 /// Starts and stops the daemon several times, once for each door in turn.
 ///
@@ -84,12 +86,12 @@ async fn first_health(lab: &Lab) -> Result<Duration> {
     Ok(took)
 }
 
-/// What the daemon holds with both doors open, a second after it was ready, before any load.
+/// What the daemon holds with both doors open, some seconds after it was ready, before any load.
 ///
 /// # Errors
 /// It is gone.
 pub(crate) fn idle(daemon: &Daemon, table: &mut Table) -> Result<()> {
-    std::thread::sleep(Duration::from_secs(1));
+    std::thread::sleep(IDLE);
     let pid = daemon.guest.pid();
     table.add(Row::absolute(
         "idle RSS, HTTP and NATS up",

@@ -144,6 +144,14 @@ impl Lab {
         })
     }
 
+    /// The directory in memory, for the argument of a role.
+    pub(crate) fn memory_path(&self) -> Result<&str> {
+        self.memory
+            .path()
+            .to_str()
+            .context("the directory for temporary files is not UTF-8")
+    }
+
     /// The daemon with both doors open: HTTP on a free port, one link to the broker.
     pub(crate) async fn daemon(&self) -> Result<Daemon> {
         let directory = self.fresh_directory()?;

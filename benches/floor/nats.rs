@@ -1,5 +1,6 @@
-//! Rows of the NATS door. One client process, one broker; the floor is a responder on the same broker that does nothing.
-//! Requests to floor and daemon are the same encoded messages.
+//! Rows of the NATS door. One client process, one broker; the floor is a responder on the same broker: one that does
+//! nothing for ping, and one that reads or replaces a file without any of the daemon's care for the file rows. Requests
+//! to floor and daemon are the same encoded messages.
 
 use std::cell::Cell;
 use std::time::Instant;
@@ -15,7 +16,7 @@ use futures_util::future::try_join_all;
 use prost::Message;
 
 use crate::guest::{AGENT_ID, Daemon, Floor, Lab, WORKSPACE_ID};
-use crate::responders::{ECHO, SINK, SOURCE};
+use crate::responders::{BLOCK_FILE, ECHO, SINK, SOURCE};
 use crate::table::{Bar, Row, Table, Unit, interleave, median_microseconds};
 
 /// The block that the file rows read and write, in bytes.
@@ -165,7 +166,7 @@ fn exec() -> Op {
 
 fn read() -> Op {
     Op::FsRead(FsReadRequest {
-        path: "block".to_owned(),
+        path: BLOCK_FILE.to_owned(),
         offset: 0,
         length: FILE_BLOCK as u64,
     })
@@ -184,7 +185,7 @@ fn write(content: &Bytes) -> Op {
 /// # Errors
 /// The daemon answered with an error, or a process is gone.
 pub(crate) async fn rows(lab: &Lab, _daemon: &Daemon, table: &mut Table) -> Result<()> {
-    let _responder = Floor::start("nats", &[&lab.nats_url])?;
+    let _responder = Floor::start("nats", &[&lab.nats_url, lab.memory_path()?])?;
     let caller = Caller::connect(lab).await?;
     pings(&caller, table).await?;
     execs(&caller, table).await?;
@@ -261,7 +262,7 @@ fn spawned(spawner: &mut Floor, threads: usize, each: usize) -> Result<(f64, f64
 
 async fn files(lab: &Lab, caller: &Caller, table: &mut Table) -> Result<()> {
     let content = Bytes::from(vec![0xa5; FILE_BLOCK]);
-    std::fs::write(lab.memory.path().join("block"), &content)?;
+    std::fs::write(lab.memory.path().join(BLOCK_FILE), &content)?;
     let rate = |microseconds: f64| FILE_BLOCK as f64 / microseconds;
 
     let (source, daemon) = (

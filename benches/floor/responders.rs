@@ -4,6 +4,7 @@
 
 use std::io::{BufRead, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use axum::Json;
@@ -13,16 +14,17 @@ use futures_util::StreamExt;
 use serde_json::{Value, json};
 
 use crate::http::{self, BODY_BUFFER};
-use crate::nats::FILE_BLOCK;
 use crate::spawn;
 use crate::table::median_microseconds;
 
 /// Replies with what came in.
 pub(crate) const ECHO: &str = "floor.echo";
-/// Replies with [`FILE_BLOCK`] bytes, as a read does.
+/// Replies with the block that is in the file.
 pub(crate) const SOURCE: &str = "floor.source";
-/// Replies with nothing much, as a write does.
+/// Puts the block that came into a file of its own and that in the place of the old one.
 pub(crate) const SINK: &str = "floor.sink";
+/// The file that both sides of the read row read, in the lab's directory in memory.
+pub(crate) const BLOCK_FILE: &str = "block";
 
 /// Plays one role until standard input ends.
 ///
@@ -35,7 +37,7 @@ pub(crate) fn play(role: &str, arguments: &[String]) -> Result<()> {
             .with_context(|| format!("role {role} needs an argument"))
     };
     match role {
-        "nats" => nats(argument(0)?),
+        "nats" => nats(argument(0)?, Path::new(argument(1)?)),
         "http" => http(),
         "upload" => upload(argument(0)?),
         "spawn" => spawn_loop(argument(0)?),
@@ -58,23 +60,30 @@ fn say(line: impl std::fmt::Display) -> Result<()> {
 }
 
 #[tokio::main(flavor = "current_thread")]
-async fn nats(url: &str) -> Result<()> {
+async fn nats(url: &str, directory: &Path) -> Result<()> {
     end_with_standard_input();
     let client = async_nats::connect(url).await?;
     let mut requests = client.subscribe("floor.*").await?;
     client.flush().await?;
     say("ready")?;
-    let block = Bytes::from(vec![0xa5; FILE_BLOCK]);
     while let Some(request) = requests.next().await {
         let Some(reply) = request.reply else { continue };
         let answer = match request.subject.as_str() {
-            SOURCE => block.clone(),
-            SINK => Bytes::from_static(b"written"),
+            SOURCE => std::fs::read(directory.join(BLOCK_FILE))?.into(),
+            SINK => replace(directory, &request.payload)?,
             _ => request.payload,
         };
         client.publish(reply, answer).await?;
     }
     Ok(())
+}
+
+/// The least that a write does which leaves the old content or the new.
+fn replace(directory: &Path, content: &[u8]) -> Result<Bytes> {
+    let new = directory.join("floor-new");
+    std::fs::write(&new, content)?;
+    std::fs::rename(new, directory.join("floor-written"))?;
+    Ok(Bytes::from_static(b"written"))
 }
 
 #[tokio::main]
