@@ -18,7 +18,7 @@ use crate::capability::Capability;
 use crate::config::Config;
 use crate::doors::{http, nats};
 use crate::error::Error;
-use crate::exec::{self, Exit};
+use crate::exec::Exit;
 use crate::ids::InstanceId;
 use crate::lifecycle::Tasks;
 use crate::ops::Rooms;
@@ -87,9 +87,11 @@ pub fn run(config: Config, main: Option<Main>, announce: impl FnOnce(&Announceme
     outcome
 }
 
-/// Two more than births may hold, so that one of them is free and another can be woken at any time.
+/// One worker per processor, at least two so that one long poll delays nobody, at most four: work is in children.
 fn workers() -> usize {
-    exec::births_at_once() + 2
+    std::thread::available_parallelism()
+        .map_or(2, usize::from)
+        .clamp(2, 4)
 }
 
 impl Daemon {

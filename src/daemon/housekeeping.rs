@@ -41,6 +41,7 @@ pub(super) async fn keep_small(rooms: Arc<Rooms>, tasks: Tasks) -> Result<(), Er
             () = tokio::time::sleep(INTERVAL) => {}
             () = tasks.stopping() => return Ok(()),
         }
+        rooms.forget_old();
         let performed = rooms.performed();
         owed |= performed != seen;
         // A spell that still goes on would take everything again.

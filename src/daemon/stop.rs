@@ -42,8 +42,14 @@ impl Daemon {
             Reason::MainEnded(_) => tracing::info!("stopping with the main command"),
             Reason::Pillar(name, _) => tracing::error!(name, "a part of the daemon ended by itself"),
         }
-        self.stop(&mut signals).await;
-        self.exit_code(reason)
+        let survivors = self.stop(&mut signals).await;
+        let code = self.exit_code(reason)?;
+        if survivors.is_empty() {
+            return Ok(code);
+        }
+        Err(Error::Internal {
+            reason: format!("processes {survivors:?} could not be killed"),
+        })
     }
 
     async fn reason_to_stop(&mut self, signals: &mut Signals) -> Result<Reason, Error> {
@@ -90,7 +96,8 @@ impl Daemon {
         }
     }
 
-    async fn stop(&mut self, signals: &mut Signals) {
+    /// Stops in order; answers the processes that would not end.
+    async fn stop(&mut self, signals: &mut Signals) -> Vec<i32> {
         let (nats, tasks, grace) = (Arc::clone(&self.nats), self.tasks.clone(), self.grace);
         step("refuse new work", async {
             tasks.stop();
@@ -105,27 +112,32 @@ impl Daemon {
             }
         })
         .await;
-        step("kill process trees", self.kill_trees()).await;
+        let mut survivors = Vec::new();
+        step("kill process trees", async {
+            survivors = self.kill_trees().await
+        })
+        .await;
         step("flush links", nats.close()).await;
+        survivors
     }
 
-    async fn kill_trees(&mut self) {
+    /// TERM, then KILL, to everything that was ever started; answers what would not end.
+    async fn kill_trees(&mut self) -> Vec<i32> {
         self.tasks.kill();
-        self.tasks.idle(AFTER_KILL).await;
         let engine = Arc::clone(self.rooms.engine());
-        if !engine.bore_any() {
-            return;
-        }
-        let main = self.main.as_ref().map(MainCommand::handle);
-        let kill = move || {
-            if let Some(main) = main {
-                main.kill();
-            }
-            engine.kill_everything()
+        let survivors = if engine.bore_any() {
+            engine.kill_everything().await
+        } else {
+            Vec::new()
         };
-        let killed = tokio::task::spawn_blocking(kill).await.unwrap_or_default();
-        tracing::debug!(killed, "leftovers killed");
-        within(AFTER_KILL, all_ended(&mut self.main)).await;
+        if let Some(main) = self.main.as_ref().map(MainCommand::handle) {
+            let _ = tokio::task::spawn_blocking(move || main.kill()).await;
+        }
+        tokio::join!(
+            self.tasks.idle(AFTER_KILL),
+            within(AFTER_KILL, all_ended(&mut self.main))
+        );
+        survivors
     }
 }
 

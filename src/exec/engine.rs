@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::attached::Attached;
 use super::environment::{Base, MARKER};
@@ -16,7 +16,7 @@ use super::kill::{self, Leader, Tree};
 use super::proc;
 use super::reap::{Reaped, Reaper};
 use super::run::{Pump, Running};
-use super::spawn::{self, Birth, Pipes};
+use super::spawn::{Birth, Pipes};
 use super::spec::{Command, Environment, Finished, RunSpec};
 use super::sys;
 use crate::capability::Capability;
@@ -24,6 +24,11 @@ use crate::error::Error;
 use crate::ids::{InstanceId, ProcessId};
 use crate::lifecycle::Tasks;
 use crate::stream::Log;
+
+/// A birth takes a millisecond; after this long without a permit, those who hold one hang.
+const BIRTHS_HANG: Duration = Duration::from_millis(500);
+/// Births beyond the usual ones while those hang.
+const SPARE_BIRTHS: usize = 64;
 
 /// Settings of the engine.
 #[derive(Debug, Clone)]
@@ -59,8 +64,10 @@ pub struct Engine {
     instance: InstanceId,
     next_id: AtomicU64,
     reaper: Arc<Reaper>,
-    /// A birth blocks its thread while the program is loaded, see [`births_at_once`].
-    births: Semaphore,
+    /// A birth blocks its thread while the program is loaded; more of them at once than processors gains nothing.
+    births: Arc<Semaphore>,
+    /// For when the usual ones are all held by births that hang.
+    spare_births: Arc<Semaphore>,
     tasks: Tasks,
 }
 
@@ -77,31 +84,54 @@ impl Engine {
             instance,
             next_id: AtomicU64::new(1),
             reaper,
-            births: Semaphore::new(births_at_once()),
+            births: Arc::new(Semaphore::new(births_at_once())),
+            spare_births: Arc::new(Semaphore::new(SPARE_BIRTHS)),
             tasks: tasks.clone(),
         })
     }
 
-    /// Runs a command to its end. The future must not be dropped half way: run it in a task of its own, so that the
-    /// command outlives whoever asked for it.
-    pub async fn run(self: Arc<Self>, spec: RunSpec) -> Result<Finished, Error> {
-        let permit = self.births.acquire().await.map_err(|_| Error::Stopping)?;
-        let (running, pump) = match spawn::directory_at_hand(&spec.cwd) {
-            // It takes no longer than handing it to another thread and back, and permits leave workers for the rest.
-            Some(cwd) => self.give_birth(spec, cwd)?,
-            None => {
-                let engine = Arc::clone(&self);
-                let birth =
-                    move || spawn::open_directory(&spec.cwd).and_then(|cwd| engine.give_birth(spec, cwd));
-                tokio::task::spawn_blocking(birth)
-                    .await
-                    .map_err(|panic| Error::Internal {
-                        reason: format!("a birth panicked: {panic}"),
-                    })??
+    /// Starts a command; its time limit covers the start too. What was started must be [finished](Started::finish) in
+    /// a task of its own, so that it outlives whoever asked for it. An error means that nothing runs.
+    pub async fn spawn(self: &Arc<Self>, spec: RunSpec) -> Result<Started, Error> {
+        let limit = spec.timeout.unwrap_or(Duration::MAX);
+        let (engine, permit) = (Arc::clone(self), self.birth_permit().await?);
+        let (deliver, delivered) = oneshot::channel();
+        // A birth can hang with the file system that holds the program: it has a thread of its own and may be given up.
+        drop(tokio::task::spawn_blocking(move || {
+            let born = engine.give_birth(spec);
+            drop(permit);
+            if let Err(Ok(unwanted)) = deliver.send(born) {
+                kill::kill_tree(&unwanted.running.tree);
             }
+        }));
+        let panicked = |_| Error::Internal {
+            reason: "a birth panicked".into(),
         };
-        drop(permit);
-        running.finish(pump, &self.tasks).await
+        let timed_out = |_| Error::Timeout {
+            what: "the start of the program",
+            after: limit,
+        };
+        let born = tokio::time::timeout(limit, delivered).await.map_err(timed_out)?;
+        born.map_err(panicked)?
+    }
+
+    /// Runs a command to its end: see [`Engine::spawn`].
+    pub async fn run(self: &Arc<Self>, spec: RunSpec) -> Result<Finished, Error> {
+        self.spawn(spec).await?.finish().await
+    }
+
+    /// Leave to give birth. When all permits are held for long, births hang: then a few more are let through, so that
+    /// one dead file system does not stop the commands that do not need it.
+    async fn birth_permit(&self) -> Result<OwnedSemaphorePermit, Error> {
+        let (usual, spare) = (Arc::clone(&self.births), Arc::clone(&self.spare_births));
+        let permit = match tokio::time::timeout(BIRTHS_HANG, Arc::clone(&usual).acquire_owned()).await {
+            Ok(permit) => permit,
+            Err(_) => tokio::select! {
+                permit = usual.acquire_owned() => permit,
+                permit = spare.acquire_owned() => permit,
+            },
+        };
+        permit.map_err(|_| Error::Stopping)
     }
 
     /// Starts a command on the daemon's own standard input and output. Blocks for one birth.
@@ -109,8 +139,7 @@ impl Engine {
         let own = [0, 1, 2].map(duplicate);
         let [stdin, stdout, stderr] = own;
         let stdio = [stdin?, stdout?, stderr?];
-        let directory = (cwd, spawn::open_directory(cwd)?);
-        let newborn = self.bear(command, directory, &Environment::Overlay(Vec::new()), &stdio)?;
+        let newborn = self.bear(command, cwd, &Environment::Overlay(Vec::new()), &stdio)?;
         Ok(Attached {
             id: newborn.id,
             tree: newborn.tree,
@@ -118,9 +147,9 @@ impl Engine {
         })
     }
 
-    fn give_birth(&self, spec: RunSpec, cwd: OwnedFd) -> Result<(Running, Pump), Error> {
+    fn give_birth(&self, spec: RunSpec) -> Result<Started, Error> {
         let pipes = Pipes::open(!spec.stdin.is_empty())?;
-        let newborn = self.bear(&spec.command, (&spec.cwd, cwd), &spec.environment, &pipes.child)?;
+        let newborn = self.bear(&spec.command, &spec.cwd, &spec.environment, &pipes.child)?;
         let running = Running {
             id: newborn.id,
             tree: newborn.tree,
@@ -136,23 +165,25 @@ impl Engine {
             stderr,
             ..
         } = pipes;
-        Ok((
+        let pump = Pump {
+            log: Log::new(spec.keep),
+            stdout,
+            stderr,
+            stdin,
+            input: spec.stdin,
+        };
+        Ok(Started {
             running,
-            Pump {
-                log: Log::new(spec.keep),
-                stdout,
-                stderr,
-                stdin,
-                input: spec.stdin,
-            },
-        ))
+            pump,
+            tasks: self.tasks.clone(),
+        })
     }
 
     /// The one way from a command to a registered child.
     fn bear(
         &self,
         command: &Command,
-        cwd: (&Path, OwnedFd),
+        cwd: &Path,
         environment: &Environment,
         stdio: &[OwnedFd; 3],
     ) -> Result<Newborn, Error> {
@@ -161,7 +192,11 @@ impl Engine {
         let started = Instant::now();
         let (born, exited) = self
             .reaper
-            .register(|| birth.spawn(stdio, &self.inherited).map(|born| (born.pid, born)))
+            .register(|slot| {
+                birth
+                    .spawn(stdio, slot, &self.inherited)
+                    .map(|born| (born.pid, born))
+            })
             .map_err(|failure| birth.blame(failure))?;
         let leader = Some(Leader {
             pid: born.pid,
@@ -178,10 +213,22 @@ impl Engine {
         })
     }
 
-    /// Kills every process that this daemon ever started and that is still alive, background children too. Blocks.
-    pub fn kill_everything(&self) -> usize {
-        let marker = format!("{MARKER}={}:", self.instance).into_bytes();
-        kill::kill_tree(&Tree { leader: None, marker }).pids.len()
+    /// Ends every process that this daemon ever started and that is still alive, background children too: TERM,
+    /// [`Config::kill_grace`], KILL, for all trees in one go. Nothing is born from now on. Answers who would not end.
+    pub async fn kill_everything(&self) -> Vec<i32> {
+        self.births.close();
+        self.spare_births.close();
+        let tree = Tree {
+            leader: None,
+            marker: format!("{MARKER}={}:", self.instance).into_bytes(),
+        };
+        let asked = tree.clone();
+        let asking = tokio::task::spawn_blocking(move || kill::signal_tree(&asked, libc::SIGTERM));
+        if asking.await.is_ok_and(|asked| !asked.is_empty()) {
+            kill::ended_within(&tree, self.kill_grace).await;
+        }
+        let killing = tokio::task::spawn_blocking(move || kill::kill_tree(&tree));
+        killing.await.map(|killed| killed.survivors).unwrap_or_default()
     }
 
     /// Stops what a daemon that was killed has left running: TERM, [`Config::kill_grace`], KILL. Answers how many.
@@ -190,7 +237,7 @@ impl Engine {
             leader: None,
             marker: format!("{MARKER}={killed}:").into_bytes(),
         };
-        if proc::carries(std::process::id() as i32, &tree.marker) {
+        if proc::carries(std::process::id() as i32, &tree.marker).unwrap_or(false) {
             // We are part of that tree ourselves: started by one of its commands.
             return Ok(0);
         }
@@ -232,12 +279,22 @@ impl Engine {
     }
 }
 
-/// How many births there are at once: one per processor, since more gain nothing, and a few at the most. A birth holds
-/// a worker of the runtime for the better part of a millisecond, so there must be more workers than this.
-pub fn births_at_once() -> usize {
-    std::thread::available_parallelism()
-        .map_or(2, usize::from)
-        .clamp(2, 8)
+fn births_at_once() -> usize {
+    std::thread::available_parallelism().map_or(2, usize::from).max(2)
+}
+
+/// A command that runs and waits to be accompanied to its end.
+pub struct Started {
+    running: Running,
+    pump: Pump,
+    tasks: Tasks,
+}
+
+impl Started {
+    /// Accompanies it to its end. Not to be dropped half way: the command would lose its reader.
+    pub async fn finish(self) -> Result<Finished, Error> {
+        self.running.finish(self.pump, &self.tasks).await
+    }
 }
 
 /// A registered child whose pipes are not served yet.

@@ -19,7 +19,7 @@ mod sys;
 
 pub use crate::stream::{ChannelTotals, Keep, Kept};
 pub use attached::{Attached, Handle};
-pub use engine::{Config, Engine, births_at_once};
+pub use engine::{Config, Engine, Started};
 pub use environment::MARKER;
 pub use inherit::Inherited;
 pub use spec::{Command, EndRecord, Environment, Exit, Finished, Oom, Owner, RunSpec};

@@ -1,7 +1,8 @@
 //! `/proc` as the tree killer needs it: who is whose child, who carries our marker, who holds a pipe.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
+use std::io;
 use std::path::Path;
 
 /// A process at the moment of the look.
@@ -17,21 +18,58 @@ pub(super) struct Stat {
     pub(super) dead: bool,
 }
 
-/// Every process that can be seen.
-pub(super) fn snapshot() -> HashMap<i32, Stat> {
-    let Ok(entries) = fs::read_dir("/proc") else {
-        return HashMap::new();
-    };
-    entries
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
-        .filter_map(|pid| stat(pid).map(|stat| (pid, stat)))
+/// The processes of one moment.
+#[derive(Debug, Default)]
+pub(super) struct Snapshot {
+    pub(super) all: HashMap<i32, Stat>,
+    /// Those whose environment has an entry that begins with the marker.
+    pub(super) marked: HashSet<i32>,
+    /// Somebody went away while being looked at, maybe leaving a child that was not seen.
+    pub(super) moved: bool,
+}
+
+/// Every process that can be seen, and who carries `marker`.
+pub(super) fn snapshot(marker: &[u8]) -> io::Result<Snapshot> {
+    let mut snapshot = Snapshot::default();
+    for pid in pids()? {
+        match stat(pid) {
+            Ok(Some(stat)) => {
+                snapshot.all.insert(pid, stat);
+            }
+            Ok(None) => snapshot.moved = true,
+            Err(error) => return Err(error),
+        }
+        match carries(pid, marker) {
+            Ok(true) => drop(snapshot.marked.insert(pid)),
+            Ok(false) => {}
+            Err(error) if gone(&error) => snapshot.moved = true,
+            // Not ours to read, then not ours to kill.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(snapshot)
+}
+
+fn pids() -> io::Result<Vec<i32>> {
+    let names = fs::read_dir("/proc")?.map(|entry| entry.map(|entry| entry.file_name()));
+    names
+        .filter_map(|name| name.map(|name| name.to_str()?.parse().ok()).transpose())
         .collect()
 }
 
+/// Whether reading about a process failed because it has ended.
+fn gone(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH))
+}
+
 /// One process, `None` when it has gone.
-pub(super) fn stat(pid: i32) -> Option<Stat> {
-    parse_stat(&fs::read(format!("/proc/{pid}/stat")).ok()?)
+pub(super) fn stat(pid: i32) -> io::Result<Option<Stat>> {
+    match fs::read(format!("/proc/{pid}/stat")) {
+        Ok(line) => Ok(parse_stat(&line)),
+        Err(error) if gone(&error) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// Parses `/proc/<pid>/stat`: the program's name stands in parentheses and may hold anything, also parentheses.
@@ -52,17 +90,28 @@ fn parse_stat(line: &[u8]) -> Option<Stat> {
 }
 
 /// Whether the environment of `pid` has an entry that begins with `marker`.
-pub(super) fn carries(pid: i32, marker: &[u8]) -> bool {
-    let Ok(environment) = fs::read(format!("/proc/{pid}/environ")) else {
-        return false;
-    };
-    environment
+pub(super) fn carries(pid: i32, marker: &[u8]) -> io::Result<bool> {
+    let environment = fs::read(format!("/proc/{pid}/environ"))?;
+    Ok(environment
         .split(|byte| *byte == 0)
-        .any(|entry| entry.starts_with(marker))
+        .any(|entry| entry.starts_with(marker)))
+}
+
+/// Every process but this one that has one of these pipes (inode numbers) open, as far as that can be seen.
+pub(super) fn holders(inodes: &[u64]) -> Vec<u32> {
+    let own = std::process::id() as i32;
+    let mut holding: Vec<u32> = pids()
+        .unwrap_or_default()
+        .into_iter()
+        .filter(|pid| *pid != own && holds_pipe(*pid, inodes))
+        .map(|pid| pid as u32)
+        .collect();
+    holding.sort_unstable();
+    holding
 }
 
 /// Whether `pid` has one of these pipes (inode numbers) open.
-pub(super) fn holds_pipe(pid: i32, inodes: &[u64]) -> bool {
+fn holds_pipe(pid: i32, inodes: &[u64]) -> bool {
     let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fd")) else {
         return false;
     };
@@ -106,6 +155,8 @@ mod tests {
     #[test]
     fn this_process_is_in_the_snapshot() {
         let me = std::process::id() as i32;
-        assert_eq!(snapshot()[&me].pid, me);
+        let snapshot = snapshot(b"PATH=").unwrap();
+        assert_eq!(snapshot.all[&me].pid, me);
+        assert!(snapshot.marked.contains(&me));
     }
 }

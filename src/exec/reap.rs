@@ -3,21 +3,22 @@
 //! A zombie keeps its pid until it is waited for, and only this file waits, so a pid is never mistaken for another's:
 //!
 //! ```text
-//!   SIGCHLD -> peek (WNOWAIT) -> registered?  yes -> wait, deliver the exit to its owner
-//!                                             no  -> a spawn may be about to register it: wait for the spawns that
-//!                                                    are under way (the gate), look again; still unknown -> orphan,
-//!                                                    wait and forget
+//!   SIGCHLD -> peek (WNOWAIT) -> registered?  yes ---------> wait, deliver the exit to its owner
+//!                                being born?  yes ---------> leave it; its registration wakes the reaper again
+//!                                neither ------------------> orphan: wait and forget
 //! ```
 //!
-//! Spawns hold the gate shared, so they do not wait for each other; only an unknown zombie closes it for a moment.
+//! A child writes its own pid into its [`Slot`] before it does anything that could end it, so a birth under way is
+//! recognised without waiting for it: one that hangs (a program on a dead file system) holds nobody up.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::time::Instant;
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::Mutex;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 use super::sys::{self, Ended, StartFailure};
 use crate::error::Error;
@@ -30,30 +31,59 @@ pub(super) struct Reaped {
     pub(super) at: Instant,
 }
 
-/// The registry of children that somebody waits for.
+/// Where a child that is being born writes its pid; 0 until then.
+pub(super) type Slot = AtomicI32;
+
+/// Children that somebody waits for, and orphans.
 #[derive(Debug, Default)]
 pub(super) struct Reaper {
-    gate: RwLock<()>,
-    waiting: Mutex<HashMap<i32, oneshot::Sender<Reaped>>>,
+    registry: Mutex<Registry>,
+    /// A child was registered that may have been seen, and left, as a zombie before.
+    registered: Notify,
     orphans: AtomicU64,
 }
 
+#[derive(Debug, Default)]
+struct Registry {
+    waiting: HashMap<i32, oneshot::Sender<Reaped>>,
+    births: Vec<Arc<Slot>>,
+}
+
+/// Whose zombie it is.
+enum Whose {
+    Ours(oneshot::Sender<Reaped>),
+    BeingBorn,
+    Nobodys,
+}
+
 impl Reaper {
-    /// Starts a child by `spawn` and registers it before anything can reap it.
+    /// Starts a child by `spawn` and registers it before anything can reap it. A child whose program could not be run
+    /// is reaped without anybody being told.
     pub(super) fn register<T>(
         &self,
-        spawn: impl FnOnce() -> Result<(i32, T), StartFailure>,
+        spawn: impl FnOnce(&Slot) -> Result<(i32, T), StartFailure>,
     ) -> Result<(T, oneshot::Receiver<Reaped>), StartFailure> {
-        let _open = self.gate.read();
-        let (pid, child) = spawn()?;
+        let slot = Arc::new(Slot::new(0));
+        self.registry.lock().births.push(Arc::clone(&slot));
+        let outcome = spawn(&slot);
         let (sender, receiver) = oneshot::channel();
-        self.waiting.lock().insert(pid, sender);
-        Ok((child, receiver))
+        {
+            let mut registry = self.registry.lock();
+            registry.births.retain(|other| !Arc::ptr_eq(other, &slot));
+            let pid = outcome
+                .as_ref()
+                .map_or_else(|_| slot.load(Ordering::Acquire), |(pid, _)| *pid);
+            if pid > 0 {
+                registry.waiting.insert(pid, sender);
+            }
+        }
+        self.registered.notify_one();
+        outcome.map(|(_, child)| (child, receiver))
     }
 
     /// Children that are registered and have not been reaped.
     pub(super) fn living(&self) -> usize {
-        self.waiting.lock().len()
+        self.registry.lock().waiting.len()
     }
 
     /// Orphans reaped since the start.
@@ -62,7 +92,7 @@ impl Reaper {
     }
 
     /// The pillar: reaps whenever a child has ended, until the process trees were killed and nothing is left.
-    pub(super) async fn run(self: std::sync::Arc<Self>, tasks: Tasks) -> Result<(), Error> {
+    pub(super) async fn run(self: Arc<Self>, tasks: Tasks) -> Result<(), Error> {
         let mut ended = signal(SignalKind::child()).map_err(|source| Error::Io {
             doing: "listen for SIGCHLD".into(),
             source,
@@ -76,6 +106,7 @@ impl Reaper {
             }
             tokio::select! {
                 _ = ended.recv() => {}
+                () = self.registered.notified() => {}
                 () = tasks.killing(), if !killing => killing = true,
             }
         }
@@ -84,25 +115,31 @@ impl Reaper {
     /// Waits for every zombie there is.
     fn reap_all(&self) {
         while let Some(pid) = sys::peek_zombie() {
-            let sender = self.take(pid);
-            // A birth that failed reaps its own child, maybe between the look and this; others may be there still.
+            let whose = self.whose(pid);
+            if matches!(whose, Whose::BeingBorn) {
+                return;
+            }
             let Some(ended) = sys::wait(pid) else { continue };
-            match sender {
+            match whose {
                 // The owner may have gone; the child is reaped all the same.
-                Some(sender) => drop(sender.send(Reaped {
+                Whose::Ours(owner) => drop(owner.send(Reaped {
                     ended,
                     at: Instant::now(),
                 })),
-                None => drop(self.orphans.fetch_add(1, Ordering::Relaxed)),
+                Whose::BeingBorn | Whose::Nobodys => drop(self.orphans.fetch_add(1, Ordering::Relaxed)),
             }
         }
     }
 
-    fn take(&self, pid: i32) -> Option<oneshot::Sender<Reaped>> {
-        let known = self.waiting.lock().remove(&pid);
-        known.or_else(|| {
-            drop(self.gate.write());
-            self.waiting.lock().remove(&pid)
-        })
+    fn whose(&self, pid: i32) -> Whose {
+        let mut registry = self.registry.lock();
+        if registry
+            .births
+            .iter()
+            .any(|slot| slot.load(Ordering::Acquire) == pid)
+        {
+            return Whose::BeingBorn;
+        }
+        registry.waiting.remove(&pid).map_or(Whose::Nobodys, Whose::Ours)
     }
 }

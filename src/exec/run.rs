@@ -11,12 +11,14 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::{Buf, Bytes};
+use futures_util::future::Either;
 use tokio::net::unix::pipe;
 use tokio::sync::oneshot;
 use tokio::time::Instant as Deadline;
 
 use super::drain;
-use super::kill::{self, Tree};
+use super::kill::{self, Leader, Tree};
+use super::proc;
 use super::read::{Progress, Reader};
 use super::reap::Reaped;
 use super::spec::{EndRecord, Finished, Oom};
@@ -83,33 +85,20 @@ impl Running {
             () = tasks.killing() => Ended::Cancelled,
             never = pump.pump() => match never {},
         };
-        let killer = self.start_killing(ended, tasks);
+        let killing = match ended {
+            Ended::Cancelled => Either::Left(leave_in_time(self.tree.leader.clone(), self.kill_grace)),
+            Ended::ByItself | Ended::TimedOut => Either::Right(kill_tree(self.tree.clone(), tasks)),
+        };
+        let dying = async { tokio::join!(&mut self.exited, killing).0.map_err(lost) };
         let reaped = tokio::select! {
-            reaped = &mut self.exited => reaped.map_err(lost)?,
+            reaped = dying => reaped?,
             never = pump.pump() => match never {},
         };
-        // The rest of the tree is gone too before anybody is told that it ended.
-        let _ = killer.await;
         Ok((reaped, ended))
     }
 
-    /// Kills the tree on the blocking pool; a cancelled one is asked first and given `kill_grace`.
-    fn start_killing(&self, ended: Ended, tasks: &Tasks) -> tokio::task::JoinHandle<kill::Killed> {
-        let (tree, grace) = (self.tree.clone(), self.kill_grace);
-        tasks.spawn("kill tree", async move {
-            if ended == Ended::Cancelled {
-                let asked = tree.clone();
-                let _ = tokio::task::spawn_blocking(move || kill::signal_tree(&asked, libc::SIGTERM)).await;
-                kill::ended_within(&tree, grace).await;
-            }
-            tokio::task::spawn_blocking(move || kill::kill_tree(&tree))
-                .await
-                .unwrap_or_default()
-        })
-    }
-
     /// Pipes that descendants still hold are read to their end elsewhere; answers who holds them.
-    async fn hand_over_pipes(&mut self, pump: &mut Pump, tasks: &Tasks) -> Vec<u32> {
+    async fn hand_over_pipes(&self, pump: &mut Pump, tasks: &Tasks) -> Vec<u32> {
         let open: Vec<_> = [&mut pump.stdout, &mut pump.stderr]
             .into_iter()
             .filter_map(Reader::take)
@@ -127,8 +116,7 @@ impl Running {
                 }
             });
         }
-        let tree = self.tree.clone();
-        tokio::task::spawn_blocking(move || kill::holders(&tree, &inodes))
+        tokio::task::spawn_blocking(move || proc::holders(&inodes))
             .await
             .unwrap_or_default()
     }
@@ -148,6 +136,34 @@ impl Running {
             stderr: log.totals(Channel::Stderr),
             lingering,
         }
+    }
+}
+
+/// The daemon stops: it sweeps all trees in one go, so here only the leader's group is asked and then killed, which
+/// needs no look at `/proc`.
+async fn leave_in_time(leader: Option<Leader>, grace: Duration) {
+    let Some(leader) = leader else { return };
+    leader.signal_group(libc::SIGTERM);
+    let deadline = Deadline::now() + grace;
+    let mut pause = Duration::from_millis(1);
+    while leader.is_alive() && Deadline::now() < deadline {
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_millis(20));
+    }
+    leader.signal_group(libc::SIGKILL);
+}
+
+/// Kills a tree whose time is over, all of it before anybody is told.
+async fn kill_tree(tree: Tree, tasks: &Tasks) {
+    let killing = async move { tokio::task::spawn_blocking(move || kill::kill_tree(&tree)).await };
+    let killed = tasks
+        .spawn("kill tree", killing)
+        .await
+        .ok()
+        .and_then(Result::ok)
+        .unwrap_or_default();
+    if killed.unseen || !killed.survivors.is_empty() {
+        tracing::warn!(?killed, "a tree whose time was over may not be gone");
     }
 }
 

@@ -12,12 +12,12 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 use nix::unistd::pipe2;
-use rustix::fs::{OFlags, ResolveFlags};
 use tokio::net::unix::pipe;
 
 use super::environment::Built;
 use super::inherit::Inherited;
 use super::read::Reader;
+use super::reap::Slot;
 use super::spec::Command;
 use super::sys::{self, Born, Plan, Stage, StartFailure};
 use crate::error::Error;
@@ -94,12 +94,9 @@ pub(super) struct Birth {
 }
 
 impl Birth {
-    /// Checks the request and looks everything up; `directory` and `cwd` are the path and the descriptor of one thing.
-    pub(super) fn prepare(
-        command: &Command,
-        (directory, cwd): (&Path, OwnedFd),
-        environment: Built,
-    ) -> Result<Self, Error> {
+    /// Checks the request and looks everything up. Blocks for a few system calls, or as long as a file system does.
+    pub(super) fn prepare(command: &Command, directory: &Path, environment: Built) -> Result<Self, Error> {
+        let cwd = open_directory(directory)?;
         let arguments = arguments(command, &environment.shell)?;
         let program = arguments.first().cloned().unwrap_or_default();
         if program.is_empty() {
@@ -122,7 +119,12 @@ impl Birth {
     }
 
     /// The birth itself. Blocks the calling thread until the program runs: about as long as `posix_spawn`.
-    pub(super) fn spawn(&self, child: &[OwnedFd; 3], inherited: &Inherited) -> Result<Born, StartFailure> {
+    pub(super) fn spawn(
+        &self,
+        child: &[OwnedFd; 3],
+        slot: &Slot,
+        inherited: &Inherited,
+    ) -> Result<Born, StartFailure> {
         let [stdin, stdout, stderr] = child;
         sys::spawn(&Plan {
             candidates: &self.candidates,
@@ -132,6 +134,7 @@ impl Birth {
             stdio: [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()],
             nofile: inherited.nofile,
             oom_score_adj: inherited.oom_score_adj.as_deref(),
+            slot,
         })
     }
 
@@ -194,21 +197,8 @@ impl Birth {
     }
 }
 
-/// The working directory, if the kernel knows it without asking a disk or a server: then the birth waits for neither.
-pub(super) fn directory_at_hand(cwd: &Path) -> Option<OwnedFd> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    rustix::fs::openat2(
-        rustix::fs::CWD,
-        cwd,
-        flags,
-        rustix::fs::Mode::empty(),
-        ResolveFlags::CACHED,
-    )
-    .ok()
-}
-
 /// The working directory; blame goes to it and not to the program. May block for as long as its file system does.
-pub(super) fn open_directory(cwd: &Path) -> Result<OwnedFd, Error> {
+fn open_directory(cwd: &Path) -> Result<OwnedFd, Error> {
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     match open(cwd, flags, Mode::empty()) {
         Ok(directory) => Ok(directory),

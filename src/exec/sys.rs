@@ -22,6 +22,7 @@ use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
 
 use nix::sys::resource::{UsageWho, getrusage};
@@ -76,6 +77,8 @@ pub(super) struct Plan<'a> {
     pub(super) nofile: Option<(u64, u64)>,
     /// Text for `/proc/self/oom_score_adj`.
     pub(super) oom_score_adj: Option<&'a CStr>,
+    /// Where the child writes its pid before anything else.
+    pub(super) slot: &'a AtomicI32,
 }
 
 /// A child that runs its program.
@@ -96,6 +99,7 @@ struct Shared {
     stdio: [RawFd; 3],
     nofile: Option<libc::rlimit64>,
     oom_score_adj: Option<(*const c_char, usize)>,
+    slot: *const AtomicI32,
     failure: Option<StartFailure>,
 }
 
@@ -106,7 +110,7 @@ thread_local! {
 }
 
 /// Starts the child of `plan`. Blocks the calling thread until the program runs or a step has failed; a child whose
-/// step failed has been waited for.
+/// step failed is a zombie then, its pid is in the slot.
 pub(super) fn spawn(plan: &Plan<'_>) -> Result<Born, StartFailure> {
     let mut shared = Shared {
         candidates: plan.candidates.iter().map(|path| path.as_ptr()).collect(),
@@ -121,6 +125,7 @@ pub(super) fn spawn(plan: &Plan<'_>) -> Result<Born, StartFailure> {
         oom_score_adj: plan
             .oom_score_adj
             .map(|text| (text.as_ptr(), text.to_bytes().len())),
+        slot: std::ptr::from_ref(plan.slot),
         failure: None,
     };
     let fork_failure = |errno| StartFailure {
@@ -139,9 +144,7 @@ pub(super) fn spawn(plan: &Plan<'_>) -> Result<Born, StartFailure> {
     let born = cloned.map_err(fork_failure)?;
     // SAFETY: the child wrote this field, if at all, before the parent was resumed.
     let failure = unsafe { std::ptr::read_volatile(&raw const shared.failure) };
-    let Some(failure) = failure else { return Ok(born) };
-    wait_for_failed(born.pid);
-    Err(failure)
+    failure.map_or(Ok(born), Err)
 }
 
 fn null_terminated(strings: &[CString]) -> Vec<*const c_char> {
@@ -175,12 +178,6 @@ fn clone_child(stack: &mut [u128], shared: &mut Shared) -> Result<Born, c_int> {
     Ok(Born { pid, pidfd })
 }
 
-/// Reaps a child that ended before its program ran; it is not registered anywhere.
-fn wait_for_failed(pid: i32) {
-    // SAFETY: a plain system call on a child of ours, no status wanted.
-    while unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) } < 0 && errno() == libc::EINTR {}
-}
-
 fn errno() -> c_int {
     nix::errno::Errno::last_raw()
 }
@@ -189,6 +186,8 @@ fn errno() -> c_int {
 extern "C" fn child(argument: *mut c_void) -> c_int {
     // SAFETY: the parent passed a valid `Shared` and is suspended, so this is the only reference in use.
     let shared = unsafe { &mut *argument.cast::<Shared>() };
+    // SAFETY: the slot outlives the birth, and other threads only read it.
+    unsafe { (*shared.slot).store(libc::getpid(), Ordering::Release) };
     let failure = prepare(shared).err().unwrap_or_else(|| execute(shared));
     // SAFETY: as above; volatile because the parent's compiler cannot see this write.
     unsafe { std::ptr::write_volatile(&raw mut shared.failure, Some(failure)) };
@@ -349,6 +348,17 @@ fn duration(time: libc::timeval) -> Duration {
 
 /// Sends `signal` to exactly the process that `pidfd` means; `ESRCH` when it has ended.
 pub(super) fn signal_pidfd(pidfd: BorrowedFd<'_>, signal: c_int) -> io::Result<()> {
+    pidfd_send_signal(pidfd, signal, 0)
+}
+
+/// Sends `signal` to the process group that the process of `pidfd` leads; `EINVAL` before Linux 6.9.
+pub(super) fn signal_group(pidfd: BorrowedFd<'_>, signal: c_int) -> io::Result<()> {
+    /// `PIDFD_SIGNAL_PROCESS_GROUP`.
+    const PROCESS_GROUP: u32 = 1 << 2;
+    pidfd_send_signal(pidfd, signal, PROCESS_GROUP)
+}
+
+fn pidfd_send_signal(pidfd: BorrowedFd<'_>, signal: c_int, flags: u32) -> io::Result<()> {
     // SAFETY: a plain system call on a descriptor that is borrowed for its duration.
     let result = unsafe {
         libc::syscall(
@@ -356,7 +366,7 @@ pub(super) fn signal_pidfd(pidfd: BorrowedFd<'_>, signal: c_int) -> io::Result<(
             pidfd.as_raw_fd(),
             signal,
             std::ptr::null::<libc::siginfo_t>(),
-            0_u32,
+            flags,
         )
     };
     if result == 0 {
@@ -415,11 +425,14 @@ mod tests {
             stdio: [null.as_fd(), writer.as_fd(), writer.as_fd()],
             nofile: None,
             oom_score_adj: None,
+            slot: &AtomicI32::new(0),
         })?;
         drop(writer);
         let mut output = String::new();
         File::from(reader).read_to_string(&mut output).unwrap();
-        wait_for_failed(born.pid);
+        while wait(born.pid).is_none() {
+            std::thread::yield_now();
+        }
         assert!(output.starts_with(&born.pid.to_string()), "{output}");
         Ok(output)
     }

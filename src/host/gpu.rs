@@ -36,7 +36,10 @@ pub(super) async fn watch(host: Arc<Host>, engine: Arc<Engine>, tasks: Tasks) ->
     let mut told = false;
     loop {
         // A task of its own: a question that is under way must be heard to its end.
-        let question = tasks.spawn("nvidia-smi", Arc::clone(&engine).run(spec()));
+        let question = tasks.spawn("nvidia-smi", {
+            let engine = Arc::clone(&engine);
+            async move { engine.run(spec()).await }
+        });
         let answer = tokio::select! {
             () = tasks.stopping() => return Ok(()),
             answer = question => answer.map_err(|panic| Error::Internal { reason: panic.to_string() }),

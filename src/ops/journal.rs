@@ -16,17 +16,21 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use nix::fcntl::{FallocateFlags, fallocate};
 use nix::time::{ClockId, clock_gettime};
 
 use crate::error::Error;
 
 const CURRENT: &str = "once";
 const PREVIOUS: &str = "once.previous";
+const FRESH: &str = "once.fresh";
 
 /// A hash of principal and idempotency key.
 pub(super) type Key = [u8; 16];
 
 const RECORD: usize = 32;
+/// Bytes reserved on the disk for one file: 32,768 records.
+const RESERVED: i64 = 1024 * 1024;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
@@ -114,9 +118,17 @@ impl Journal {
             return Ok(());
         }
         let current = self.directory.join(CURRENT);
-        std::fs::rename(&current, self.directory.join(PREVIOUS))
-            .map_err(|source| Error::from_path_io("journal", "put aside", &current, source))?;
-        self.file = open_for_append(&current)?;
+        let fresh = self.directory.join(FRESH);
+        let file = match open_for_append(&fresh) {
+            Ok(file) => file,
+            // No room for another file: this one goes on, older records in it do no harm.
+            Err(Error::StorageFull { .. }) => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        let put_aside = |source| Error::from_path_io("journal", "put aside", &current, source);
+        std::fs::rename(&current, self.directory.join(PREVIOUS)).map_err(put_aside)?;
+        std::fs::rename(&fresh, &current).map_err(put_aside)?;
+        self.file = file;
         self.since = Some(up);
         self.write(self.boot, Kind::Boot)
     }
@@ -163,12 +175,16 @@ impl Record {
 }
 
 fn open_for_append(path: &Path) -> Result<File, Error> {
-    OpenOptions::new()
+    let file = OpenOptions::new()
         .create(true)
         .append(true)
         .mode(0o600)
         .open(path)
-        .map_err(|source| Error::from_path_io("journal", "open", path, source))
+        .map_err(|source| Error::from_path_io("journal", "open", path, source))?;
+    // Room for what is written later, so that a full disk does not refuse commands: the owner needs one to clean it up.
+    // A file system that cannot reserve takes the records as long as it has room.
+    let _ = fallocate(&file, FallocateFlags::FALLOC_FL_KEEP_SIZE, 0, RESERVED);
+    Ok(file)
 }
 
 /// A record that a crash cut short was not followed by a start; what comes next must stand at its own place.

@@ -4,6 +4,7 @@
 //!            begin                 finish                 memory short          10 minutes
 //!   (none) --------> running ---------------> done(result) ----------> evicted ----------> (none)
 //!                       \--- not started ---> (none)
+//!                       \--- started, and its end not known ---> lost
 //!   journal of an earlier daemon: every key begun in the last 10 minutes ---> lost
 //! ```
 //!
@@ -77,6 +78,7 @@ enum State {
     Running,
     Done(Arc<Finished>),
     Evicted,
+    Lost,
 }
 
 /// What [`Ledger::begin`] found.
@@ -88,13 +90,24 @@ pub(super) enum Begin {
     Replay(Arc<Finished>),
 }
 
-/// A key that is being worked on. Dropped without [`Guard::finish`], the key is free again.
+/// A key that is being worked on.
 #[derive(Debug)]
 pub(super) struct Guard {
     ledger: Ledger,
     principal: Arc<str>,
     key: Key,
-    finished: bool,
+    stage: Stage,
+}
+
+/// How far the work on a key has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Nothing runs yet.
+    Begun,
+    /// The command runs or ran: from here on the key is never free again.
+    Started,
+    /// Its outcome is stored.
+    Finished,
 }
 
 impl Ledger {
@@ -148,15 +161,31 @@ impl Ledger {
             ledger: self.clone(),
             principal: Arc::clone(principal),
             key,
-            finished: false,
+            stage: Stage::Begun,
         }))
     }
 }
 
+impl Ledger {
+    /// Forgets what is older than it needs to be, also of principals that ask nothing any more.
+    pub fn forget_old(&self) {
+        let (mut shared, now) = (self.shared.lock(), Instant::now());
+        shared.principals.retain(|_, pages| {
+            pages.forget(now);
+            !pages.entries.is_empty()
+        });
+    }
+}
+
 impl Guard {
+    /// The command runs: should its outcome be lost, a repeat is told so instead of running it again.
+    pub(super) fn started(&mut self) {
+        self.stage = Stage::Started;
+    }
+
     /// Stores the outcome for repeats.
     pub(super) fn finish(mut self, outcome: &Arc<Finished>) {
-        self.finished = true;
+        self.stage = Stage::Finished;
         let mut shared = self.ledger.shared.lock();
         if let Some(pages) = shared.principals.get_mut(&self.principal) {
             pages.keep(self.key, outcome);
@@ -165,17 +194,20 @@ impl Guard {
 }
 
 impl Drop for Guard {
-    /// Nothing was started: the key may be used again.
+    /// Without a start the key may be used again; after one its outcome is lost.
     fn drop(&mut self) {
-        if self.finished {
-            return;
-        }
         let mut shared = self.ledger.shared.lock();
-        shared.forget_key(&self.principal, &self.key);
-        if let Some(journal) = &mut shared.journal
-            && let Err(error) = journal.undo(self.key)
-        {
-            tracing::warn!(%error, "a key that was not used stays in the journal");
+        match self.stage {
+            Stage::Finished => {}
+            Stage::Started => shared.lose(&self.principal, self.key),
+            Stage::Begun => {
+                shared.forget_key(&self.principal, &self.key);
+                if let Some(journal) = &mut shared.journal
+                    && let Err(error) = journal.undo(self.key)
+                {
+                    tracing::warn!(%error, "a key that was not used stays in the journal");
+                }
+            }
         }
     }
 }
@@ -186,6 +218,15 @@ impl Shared {
             self.lost = HashSet::new();
         }
         self.lost.contains(key)
+    }
+
+    fn lose(&mut self, principal: &Arc<str>, key: Key) {
+        if let Some(pages) = self.principals.get_mut(principal)
+            && let Some(entry) = pages.entries.get_mut(&key)
+        {
+            entry.state = State::Lost;
+            pages.ended.push_back((Instant::now(), key));
+        }
     }
 
     fn forget_key(&mut self, principal: &Arc<str>, key: &Key) {
@@ -205,6 +246,7 @@ impl Entry {
             }),
             State::Running => Err(Error::DuplicateInFlight { key }),
             State::Evicted => Err(Error::Evicted { key }),
+            State::Lost => Err(Error::Lost { key }),
             State::Done(outcome) => Ok(Begin::Replay(Arc::clone(outcome))),
         }
     }

@@ -124,6 +124,11 @@ impl Rooms {
         *self.process_config.read()
     }
 
+    /// Lets go of outcomes that are remembered no longer.
+    pub fn forget_old(&self) {
+        self.ledger.forget_old();
+    }
+
     /// Operations answered since the start.
     pub fn performed(&self) -> u64 {
         self.performed.load(Ordering::Relaxed)
@@ -220,7 +225,7 @@ impl Rooms {
                 what: "running commands on the whole machine",
             });
         }
-        let guard = match &call.idempotency_key {
+        let mut guard = match &call.idempotency_key {
             None => None,
             Some(key) => match self.ledger.begin(&call.principal.id, key, &run)? {
                 Begin::Replay(outcome) => return Ok(Reply::Ran(outcome)),
@@ -231,7 +236,11 @@ impl Rooms {
         let spec = self.spec(run)?;
         let engine = Arc::clone(&self.engine);
         let work = self.tasks.spawn("process.run", async move {
-            let outcome = Arc::new(engine.run(spec).await?);
+            let started = engine.spawn(spec).await?;
+            if let Some(guard) = &mut guard {
+                guard.started();
+            }
+            let outcome = Arc::new(started.finish().await?);
             if let Some(guard) = guard {
                 guard.finish(&outcome);
             }

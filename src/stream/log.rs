@@ -10,8 +10,8 @@
 //!   head [ 1 | 2 | 4 ]   gap { 5..=9, bytes }   tail [ 10 | 11 | 13 ]   next_seq = 14
 //! ```
 //!
-//! Small appends to one channel are gathered in `pending` until another channel writes, it grows, or somebody reads:
-//! a program that writes byte by byte costs its bytes, not a record for each.
+//! Small appends are gathered per channel in `pending` until the other channel writes in a later millisecond, it
+//! grows, or somebody reads: a program that writes byte by byte costs its bytes, not a record for each.
 
 use std::collections::VecDeque;
 
@@ -125,7 +125,7 @@ pub struct ChannelTotals {
 pub struct Log {
     next_seq: u64,
     channels: [ChannelLog; 2],
-    pending: Option<Pending>,
+    pending: [Option<Pending>; 2],
     keep: Keep,
 }
 
@@ -161,7 +161,7 @@ impl Log {
         Self {
             next_seq: 1,
             channels: [ChannelLog::default(), ChannelLog::default()],
-            pending: None,
+            pending: [None, None],
             keep,
         }
     }
@@ -183,12 +183,20 @@ impl Log {
     }
 
     fn gather(&mut self, channel: Channel, bytes: &[u8], now_ms: u64) {
-        if self.pending.as_ref().is_some_and(|pending| {
-            pending.channel != channel || pending.bytes.len() + bytes.len() > GATHER_LIMIT
-        }) {
+        // What the other channel began in an earlier millisecond comes first; within one, the order of two pipes cannot
+        // be told anyway.
+        let earlier = self
+            .pending
+            .iter()
+            .flatten()
+            .any(|other| other.channel != channel && other.at_ms < now_ms);
+        let full = self.pending[channel.index()]
+            .as_ref()
+            .is_some_and(|pending| pending.bytes.len() + bytes.len() > GATHER_LIMIT);
+        if earlier || full {
             self.close_pending();
         }
-        let pending = self.pending.get_or_insert_with(|| Pending {
+        let pending = self.pending[channel.index()].get_or_insert_with(|| Pending {
             channel,
             at_ms: now_ms,
             bytes: BytesMut::with_capacity(bytes.len()),
@@ -197,7 +205,9 @@ impl Log {
     }
 
     fn close_pending(&mut self) {
-        if let Some(pending) = self.pending.take() {
+        let mut pending = std::mem::take(&mut self.pending);
+        pending.sort_by_key(|pending| pending.as_ref().map_or(u64::MAX, |pending| pending.at_ms));
+        for pending in pending.into_iter().flatten() {
             self.push(pending.channel, pending.bytes.freeze(), pending.at_ms);
         }
     }
@@ -425,5 +435,30 @@ mod tests {
         }
         assert!(log.next_seq() < 10, "{} records", log.next_seq());
         assert_eq!(log.kept(Channel::Stdout).head.len(), 100_000);
+    }
+
+    #[test]
+    fn alternating_bytes_are_gathered_and_the_order_across_milliseconds_is_kept() {
+        let mut log = Log::new(Keep::first(1 << 20));
+        for step in 0..100_000 {
+            log.append(
+                Channel::ALL[step % 2],
+                Bytes::from_static(b"x"),
+                step as u64 / 10_000,
+            );
+        }
+        assert!(log.next_seq() < 50, "{} records", log.next_seq());
+        let mut log = Log::new(Keep::first(100));
+        for (at, channel) in [(1, Channel::Stderr), (2, Channel::Stdout), (3, Channel::Stderr)] {
+            log.append(channel, Bytes::from_static(b"x"), at);
+        }
+        let order = log.read_from(0).into_iter().map(|item| match item {
+            Item::Record(record) => record.channel,
+            Item::Gap { channel, .. } => channel,
+        });
+        assert_eq!(
+            order.collect::<Vec<_>>(),
+            [Channel::Stderr, Channel::Stdout, Channel::Stderr]
+        );
     }
 }
