@@ -15,7 +15,7 @@ use crate::exec;
 use crate::fs;
 use crate::host;
 
-pub use once::{Ledger, LedgerConfig};
+pub use once::{Ledger, LedgerConfig, Outcome};
 pub use perform::{Call, Parts, Rooms};
 pub use principal::{Door, Principal, Scope};
 pub use table::{OPERATIONS, Operation, operation};

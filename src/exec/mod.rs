@@ -22,4 +22,4 @@ pub use attached::{Attached, Handle};
 pub use engine::{Config, Engine, Started};
 pub use environment::MARKER;
 pub use inherit::Inherited;
-pub use spec::{Command, EndRecord, Environment, Exit, Finished, Oom, Owner, RunSpec};
+pub use spec::{Command, EndRecord, Environment, Exit, Finished, Oom, Owner, RunSpec, signal_name};

@@ -75,6 +75,12 @@ pub enum Exit {
     },
 }
 
+/// The conventional name of a signal, `SIGKILL`; `SIG34` where it has none.
+pub fn signal_name(number: i32) -> String {
+    nix::sys::signal::Signal::try_from(number)
+        .map_or_else(|_| format!("SIG{number}"), |signal| signal.as_str().to_owned())
+}
+
 /// Whether the kernel killed the process for want of memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Oom {

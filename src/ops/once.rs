@@ -81,6 +81,21 @@ enum State {
     Lost,
 }
 
+/// What is known of a key without beginning it.
+#[derive(Debug)]
+pub enum Outcome {
+    /// Never begun here, or forgotten.
+    Unknown,
+    /// Being worked on.
+    Running,
+    /// It ran: this came of it.
+    Done(Arc<Finished>),
+    /// It ran, its outcome had to be dropped.
+    Evicted,
+    /// It may have run, its outcome was lost with an earlier daemon.
+    Lost,
+}
+
 /// What [`Ledger::begin`] found.
 #[derive(Debug)]
 pub(super) enum Begin {
@@ -130,6 +145,25 @@ impl Ledger {
         Ok(Self {
             shared: Arc::new(Mutex::new(shared)),
         })
+    }
+
+    /// What is known of `name`.
+    pub(super) fn outcome(&self, principal: &str, name: &str) -> Outcome {
+        let (key, mut shared) = (hash(principal, name), self.shared.lock());
+        if shared.is_lost(&key, Instant::now()) {
+            return Outcome::Lost;
+        }
+        let entry = shared
+            .principals
+            .get(principal)
+            .and_then(|pages| pages.entries.get(&key));
+        match entry.map(|entry| &entry.state) {
+            None => Outcome::Unknown,
+            Some(State::Running) => Outcome::Running,
+            Some(State::Done(finished)) => Outcome::Done(Arc::clone(finished)),
+            Some(State::Evicted) => Outcome::Evicted,
+            Some(State::Lost) => Outcome::Lost,
+        }
     }
 
     /// Begins `name`, or answers what came of it.

@@ -9,7 +9,7 @@ use parking_lot::RwLock;
 use tracing::Instrument;
 
 use super::once::{Begin, Ledger};
-use super::{Door, Op, Principal, ProcessConfig, ProcessConfigPatch, Reply, Run, operation};
+use super::{Door, Op, Outcome, Principal, ProcessConfig, ProcessConfigPatch, Reply, Run, operation};
 use crate::capability::Capability;
 use crate::error::Error;
 use crate::exec::{self, Engine};
@@ -122,6 +122,11 @@ impl Rooms {
     /// The limits for processes made over HTTP.
     pub fn process_config(&self) -> ProcessConfig {
         *self.process_config.read()
+    }
+
+    /// What is known of the command that `principal` ran under this key.
+    pub fn outcome(&self, principal: &Principal, key: &str) -> Outcome {
+        self.ledger.outcome(&principal.id, key)
     }
 
     /// Lets go of outcomes that are remembered no longer.

@@ -5,3 +5,4 @@ pub mod json;
 pub mod proto;
 pub mod reply;
 pub mod request;
+pub mod status;

@@ -65,7 +65,7 @@ fn ran(finished: &exec::Finished, limit: u64) -> Result<ExecResponse, Error> {
 }
 
 /// The code of a leader that returned one by itself, else -1.
-fn exit_code(end: &exec::EndRecord) -> i32 {
+pub(super) fn exit_code(end: &exec::EndRecord) -> i32 {
     match end.exit {
         exec::Exit::Code(code) if !end.timed_out && !end.cancelled => code,
         exec::Exit::Code(_) | exec::Exit::Signal { .. } => -1,

@@ -8,8 +8,9 @@ use boxd::wire::proto::control_response::Result as Outcome;
 use boxd::wire::proto::{
     AgentError, ControlRequest, ControlResponse, DesktopScreenshotRequest, ErrorCode, ExecRequest,
     ExecResponse, Extension, FsEntryKind, FsListRequest, FsMkdirRequest, FsMoveRequest, FsReadRequest,
-    FsRemoveRequest, FsStatRequest, FsWriteRequest, GitRequest, Hello, MetricsRequest, OpQuery,
-    OperationResourcePolicy, PingRequest, PtyOpenRequest, ReservedOp, ResumeRequest, UpdateMayProceedRequest,
+    FsRemoveRequest, FsStatRequest, FsWriteRequest, GitRequest, Hello, MetricsRequest, OpLostReason, OpQuery,
+    OpState, OperationResourcePolicy, PingRequest, PtyOpenRequest, ReservedOp, ResumeRequest,
+    UpdateMayProceedRequest,
 };
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -118,7 +119,6 @@ async fn rooms_that_do_not_exist_are_unsupported_and_not_advertised() {
         Op::Git(GitRequest::default()),
         Op::PtyOpen(PtyOpenRequest::default()),
         Op::DesktopScreenshot(DesktopScreenshotRequest::default()),
-        Op::OpQuery(OpQuery::default()),
         Op::Reserved36(ReservedOp {}),
         Op::Reserved37(ReservedOp {}),
         Op::Reserved38(ReservedOp {}),
@@ -400,6 +400,53 @@ async fn a_repeated_request_id_is_never_run_twice() {
     let again = ran(plane.ask_as("same", 0, command).await);
     assert_eq!(again, first, "the stored reply comes back, duration and all");
     assert_eq!(std::fs::read_to_string(count).unwrap(), "ran\n");
+}
+
+#[tokio::test]
+async fn what_became_of_a_command_can_be_asked() {
+    let broker = NatsServer::start();
+    let (mut daemon, link) = Daemon::linked(&broker);
+    let plane = ControlPlane::connect(&link).await;
+    let status = async |id: &str| {
+        let query = Op::OpQuery(OpQuery { op_id: id.into() });
+        let Some(Outcome::OpStatus(status)) = plane.ask(query).await.result else {
+            panic!("no status")
+        };
+        status
+    };
+    let unknown = status("never").await;
+    assert_eq!(
+        (unknown.state(), unknown.lost_reason()),
+        (OpState::Lost, OpLostReason::AgentRestarted)
+    );
+    plane
+        .ask_as("killed", 0, Op::Exec(shell("printf abc; kill -9 $$")))
+        .await;
+    let killed = status("killed").await;
+    assert_eq!(
+        (killed.state(), killed.op_id.as_str()),
+        (OpState::Complete, "killed")
+    );
+    let exit = killed.exit.unwrap();
+    assert_eq!((exit.exit_code, exit.failure_code.as_str()), (-1, ""));
+    let detail = &exit.failure_detail;
+    assert_eq!(
+        (
+            detail["signal"].as_str(),
+            detail["signal_name"].as_str(),
+            detail["oom"].as_str()
+        ),
+        ("9", "SIGKILL", "unknown")
+    );
+    assert_eq!((exit.totals["stdout"], exit.totals["stderr"]), (3, 0));
+    assert_eq!(exit.digests["stdout"], blake3::hash(b"abc").to_hex().as_str());
+    daemon.crash();
+    daemon.start_again();
+    let lost = status("killed").await;
+    assert_eq!(
+        (lost.state(), lost.lost_reason()),
+        (OpState::Lost, OpLostReason::AgentRestarted)
+    );
 }
 
 #[tokio::test]

@@ -94,6 +94,17 @@ fn answer_inline(generation: &Generation, request: ControlRequest) -> Inline {
             outcome: Ok(Success::Outcome(Outcome::Ping(pong))),
         });
     }
+    if let Some(WireOp::OpQuery(query)) = op {
+        let principal = generation.link.principal();
+        let known = generation.link.door.rooms.outcome(&principal, &query.op_id);
+        let status = crate::wire::status::op_status(query.op_id, &known);
+        let outcome = Ok(Success::Outcome(Outcome::OpStatus(status)));
+        return Inline::Answer(Answer {
+            request_id,
+            op: name,
+            outcome,
+        });
+    }
     let Some(op) = op else {
         let reason = "the request names no operation that this version knows".into();
         return Inline::Answer(Answer::error(request_id, name, &Error::Protocol { reason }));

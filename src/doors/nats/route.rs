@@ -60,6 +60,10 @@ pub(super) fn operation(op: WireOp, max_payload: u64) -> Result<Op, Error> {
             let reason = format!("{} is sent by agents, not to them", name(&op));
             return Err(Error::Protocol { reason });
         }
+        WireOp::OpQuery(_) => {
+            let reason = "a query is answered without an operation".into();
+            return Err(Error::Internal { reason });
+        }
         WireOp::Ext(_) => {
             let reason = "an extension is known by its name alone".into();
             return Err(Error::Internal { reason });
@@ -71,11 +75,7 @@ pub(super) fn operation(op: WireOp, max_payload: u64) -> Result<Op, Error> {
         WireOp::DesktopEnsure(_) | WireOp::DesktopInput(_) | WireOp::DesktopScreenshot(_) => {
             "this version of boxd has no desktop"
         }
-        WireOp::OpStart(_)
-        | WireOp::OpCancel(_)
-        | WireOp::OpQuery(_)
-        | WireOp::OpAttach(_)
-        | WireOp::WriteChunk(_) => {
+        WireOp::OpStart(_) | WireOp::OpCancel(_) | WireOp::OpAttach(_) | WireOp::WriteChunk(_) => {
             "this version of boxd does not stream operations; the unary form of each works"
         }
         WireOp::AgentUpdateApply(_) => "this version of boxd does not update itself",

@@ -6,14 +6,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
-use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::text::{captured_text, from_base64, to_base64};
 use crate::error::Error;
-use crate::exec::{Command, Environment, Exit, Finished, Keep, Kept, Oom};
+use crate::exec::{Command, Environment, Exit, Finished, Keep, Kept, Oom, signal_name};
 use crate::ops::{ProcessConfig, Run};
 
 /// How standard output and standard error are written into the answer.
@@ -318,10 +317,6 @@ fn head_bytes(captured: &Kept) -> u64 {
 
 fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-fn signal_name(number: i32) -> String {
-    Signal::try_from(number).map_or_else(|_| format!("SIG{number}"), |signal| signal.as_str().to_owned())
 }
 
 #[cfg(test)]
