@@ -114,7 +114,7 @@ impl Daemon {
         .await;
         let mut survivors = Vec::new();
         step("kill process trees", async {
-            survivors = self.kill_trees().await
+            survivors = self.kill_trees().await;
         })
         .await;
         step("flush links", nats.close()).await;

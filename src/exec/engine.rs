@@ -124,12 +124,14 @@ impl Engine {
     /// one dead file system does not stop the commands that do not need it.
     async fn birth_permit(&self) -> Result<OwnedSemaphorePermit, Error> {
         let (usual, spare) = (Arc::clone(&self.births), Arc::clone(&self.spare_births));
-        let permit = match tokio::time::timeout(BIRTHS_HANG, Arc::clone(&usual).acquire_owned()).await {
-            Ok(permit) => permit,
-            Err(_) => tokio::select! {
+        let patient = tokio::time::timeout(BIRTHS_HANG, Arc::clone(&usual).acquire_owned());
+        let permit = if let Ok(permit) = patient.await {
+            permit
+        } else {
+            tokio::select! {
                 permit = usual.acquire_owned() => permit,
                 permit = spare.acquire_owned() => permit,
-            },
+            }
         };
         permit.map_err(|_| Error::Stopping)
     }
