@@ -19,7 +19,7 @@ help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: ## build and start the daemon on loopback; it prints the URL and where its token is
-	$(CARGO) run --locked --quiet --bin boxd -- run
+	$(CARGO) run --locked --bin boxd -- run
 
 test: clients ## install what the tests need on Debian or Ubuntu, then run all of them
 	$(CARGO) test --locked
