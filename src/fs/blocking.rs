@@ -2,9 +2,14 @@
 //! to the pool is also dropped there (closing a large unnamed file frees its blocks, which can take long).
 
 use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use crate::error::Error;
+
+/// Work on files at once. The pool has 512 threads: a file system that hangs may take these and leaves the others to
+/// commands and their end; more work waits for a place.
+static PLACES: Semaphore = Semaphore::const_new(256);
 
 /// Does `work` on the blocking pool. When the caller goes away the work still runs to its end.
 pub(super) async fn run<T, F>(work: F) -> Result<T, Error>
@@ -12,7 +17,12 @@ where
     T: Send + 'static,
     F: FnOnce() -> Result<T, Error> + Send + 'static,
 {
-    joined(spawn_blocking(work)).await
+    let place = PLACES.acquire().await.map_err(|_| Error::Stopping)?;
+    let placed = move || {
+        let _until_the_end = place;
+        work()
+    };
+    joined(spawn_blocking(placed)).await
 }
 
 /// Waits for work on the blocking pool; a panic there is a bug and becomes [`Error::Internal`].
