@@ -1,6 +1,6 @@
 //! From the [`Reply`] of an operation to its result on the control wire: pure.
 //!
-//! File content is read by the door, which then calls [`file()`]; operations without a message of their own answer as
+//! File content is read by the door, which then calls [`super::file_reply`]; operations without a message of their own answer as
 //! extensions only.
 
 use std::path::Path;
