@@ -1,6 +1,7 @@
 //! Reading one output pipe: a buffer that grows with the flow, and bytes handed on without a copy.
 
 use bytes::{Bytes, BytesMut};
+use nix::errno::Errno;
 use tokio::net::unix::pipe;
 
 /// First buffer: most commands print little.
@@ -66,10 +67,31 @@ impl Reader {
     pub(super) fn read_now(&mut self, mut take: impl FnMut(Bytes)) {
         let mut left = PIPE;
         while left > 0 {
-            let Some(bytes) = self.try_read() else { return };
+            let Some(bytes) = self.read_at_once() else { return };
             left = left.saturating_sub(bytes.len());
             take(bytes);
         }
+    }
+
+    /// One read that asks the kernel and not what the runtime has heard of it: what a leader wrote before it ended is in
+    /// the pipe by now, while the event that tells of it may still be on its way.
+    fn read_at_once(&mut self) -> Option<Bytes> {
+        let pipe = self.pipe.as_ref()?;
+        self.buffer.resize(self.size, 0);
+        let read = loop {
+            match nix::unistd::read(pipe, &mut self.buffer) {
+                Err(Errno::EINTR) => {}
+                outcome => break outcome,
+            }
+        };
+        self.buffer.truncate(read.unwrap_or(0));
+        match read {
+            Ok(0) => self.pipe = None,
+            Ok(_) => return Some(self.buffer.split().freeze()),
+            Err(Errno::EAGAIN) => {}
+            Err(_) => self.pipe = None,
+        }
+        None
     }
 
     /// One read. `None` when there is nothing now or the pipe has ended, which [`Reader::ended`] then says.
@@ -94,5 +116,25 @@ impl Reader {
                 None
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_was_written_is_read_before_the_runtime_hears_of_it() {
+        let (sender, receiver) = pipe::pipe().unwrap();
+        let mut reader = Reader::new(receiver);
+        // Nothing here yields, so no event can have been seen.
+        nix::unistd::write(&sender, b"last words").unwrap();
+        let mut seen = Vec::new();
+        reader.read_now(|bytes| seen.extend_from_slice(&bytes));
+        assert_eq!(seen, b"last words");
+        assert!(!reader.ended());
+        drop(sender);
+        reader.read_now(|bytes| seen.extend_from_slice(&bytes));
+        assert!(reader.ended());
     }
 }
