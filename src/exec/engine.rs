@@ -64,7 +64,8 @@ pub struct Engine {
     instance: InstanceId,
     next_id: AtomicU64,
     reaper: Arc<Reaper>,
-    /// A birth blocks its thread while the program is loaded; more of them at once than processors gains nothing.
+    /// A birth blocks its thread while the program is loaded; with twice as many as processors, one waits for the disk
+    /// while another has the processor.
     births: Arc<Semaphore>,
     /// For when the usual ones are all held by births that hang.
     spare_births: Arc<Semaphore>,
@@ -282,7 +283,7 @@ impl Engine {
 }
 
 fn births_at_once() -> usize {
-    std::thread::available_parallelism().map_or(2, usize::from).max(2)
+    2 * std::thread::available_parallelism().map_or(2, usize::from)
 }
 
 /// A command that runs and waits to be accompanied to its end.
