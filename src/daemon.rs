@@ -67,6 +67,7 @@ struct Daemon {
 /// What kept it from starting, or the pillar that ended by itself.
 pub fn run(config: Config, main: Option<Main>, announce: impl FnOnce(&Announcement)) -> Result<u8, Error> {
     let started = Instant::now();
+    crate::exec::hold_child_signals()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(workers())
         .thread_name("boxd")

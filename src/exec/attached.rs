@@ -1,10 +1,8 @@
 //! The main command of an image: a process of the engine that keeps the daemon's own standard input and output
 //! instead of pipes, because whoever started the daemon reads those.
 
-use tokio::sync::oneshot;
-
 use super::kill::{self, Tree};
-use super::reap::Reaped;
+use super::reap::Child;
 use super::spec::Exit;
 use crate::error::Error;
 use crate::ids::ProcessId;
@@ -14,7 +12,7 @@ use crate::ids::ProcessId;
 pub struct Attached {
     pub(super) id: ProcessId,
     pub(super) tree: Tree,
-    pub(super) exited: oneshot::Receiver<Reaped>,
+    pub(super) child: Child,
 }
 
 /// Sends signals to the leader of an [`Attached`].
@@ -34,12 +32,7 @@ impl Attached {
 
     /// Resolves with how the leader ended. Cancel-safe.
     pub async fn exit(&mut self) -> Result<Exit, Error> {
-        let reaped = (&mut self.exited).await;
-        reaped
-            .map(|reaped| reaped.ended.exit)
-            .map_err(|_| Error::Internal {
-                reason: "the main command was reaped by somebody else".into(),
-            })
+        self.child.exited().await.map(|reaped| reaped.ended.exit)
     }
 }
 

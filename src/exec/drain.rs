@@ -3,29 +3,17 @@
 
 use std::time::Duration;
 
-use bytes::BytesMut;
-use tokio::net::unix::pipe;
+use super::read::Reader;
 
 /// Bytes read before a pause: a writer that never stops may take this much per [`PAUSE`] and no more of the processor.
 const BURST: usize = 1024 * 1024;
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// Reads until the last holder has closed it.
-pub(super) async fn to_the_end(pipe: pipe::Receiver) {
-    let mut buffer = BytesMut::new();
+pub(super) async fn to_the_end(mut pipe: Reader) {
     let mut burst = 0;
-    loop {
-        if pipe.readable().await.is_err() {
-            return;
-        }
-        buffer.clear();
-        buffer.reserve(16 * 1024);
-        match pipe.try_read_buf(&mut buffer) {
-            Ok(0) => return,
-            Ok(read) => burst += read,
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => continue,
-            Err(_) => return,
-        }
+    while let Some(bytes) = pipe.next().await {
+        burst += bytes.len();
         if burst >= BURST {
             burst = 0;
             tokio::time::sleep(PAUSE).await;

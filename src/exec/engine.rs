@@ -14,16 +14,17 @@ use super::environment::{Base, MARKER};
 use super::inherit::Inherited;
 use super::kill::{self, Leader, Tree};
 use super::proc;
-use super::reap::{Reaped, Reaper};
-use super::run::{Pump, Running};
+use super::pump::Pump;
+use super::reap::{Child, Reaper};
+use super::run::Running;
 use super::spawn::{Birth, Pipes};
 use super::spec::{Command, Environment, Finished, RunSpec};
+use super::sprint;
 use super::sys;
 use crate::capability::Capability;
 use crate::error::Error;
 use crate::ids::{InstanceId, ProcessId};
 use crate::lifecycle::Tasks;
-use crate::stream::Log;
 
 /// A birth takes a millisecond; after this long without a permit, those who hold one hang.
 const BIRTHS_HANG: Duration = Duration::from_millis(500);
@@ -69,6 +70,8 @@ pub struct Engine {
     births: Arc<Semaphore>,
     /// For when the usual ones are all held by births that hang.
     spare_births: Arc<Semaphore>,
+    /// Threads lent to the first milliseconds of commands.
+    sprints: Semaphore,
     tasks: Tasks,
 }
 
@@ -85,8 +88,9 @@ impl Engine {
             instance,
             next_id: AtomicU64::new(1),
             reaper,
-            births: Arc::new(Semaphore::new(births_at_once())),
+            births: Arc::new(Semaphore::new(2 * processors())),
             spare_births: Arc::new(Semaphore::new(SPARE_BIRTHS)),
+            sprints: Semaphore::new(4 * processors()),
             tasks: tasks.clone(),
         })
     }
@@ -95,12 +99,16 @@ impl Engine {
     /// a task of its own, so that it outlives whoever asked for it. An error means that nothing runs.
     pub async fn spawn(self: &Arc<Self>, spec: RunSpec) -> Result<Started, Error> {
         let limit = spec.timeout.unwrap_or(Duration::MAX);
+        let asked = Instant::now();
         let (engine, permit) = (Arc::clone(self), self.birth_permit().await?);
         let (deliver, delivered) = oneshot::channel();
         // A birth can hang with the file system that holds the program: it has a thread of its own and may be given up.
         drop(tokio::task::spawn_blocking(move || {
-            let born = engine.give_birth(spec);
+            let mut born = engine.give_birth(spec);
             drop(permit);
+            if let Ok(started) = &mut born {
+                engine.stay_with(started, asked.checked_add(limit));
+            }
             if let Err(Ok(unwanted)) = deliver.send(born) {
                 kill::kill_tree(&unwanted.running.tree);
             }
@@ -119,6 +127,17 @@ impl Engine {
     /// Runs a command to its end: see [`Engine::spawn`].
     pub async fn run(self: &Arc<Self>, spec: RunSpec) -> Result<Finished, Error> {
         self.spawn(spec).await?.finish().await
+    }
+
+    /// Lends the thread to a newborn, unless many are lent or its time limit is near: that is kept elsewhere.
+    fn stay_with(&self, started: &mut Started, limit: Option<Instant>) {
+        let Ok(_lent) = self.sprints.try_acquire() else {
+            return;
+        };
+        let longest = Instant::now() + sprint::LENGTH;
+        let before_limit = limit.and_then(|limit| limit.checked_sub(sprint::LENGTH));
+        let until = before_limit.map_or(longest, |limit| longest.min(limit));
+        sprint::sprint(&mut started.running.child, &mut started.pump, until);
     }
 
     /// Leave to give birth. When all permits are held for long, births hang: then a few more are let through, so that
@@ -146,7 +165,7 @@ impl Engine {
         Ok(Attached {
             id: newborn.id,
             tree: newborn.tree,
-            exited: newborn.exited,
+            child: newborn.child,
         })
     }
 
@@ -156,25 +175,13 @@ impl Engine {
         let running = Running {
             id: newborn.id,
             tree: newborn.tree,
-            exited: newborn.exited,
+            child: newborn.child,
             timeout: spec.timeout,
             linger: self.linger,
             kill_grace: self.kill_grace,
             started: newborn.started,
         };
-        let Pipes {
-            stdin,
-            stdout,
-            stderr,
-            ..
-        } = pipes;
-        let pump = Pump {
-            log: Log::new(spec.keep),
-            stdout,
-            stderr,
-            stdin,
-            input: spec.stdin,
-        };
+        let pump = Pump::new(pipes, spec.stdin, spec.keep);
         Ok(Started {
             running,
             pump,
@@ -193,17 +200,13 @@ impl Engine {
         let marker = format!("{}:{:016x}", self.instance, fastrand::u64(..));
         let birth = Birth::prepare(command, cwd, self.base.build(environment, &marker)?)?;
         let started = Instant::now();
-        let (born, exited) = self
+        let child = self
             .reaper
-            .register(|slot| {
-                birth
-                    .spawn(stdio, slot, &self.inherited)
-                    .map(|born| (born.pid, born))
-            })
+            .adopt(|slot| birth.spawn(stdio, slot, &self.inherited))
             .map_err(|failure| birth.blame(failure))?;
         let leader = Some(Leader {
-            pid: born.pid,
-            pidfd: Arc::new(born.pidfd),
+            pid: child.pid(),
+            pidfd: Arc::clone(child.pidfd()),
         });
         Ok(Newborn {
             id: ProcessId(self.next_id.fetch_add(1, Ordering::Relaxed)),
@@ -211,7 +214,7 @@ impl Engine {
                 leader,
                 marker: format!("{MARKER}={marker}").into_bytes(),
             },
-            exited,
+            child,
             started,
         })
     }
@@ -282,8 +285,8 @@ impl Engine {
     }
 }
 
-fn births_at_once() -> usize {
-    2 * std::thread::available_parallelism().map_or(2, usize::from)
+fn processors() -> usize {
+    std::thread::available_parallelism().map_or(2, usize::from)
 }
 
 /// A command that runs and waits to be accompanied to its end.
@@ -304,7 +307,7 @@ impl Started {
 struct Newborn {
     id: ProcessId,
     tree: Tree,
-    exited: oneshot::Receiver<Reaped>,
+    child: Child,
     started: Instant,
 }
 

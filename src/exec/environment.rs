@@ -2,8 +2,9 @@
 //! marker by which the tree is found again.
 
 use std::collections::BTreeMap;
-use std::ffi::{CString, OsStr, OsString};
+use std::ffi::{CStr, CString, OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::sync::Arc;
 
 use super::spec::Environment;
 use crate::error::Error;
@@ -21,14 +22,14 @@ const QUIET: [(&str, &str); 3] = [
     ("GIT_TERMINAL_PROMPT", "0"),
 ];
 
-/// The cleaned environment of the daemon, shared by all children.
-#[derive(Debug, Clone)]
-pub(super) struct Base(BTreeMap<OsString, OsString>);
+/// The cleaned environment of the daemon: each name with the `NAME=value` that every child shares.
+#[derive(Debug)]
+pub(super) struct Base(BTreeMap<OsString, Arc<CStr>>);
 
 /// The environment of one child, ready for `execve`.
 #[derive(Debug)]
 pub(super) struct Built {
-    pub(super) strings: Vec<CString>,
+    pub(super) strings: Vec<Arc<CStr>>,
     /// `PATH` of the child, for looking up its program.
     pub(super) path: OsString,
     /// `SHELL` of the child.
@@ -38,36 +39,63 @@ pub(super) struct Built {
 impl Base {
     /// From the daemon's environment without its secrets; the quiet settings apply unless it has its own.
     pub(super) fn new(cleaned: impl IntoIterator<Item = (OsString, OsString)>) -> Self {
-        let mut base: BTreeMap<_, _> = QUIET.iter().map(|(k, v)| (k.into(), v.into())).collect();
+        let mut base: BTreeMap<OsString, OsString> =
+            QUIET.iter().map(|(k, v)| (k.into(), v.into())).collect();
         base.insert("PATH".into(), LOGIN_PATH.into());
         base.extend(cleaned);
-        Self(base)
+        let joined = base.into_iter().filter_map(|(name, value)| {
+            // What came in an environment holds no NUL.
+            let entry = join(&name, &value).ok()?;
+            Some((name, entry))
+        });
+        Self(joined.collect())
     }
 
     /// The environment of one child, with `marker` as the value of [`MARKER`].
     pub(super) fn build(&self, wanted: &Environment, marker: &str) -> Result<Built, Error> {
-        let (mut all, given) = match wanted {
-            Environment::Overlay(given) => (self.0.clone(), given),
-            Environment::Exact(given) => (BTreeMap::new(), given),
+        let (inherited, given) = match wanted {
+            Environment::Overlay(given) => (Some(&self.0), given),
+            Environment::Exact(given) => (None, given),
         };
-        for (name, value) in given {
-            check(name, value)?;
-            all.insert(name.clone(), value.clone());
-        }
-        all.insert(MARKER.into(), marker.into());
-        let value = |name: &str, default: &str| {
-            all.get(OsStr::new(name))
-                .filter(|value| !value.is_empty())
-                .cloned()
-                .unwrap_or_else(|| default.into())
-        };
-        let (path, shell) = (value("PATH", LOGIN_PATH), value("SHELL", "/bin/sh"));
-        let strings = all
+        let own: BTreeMap<&OsStr, &OsStr> = given
+            .iter()
+            .map(|(name, value)| (name.as_os_str(), value.as_os_str()))
+            .chain([(MARKER.as_ref(), marker.as_ref())])
+            .collect();
+        let mut strings: Vec<_> = inherited
             .into_iter()
-            .map(|(name, value)| join(&name, &value))
-            .collect::<Result<_, _>>()?;
-        Ok(Built { strings, path, shell })
+            .flatten()
+            .filter(|(name, _)| !own.contains_key(name.as_os_str()))
+            .map(|(_, entry)| Arc::clone(entry))
+            .collect();
+        for (name, value) in &own {
+            check(name, value)?;
+            strings.push(join(name, value)?);
+        }
+        let value = |name: &str, default: &str| {
+            let own = own.get(OsStr::new(name)).copied();
+            let inherited = || Some(value_of(inherited?.get(OsStr::new(name))?));
+            own.or_else(inherited)
+                .filter(|value| !value.is_empty())
+                .unwrap_or(default.as_ref())
+                .to_owned()
+        };
+        Ok(Built {
+            path: value("PATH", LOGIN_PATH),
+            shell: value("SHELL", "/bin/sh"),
+            strings,
+        })
     }
+}
+
+/// What stands behind the first `=` of an entry that [`join`] made.
+fn value_of(entry: &CStr) -> &OsStr {
+    let bytes = entry.to_bytes();
+    let value = bytes
+        .iter()
+        .position(|byte| *byte == b'=')
+        .map_or(bytes.len(), |at| at + 1);
+    OsStr::from_bytes(&bytes[value..])
 }
 
 fn check(name: &OsStr, value: &OsStr) -> Result<(), Error> {
@@ -83,15 +111,16 @@ fn check(name: &OsStr, value: &OsStr) -> Result<(), Error> {
     Err(Error::Invalid { field: "env", reason })
 }
 
-fn join(name: &OsStr, value: &OsStr) -> Result<CString, Error> {
+fn join(name: &OsStr, value: &OsStr) -> Result<Arc<CStr>, Error> {
     let mut text = Vec::with_capacity(name.len() + value.len() + 2);
     text.extend_from_slice(name.as_bytes());
     text.push(b'=');
     text.extend_from_slice(value.as_bytes());
-    CString::new(text).map_err(|error| Error::Invalid {
+    let entry = CString::new(text).map_err(|error| Error::Invalid {
         field: "env",
         reason: format!("{:?} contains a NUL byte", OsString::from_vec(error.into_vec())),
-    })
+    })?;
+    Ok(entry.into())
 }
 
 #[cfg(test)]

@@ -1,8 +1,13 @@
 //! Reading one output pipe: a buffer that grows with the flow, and bytes handed on without a copy.
 
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
 use bytes::{Bytes, BytesMut};
-use nix::errno::Errno;
-use tokio::net::unix::pipe;
+use tokio::io::Interest;
+
+use super::sys;
+use super::watch::Watch;
 
 /// First buffer: most commands print little.
 const SMALLEST: usize = 4 * 1024;
@@ -11,27 +16,20 @@ const LARGEST: usize = 128 * 1024;
 /// What [`Reader::read_now`] takes at most: a full pipe.
 const PIPE: usize = 64 * 1024;
 
-/// Whether a pipe may still give bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Progress {
-    /// Somebody holds the other end.
-    Waiting,
-    /// End of file.
-    Ended,
-}
-
 /// The daemon's end of an output pipe.
 #[derive(Debug)]
 pub(super) struct Reader {
-    pipe: Option<pipe::Receiver>,
+    /// `None` once the end of file was read.
+    pipe: Option<Watch>,
     buffer: BytesMut,
     size: usize,
 }
 
 impl Reader {
-    pub(super) fn new(pipe: pipe::Receiver) -> Self {
+    /// Of an end that does not block.
+    pub(super) fn new(pipe: OwnedFd) -> Self {
         Self {
-            pipe: Some(pipe),
+            pipe: Some(Watch::new(pipe, Interest::READABLE)),
             buffer: BytesMut::new(),
             size: SMALLEST,
         }
@@ -42,98 +40,85 @@ impl Reader {
         self.pipe.is_none()
     }
 
-    /// The pipe, when it is still open; this reader is ended then.
-    pub(super) fn take(&mut self) -> Option<pipe::Receiver> {
-        self.pipe.take()
+    /// The pipe, while it is open.
+    pub(super) fn open(&self) -> Option<BorrowedFd<'_>> {
+        self.pipe.as_ref().map(AsFd::as_fd)
     }
 
-    /// The next bytes, never empty; never resolves once the pipe has ended. Cancel-safe.
-    pub(super) async fn next(&mut self) -> Bytes {
-        loop {
-            let Some(pipe) = &self.pipe else {
-                return std::future::pending().await;
-            };
-            if pipe.readable().await.is_err() {
-                self.pipe = None;
-                continue;
-            }
-            if let Some(bytes) = self.try_read() {
-                return bytes;
-            }
-        }
+    /// The inode of the pipe while it is open, by which its holders are found in `/proc`.
+    pub(super) fn inode(&self) -> Option<u64> {
+        let stat = nix::sys::stat::fstat(self.open()?);
+        stat.ok().map(|stat| stat.st_ino)
     }
 
-    /// Hands on what can be read without waiting, at most a full pipe.
+    /// The next bytes, never empty; `None` at the end. Cancel-safe.
+    pub(super) async fn next(&mut self) -> Option<Bytes> {
+        let (size, buffer) = (self.size, &mut self.buffer);
+        let read = self
+            .pipe
+            .as_mut()?
+            .until_ready(|pipe| read(pipe, buffer, size))
+            .await;
+        // A pipe that cannot be read has no more to give.
+        self.took(read.unwrap_or(0))
+    }
+
+    /// Hands on what can be read without waiting, at most a full pipe. It asks the kernel and not what the runtime has
+    /// heard of it: what a leader wrote before it ended is in the pipe by then, while the event that tells of it may
+    /// still be on its way.
     pub(super) fn read_now(&mut self, mut take: impl FnMut(Bytes)) {
         let mut left = PIPE;
         while left > 0 {
-            let Some(bytes) = self.read_at_once() else { return };
+            let Some(pipe) = &self.pipe else { return };
+            let read = read(pipe.as_fd(), &mut self.buffer, self.size);
+            if matches!(&read, Err(error) if error.kind() == io::ErrorKind::WouldBlock) {
+                return;
+            }
+            let Some(bytes) = self.took(read.unwrap_or(0)) else {
+                return;
+            };
             left = left.saturating_sub(bytes.len());
             take(bytes);
         }
     }
 
-    /// One read that asks the kernel and not what the runtime has heard of it: what a leader wrote before it ended is in
-    /// the pipe by now, while the event that tells of it may still be on its way.
-    fn read_at_once(&mut self) -> Option<Bytes> {
-        let pipe = self.pipe.as_ref()?;
-        self.buffer.resize(self.size, 0);
-        let read = loop {
-            match nix::unistd::read(pipe, &mut self.buffer) {
-                Err(Errno::EINTR) => {}
-                outcome => break outcome,
-            }
-        };
-        self.buffer.truncate(read.unwrap_or(0));
-        match read {
-            Ok(0) => self.pipe = None,
-            Ok(_) => return Some(self.buffer.split().freeze()),
-            Err(Errno::EAGAIN) => {}
-            Err(_) => self.pipe = None,
+    /// What one read of `length` bytes has put into the buffer; none of them are the end.
+    fn took(&mut self, length: usize) -> Option<Bytes> {
+        if length == 0 {
+            self.pipe = None;
+            return None;
         }
-        None
+        if length >= self.size {
+            self.size = (self.size * 2).min(LARGEST);
+        }
+        Some(self.buffer.split().freeze())
     }
+}
 
-    /// One read. `None` when there is nothing now or the pipe has ended, which [`Reader::ended`] then says.
-    fn try_read(&mut self) -> Option<Bytes> {
-        let pipe = self.pipe.as_ref()?;
-        self.buffer.reserve(self.size);
-        match pipe.try_read_buf(&mut self.buffer) {
-            Ok(0) => {
-                self.pipe = None;
-                None
-            }
-            Ok(read) => {
-                if read == self.size {
-                    self.size = (self.size * 2).min(LARGEST);
-                }
-                Some(self.buffer.split().freeze())
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => None,
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => self.try_read(),
-            Err(_) => {
-                self.pipe = None;
-                None
-            }
-        }
+/// Reads once into the empty `buffer`, which gets new room of `size` bytes when little is left.
+fn read(pipe: BorrowedFd<'_>, buffer: &mut BytesMut, size: usize) -> io::Result<usize> {
+    if buffer.capacity() < size / 4 {
+        buffer.reserve(size);
     }
+    sys::read_into(pipe, buffer)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nix::fcntl::OFlag;
 
-    #[tokio::test]
-    async fn what_was_written_is_read_before_the_runtime_hears_of_it() {
-        let (sender, receiver) = pipe::pipe().unwrap();
-        let mut reader = Reader::new(receiver);
-        // Nothing here yields, so no event can have been seen.
-        nix::unistd::write(&sender, b"last words").unwrap();
+    #[test]
+    fn what_was_written_is_read_before_the_runtime_hears_of_it() {
+        // No runtime: no event can have been seen.
+        let (ours, other) = nix::unistd::pipe2(OFlag::O_NONBLOCK).unwrap();
+        let mut reader = Reader::new(ours);
+        nix::unistd::write(&other, b"last words").unwrap();
         let mut seen = Vec::new();
         reader.read_now(|bytes| seen.extend_from_slice(&bytes));
         assert_eq!(seen, b"last words");
         assert!(!reader.ended());
-        drop(sender);
+        drop(other);
         reader.read_now(|bytes| seen.extend_from_slice(&bytes));
         assert!(reader.ended());
     }

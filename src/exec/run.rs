@@ -7,20 +7,17 @@
 //!      +-- time limit or daemon's kill: the tree is killed, then as above         +-- pipes still held: drain on
 //! ```
 
-use std::os::fd::AsFd;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
-use bytes::{Buf, Bytes};
 use futures_util::future::Either;
-use tokio::net::unix::pipe;
-use tokio::sync::oneshot;
 use tokio::time::Instant as Deadline;
 
 use super::drain;
 use super::kill::{self, Leader, Tree};
 use super::proc;
-use super::read::{Progress, Reader};
-use super::reap::Reaped;
+use super::pump::Pump;
+use super::read::Reader;
+use super::reap::{Child, Reaped};
 use super::spec::{EndRecord, Finished, Oom};
 use crate::error::Error;
 use crate::ids::ProcessId;
@@ -31,20 +28,11 @@ use crate::stream::{Channel, Log};
 pub(super) struct Running {
     pub(super) id: ProcessId,
     pub(super) tree: Tree,
-    pub(super) exited: oneshot::Receiver<Reaped>,
+    pub(super) child: Child,
     pub(super) timeout: Option<Duration>,
     pub(super) linger: Duration,
     pub(super) kill_grace: Duration,
     pub(super) started: Instant,
-}
-
-/// The daemon's ends of its pipes, and what goes through them.
-pub(super) struct Pump {
-    pub(super) log: Log,
-    pub(super) stdout: Reader,
-    pub(super) stderr: Reader,
-    pub(super) stdin: Option<pipe::Sender>,
-    pub(super) input: Bytes,
 }
 
 /// Why the daemon itself ended the tree.
@@ -58,67 +46,54 @@ enum Ended {
 impl Running {
     /// Runs to the end. Not to be dropped half way: the child would lose its reader.
     pub(super) async fn finish(mut self, mut pump: Pump, tasks: &Tasks) -> Result<Finished, Error> {
-        let (reaped, ended) = self.until_exit(&mut pump, tasks).await?;
+        let outcome = self.until_exit(&mut pump, tasks).await;
+        let (reaped, ended) = match outcome {
+            Ok(outcome) => outcome,
+            Err(error) => {
+                // Nobody would see its end.
+                kill_tree(self.tree.clone(), tasks).await;
+                return Err(error);
+            }
+        };
         pump.drain(self.linger).await;
-        let lingering = self.hand_over_pipes(&mut pump, tasks).await;
-        let end = self.end_record(&mut pump.log, &reaped, ended, lingering);
+        let Pump {
+            mut log,
+            stdout,
+            stderr,
+            ..
+        } = pump;
+        let lingering = hand_over([stdout, stderr], tasks).await;
+        let end = self.end_record(&mut log, &reaped, ended, lingering);
         Ok(Finished {
             id: self.id,
-            stdout: pump.log.kept(Channel::Stdout),
-            stderr: pump.log.kept(Channel::Stderr),
+            stdout: log.kept(Channel::Stdout),
+            stderr: log.kept(Channel::Stderr),
             end,
         })
     }
 
-    /// Pumps until the leader has been reaped; its time limit and the daemon's kill are kept meanwhile.
+    /// Pumps until the leader has been waited for; its time limit and the daemon's kill are kept meanwhile.
     async fn until_exit(&mut self, pump: &mut Pump, tasks: &Tasks) -> Result<(Reaped, Ended), Error> {
-        let lost = |_| Error::Internal {
-            reason: "a child was reaped by somebody else".into(),
-        };
         let limit = self
             .timeout
             .map(|timeout| Deadline::from_std(self.started + timeout));
         let ended = tokio::select! {
             biased;
-            reaped = &mut self.exited => return reaped.map(|reaped| (reaped, Ended::ByItself)).map_err(lost),
+            reaped = self.child.exited() => return reaped.map(|reaped| (reaped, Ended::ByItself)),
             () = sleep_until(limit) => Ended::TimedOut,
             () = tasks.killing() => Ended::Cancelled,
-            never = pump.pump() => match never {},
+            never = pump.run() => match never {},
         };
         let killing = match ended {
             Ended::Cancelled => Either::Left(leave_in_time(self.tree.leader.clone(), self.kill_grace)),
             Ended::ByItself | Ended::TimedOut => Either::Right(kill_tree(self.tree.clone(), tasks)),
         };
-        let dying = async { tokio::join!(&mut self.exited, killing).0.map_err(lost) };
+        let dying = async { tokio::join!(self.child.exited(), killing).0 };
         let reaped = tokio::select! {
             reaped = dying => reaped?,
-            never = pump.pump() => match never {},
+            never = pump.run() => match never {},
         };
         Ok((reaped, ended))
-    }
-
-    /// Pipes that descendants still hold are read to their end elsewhere; answers who holds them.
-    async fn hand_over_pipes(&self, pump: &mut Pump, tasks: &Tasks) -> Vec<u32> {
-        let open: Vec<_> = [&mut pump.stdout, &mut pump.stderr]
-            .into_iter()
-            .filter_map(Reader::take)
-            .collect();
-        if open.is_empty() {
-            return Vec::new();
-        }
-        let inodes: Vec<u64> = open.iter().filter_map(inode).collect();
-        for pipe in open {
-            let stop = tasks.clone();
-            tasks.detach("drain after exit", async move {
-                tokio::select! {
-                    () = drain::to_the_end(pipe) => {}
-                    () = stop.killing() => {}
-                }
-            });
-        }
-        tokio::task::spawn_blocking(move || proc::holders(&inodes))
-            .await
-            .unwrap_or_default()
     }
 
     fn end_record(&self, log: &mut Log, reaped: &Reaped, ended: Ended, lingering: Vec<u32>) -> EndRecord {
@@ -137,6 +112,27 @@ impl Running {
             lingering,
         }
     }
+}
+
+/// Pipes that descendants still hold are read to their end elsewhere; answers who holds them.
+async fn hand_over(pipes: [Reader; 2], tasks: &Tasks) -> Vec<u32> {
+    let open: Vec<_> = pipes.into_iter().filter(|pipe| !pipe.ended()).collect();
+    if open.is_empty() {
+        return Vec::new();
+    }
+    let inodes: Vec<u64> = open.iter().filter_map(Reader::inode).collect();
+    for pipe in open {
+        let stop = tasks.clone();
+        tasks.detach("drain after exit", async move {
+            tokio::select! {
+                () = drain::to_the_end(pipe) => {}
+                () = stop.killing() => {}
+            }
+        });
+    }
+    tokio::task::spawn_blocking(move || proc::holders(&inodes))
+        .await
+        .unwrap_or_default()
 }
 
 /// The daemon stops: it sweeps all trees in one go, so here only the leader's group is asked and then killed, which
@@ -167,85 +163,9 @@ async fn kill_tree(tree: Tree, tasks: &Tasks) {
     }
 }
 
-impl Pump {
-    /// Moves bytes for ever. Cancel-safe: what was read is in the log, what was written is off the input.
-    async fn pump(&mut self) -> std::convert::Infallible {
-        loop {
-            tokio::select! {
-                bytes = self.stdout.next() => self.log.append(Channel::Stdout, bytes, now_ms()),
-                bytes = self.stderr.next() => self.log.append(Channel::Stderr, bytes, now_ms()),
-                () = feed(&mut self.stdin, &mut self.input) => {}
-            }
-        }
-    }
-
-    /// After the exit: what is readable at once, then up to `linger` for the end of file.
-    async fn drain(&mut self, linger: Duration) {
-        self.stdin = None;
-        if self.drain_readable() == Progress::Ended {
-            return;
-        }
-        let deadline = Deadline::now() + linger;
-        while !(self.stdout.ended() && self.stderr.ended()) {
-            tokio::select! {
-                biased;
-                () = tokio::time::sleep_until(deadline) => return,
-                bytes = self.stdout.next() => self.log.append(Channel::Stdout, bytes, now_ms()),
-                bytes = self.stderr.next() => self.log.append(Channel::Stderr, bytes, now_ms()),
-            }
-        }
-    }
-
-    /// At most what a full pipe holds: a descendant that goes on writing is not waited for here.
-    fn drain_readable(&mut self) -> Progress {
-        for (channel, reader) in [
-            (Channel::Stdout, &mut self.stdout),
-            (Channel::Stderr, &mut self.stderr),
-        ] {
-            let log = &mut self.log;
-            reader.read_now(|bytes| log.append(channel, bytes, now_ms()));
-        }
-        if self.stdout.ended() && self.stderr.ended() {
-            Progress::Ended
-        } else {
-            Progress::Waiting
-        }
-    }
-}
-
-/// Writes input until it is used up or nobody reads it, then closes it and never resolves again.
-async fn feed(stdin: &mut Option<pipe::Sender>, input: &mut Bytes) {
-    let Some(pipe) = stdin else {
-        return std::future::pending().await;
-    };
-    while !input.is_empty() {
-        if pipe.writable().await.is_err() {
-            break;
-        }
-        match pipe.try_write(input) {
-            Ok(written) => input.advance(written),
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
-            // The child closed its input: what is left of ours has no reader.
-            Err(_) => break,
-        }
-    }
-    *stdin = None;
-}
-
-/// The inode of a pipe, by which its holders are found in `/proc`.
-fn inode(end: &pipe::Receiver) -> Option<u64> {
-    nix::sys::stat::fstat(end.as_fd()).ok().map(|stat| stat.st_ino)
-}
-
 async fn sleep_until(deadline: Option<Deadline>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline).await,
         None => std::future::pending().await,
     }
-}
-
-fn now_ms() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_millis() as u64)
 }

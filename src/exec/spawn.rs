@@ -3,20 +3,19 @@
 //! What can be blamed is checked first and in this order: the environment, the working directory, the program. A
 //! failed start leaves nothing behind.
 
-use std::ffi::{CString, OsStr, OsString};
+use std::ffi::{CStr, CString, OsStr, OsString};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, open};
+use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
 use nix::sys::stat::Mode;
 use nix::unistd::pipe2;
-use tokio::net::unix::pipe;
 
 use super::environment::Built;
 use super::inherit::Inherited;
-use super::read::Reader;
 use super::reap::Slot;
 use super::spec::Command;
 use super::sys::{self, Born, Plan, Stage, StartFailure};
@@ -25,32 +24,29 @@ use crate::error::Error;
 /// What the child's descriptors 0, 1 and 2 are, and the daemon's ends of them.
 #[derive(Debug)]
 pub(super) struct Pipes {
-    /// The daemon's ends: `None` for a standard input that is at its end already.
-    pub(super) stdin: Option<pipe::Sender>,
-    pub(super) stdout: Reader,
-    pub(super) stderr: Reader,
+    /// The daemon's ends, which do not block: `None` for a standard input that is at its end already.
+    pub(super) stdin: Option<OwnedFd>,
+    pub(super) stdout: OwnedFd,
+    pub(super) stderr: OwnedFd,
     /// The child's ends; to be closed when it is born.
     pub(super) child: [OwnedFd; 3],
 }
 
 impl Pipes {
-    /// Makes them; without input the child reads `/dev/null`. Needs the runtime's context, because the daemon's ends
-    /// are watched from the start: what can fail fails before the birth.
+    /// Makes them; without input the child reads `/dev/null`.
     pub(super) fn open(with_input: bool) -> Result<Self, Error> {
         let make = || pipe2(OFlag::O_CLOEXEC).map_err(|errno| out_of_descriptors("make a pipe", errno));
-        let watch = |source| Error::Io {
-            doing: "watch a pipe".into(),
-            source,
+        let never_blocking = |end: OwnedFd| {
+            let set = fcntl(&end, FcntlArg::F_SETFL(OFlag::O_NONBLOCK));
+            set.map(|_| end).map_err(|errno| Error::Io {
+                doing: "make a pipe non-blocking".into(),
+                source: errno.into(),
+            })
         };
-        let output = || {
-            let (ours, child) = make()?;
-            let ours = pipe::Receiver::from_owned_fd(ours).map_err(watch)?;
-            Ok::<_, Error>((Reader::new(ours), child))
-        };
-        let ((stdout, child_stdout), (stderr, child_stderr)) = (output()?, output()?);
+        let ((stdout, child_stdout), (stderr, child_stderr)) = (make()?, make()?);
         let (child_stdin, stdin) = if with_input {
             let (child, ours) = make()?;
-            (child, Some(pipe::Sender::from_owned_fd(ours).map_err(watch)?))
+            (child, Some(never_blocking(ours)?))
         } else {
             let null = match open("/dev/null", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()) {
                 // A root without /dev: a pipe that nobody writes to is at its end just as well.
@@ -61,8 +57,8 @@ impl Pipes {
         };
         Ok(Self {
             stdin,
-            stdout,
-            stderr,
+            stdout: never_blocking(stdout)?,
+            stderr: never_blocking(stderr)?,
             child: [child_stdin, child_stdout, child_stderr],
         })
     }
@@ -86,7 +82,7 @@ fn out_of_descriptors(doing: &str, errno: Errno) -> Error {
 pub(super) struct Birth {
     candidates: Vec<CString>,
     arguments: Vec<CString>,
-    environment: Vec<CString>,
+    environment: Vec<Arc<CStr>>,
     cwd: OwnedFd,
     /// For blame.
     program: OsString,

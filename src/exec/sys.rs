@@ -21,12 +21,17 @@ use std::cell::RefCell;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::ops::Deref;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
 
+use bytes::BytesMut;
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::signal::{SigSet, SigmaskHow, pthread_sigmask};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 use super::spec::Exit;
 
@@ -68,7 +73,7 @@ pub(super) struct Plan<'a> {
     /// Arguments, the first one being the program's name.
     pub(super) arguments: &'a [CString],
     /// `NAME=value` strings.
-    pub(super) environment: &'a [CString],
+    pub(super) environment: &'a [Arc<CStr>],
     /// The working directory, opened by the parent.
     pub(super) cwd: BorrowedFd<'a>,
     /// What becomes descriptors 0, 1 and 2; none of them is 0, 1 or 2 here.
@@ -110,7 +115,7 @@ thread_local! {
 }
 
 /// Starts the child of `plan`. Blocks the calling thread until the program runs or a step has failed; a child whose
-/// step failed is a zombie then, its pid is in the slot.
+/// step failed has been waited for then.
 pub(super) fn spawn(plan: &Plan<'_>) -> Result<Born, StartFailure> {
     let mut shared = Shared {
         candidates: plan.candidates.iter().map(|path| path.as_ptr()).collect(),
@@ -144,10 +149,15 @@ pub(super) fn spawn(plan: &Plan<'_>) -> Result<Born, StartFailure> {
     let born = cloned.map_err(fork_failure)?;
     // SAFETY: the child wrote this field, if at all, before the parent was resumed.
     let failure = unsafe { std::ptr::read_volatile(&raw const shared.failure) };
-    failure.map_or(Ok(born), Err)
+    let Some(failure) = failure else {
+        return Ok(born);
+    };
+    // It is past everything that could hold it up.
+    let _ended = waitid(libc::P_PIDFD, born.pidfd.as_raw_fd() as libc::id_t, 0);
+    Err(failure)
 }
 
-fn null_terminated(strings: &[CString]) -> Vec<*const c_char> {
+fn null_terminated<T: Deref<Target = CStr>>(strings: &[T]) -> Vec<*const c_char> {
     strings
         .iter()
         .map(|text| text.as_ptr())
@@ -293,48 +303,68 @@ pub(super) struct Ended {
 
 /// The pid of some zombie child, which stays a zombie.
 pub(super) fn peek_zombie() -> Option<i32> {
-    let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
-    let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
-    loop {
-        // SAFETY: the kernel fills `info` or leaves it zeroed, and all-zero bytes are a valid value of it.
-        let (result, pid) = unsafe {
-            let result = libc::waitid(libc::P_ALL, 0, info.as_mut_ptr(), flags);
-            (result, info.assume_init_ref().si_pid())
-        };
-        if result == 0 {
-            return (pid > 0).then_some(pid);
-        }
-        if errno() != libc::EINTR {
-            return None;
-        }
-    }
+    let (info, _) = waitid(libc::P_ALL, 0, libc::WNOHANG | libc::WNOWAIT).ok()?;
+    // SAFETY: `waitid` fills this field or leaves it 0.
+    let pid = unsafe { info.si_pid() };
+    (pid > 0).then_some(pid)
 }
 
-/// Reaps this zombie; `None` when it is not one of ours.
-pub(super) fn wait(pid: i32) -> Option<Ended> {
-    let (mut status, mut usage) = (0, MaybeUninit::<libc::rusage>::zeroed());
-    // SAFETY: a plain system call with valid out-pointers; all-zero bytes are a valid `rusage`.
-    let (waited, usage) = unsafe {
-        let waited = libc::wait4(pid, &raw mut status, libc::WNOHANG, usage.as_mut_ptr());
-        (waited, usage.assume_init())
-    };
-    if waited != pid {
-        return None;
+/// Reaps the zombie that has this pid; says whether there was one.
+pub(super) fn bury(pid: i32) -> bool {
+    // SAFETY: as above.
+    waitid(libc::P_PID, pid as libc::id_t, libc::WNOHANG).is_ok_and(|(info, _)| unsafe { info.si_pid() } > 0)
+}
+
+/// Reaps the child that `pidfd` means: `WouldBlock` while it runs, `ECHILD` when somebody else has.
+pub(super) fn wait(pidfd: BorrowedFd<'_>) -> io::Result<Ended> {
+    let (info, usage) = waitid(libc::P_PIDFD, pidfd.as_raw_fd() as libc::id_t, libc::WNOHANG)?;
+    // SAFETY: `waitid` fills these fields or leaves them 0.
+    let (pid, status) = unsafe { (info.si_pid(), info.si_status()) };
+    if pid == 0 {
+        return Err(io::ErrorKind::WouldBlock.into());
     }
-    let exit = if libc::WIFEXITED(status) {
-        Exit::Code(libc::WEXITSTATUS(status))
+    let exit = if info.si_code == libc::CLD_EXITED {
+        Exit::Code(status)
     } else {
         Exit::Signal {
-            number: libc::WTERMSIG(status),
-            core_dumped: libc::WCOREDUMP(status),
+            number: status,
+            core_dumped: info.si_code == libc::CLD_DUMPED,
         }
     };
-    Some(Ended {
+    Ok(Ended {
         exit,
         peak_rss: (usage.ru_maxrss > own_peak_rss()).then_some(usage.ru_maxrss as u64 * 1024),
         user_cpu: duration(usage.ru_utime),
         system_cpu: duration(usage.ru_stime),
     })
+}
+
+/// Asks for an ended child; all zero when there is none and `flags` say not to wait. The raw call, because the C
+/// library keeps the usage to itself.
+fn waitid(of: libc::idtype_t, id: libc::id_t, flags: c_int) -> io::Result<(libc::siginfo_t, libc::rusage)> {
+    let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
+    let mut usage = MaybeUninit::<libc::rusage>::zeroed();
+    loop {
+        // SAFETY: the kernel fills what the two pointers mean or leaves it zeroed, and all-zero bytes are a valid value
+        // of both.
+        unsafe {
+            let result = libc::syscall(
+                libc::SYS_waitid,
+                of,
+                id,
+                info.as_mut_ptr(),
+                libc::WEXITED | flags,
+                usage.as_mut_ptr(),
+            );
+            if result == 0 {
+                return Ok((info.assume_init(), usage.assume_init()));
+            }
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
 }
 
 /// Kilobytes.
@@ -389,6 +419,47 @@ pub(super) fn duplicate(fd: RawFd) -> io::Result<OwnedFd> {
     }
 }
 
+/// A descriptor that the runtime watches.
+#[derive(Debug)]
+pub(super) struct Watched(Arc<OwnedFd>);
+
+impl AsRawFd for Watched {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
+impl AsFd for Watched {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// Has the runtime watch `fd` until the answer is dropped. Fails when there are too many.
+pub(super) fn watch(fd: Arc<OwnedFd>, interest: Interest) -> io::Result<AsyncFd<Watched>> {
+    // SAFETY: the descriptor is owned by what is registered, and that always answers the same number.
+    let watched = unsafe { AsyncFd::register_with_interest(Watched(fd), interest) };
+    watched.map_err(io::Error::from)
+}
+
+/// Reads once into the room that `buffer` has behind its bytes, without filling that room with zeros first.
+pub(super) fn read_into(fd: BorrowedFd<'_>, buffer: &mut BytesMut) -> io::Result<usize> {
+    let room = buffer.spare_capacity_mut();
+    loop {
+        // SAFETY: the kernel writes at most `room.len()` bytes to where `room` is.
+        let read = unsafe { libc::read(fd.as_raw_fd(), room.as_mut_ptr().cast(), room.len()) };
+        if let Ok(read) = usize::try_from(read) {
+            // SAFETY: the kernel has just written these bytes.
+            unsafe { buffer.set_len(buffer.len() + read) };
+            return Ok(read);
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+}
+
 /// A descriptor for whatever process has this pid now.
 pub(super) fn open_pidfd(pid: i32) -> io::Result<OwnedFd> {
     // SAFETY: a plain system call; the new descriptor is owned by nobody else.
@@ -407,7 +478,6 @@ mod tests {
     use super::*;
     use std::fs::File;
     use std::io::Read;
-    use std::os::fd::AsFd;
 
     fn run(program: &str) -> Result<String, StartFailure> {
         let null = File::open("/dev/null").unwrap();
@@ -420,7 +490,7 @@ mod tests {
                 CString::new(program).unwrap(),
             ],
             arguments: &argv,
-            environment: &[CString::new("X=1").unwrap()],
+            environment: &[c"X=1".into()],
             cwd: cwd.as_fd(),
             stdio: [null.as_fd(), writer.as_fd(), writer.as_fd()],
             nofile: None,
@@ -430,9 +500,13 @@ mod tests {
         drop(writer);
         let mut output = String::new();
         File::from(reader).read_to_string(&mut output).unwrap();
-        while wait(born.pid).is_none() {
-            std::thread::yield_now();
-        }
+        let ended = loop {
+            match wait(born.pidfd.as_fd()) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => std::thread::yield_now(),
+                ended => break ended.unwrap(),
+            }
+        };
+        assert_eq!(ended.exit, Exit::Code(0));
         assert!(output.starts_with(&born.pid.to_string()), "{output}");
         Ok(output)
     }

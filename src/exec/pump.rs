@@ -1,0 +1,102 @@
+//! The daemon's ends of a command's pipes: input goes in, output comes out into the numbered log.
+
+use std::convert::Infallible;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use tokio::time::Instant as Deadline;
+
+use super::feed::Feeder;
+use super::read::Reader;
+use super::spawn::Pipes;
+use crate::stream::{Channel, Keep, Log};
+
+/// Input on its way in, output on its way out.
+#[derive(Debug)]
+pub(super) struct Pump {
+    pub(super) log: Log,
+    pub(super) stdin: Feeder,
+    pub(super) stdout: Reader,
+    pub(super) stderr: Reader,
+}
+
+impl Pump {
+    /// Takes the daemon's ends; those of the child are closed.
+    pub(super) fn new(pipes: Pipes, input: Bytes, keep: Keep) -> Self {
+        Self {
+            log: Log::new(keep),
+            stdin: Feeder::new(pipes.stdin, input),
+            stdout: Reader::new(pipes.stdout),
+            stderr: Reader::new(pipes.stderr),
+        }
+    }
+
+    /// Moves bytes for ever. Cancel-safe: what was read is in the log, what was written is off the input.
+    pub(super) async fn run(&mut self) -> Infallible {
+        loop {
+            tokio::select! {
+                output = next(&mut self.stdout, &mut self.stderr) => match output {
+                    Some((channel, bytes)) => self.log.append(channel, bytes, now_ms()),
+                    None => return self.stdin.feed().await,
+                },
+                never = self.stdin.feed() => match never {},
+            }
+        }
+    }
+
+    /// After the exit: what is readable at once, then up to `linger` for the end of file.
+    pub(super) async fn drain(&mut self, linger: Duration) {
+        self.stdin.close();
+        self.read_now();
+        if self.ended() {
+            return;
+        }
+        let deadline = Deadline::now() + linger;
+        loop {
+            tokio::select! {
+                biased;
+                () = tokio::time::sleep_until(deadline) => return,
+                output = next(&mut self.stdout, &mut self.stderr) => match output {
+                    Some((channel, bytes)) => self.log.append(channel, bytes, now_ms()),
+                    None => return,
+                },
+            }
+        }
+    }
+
+    /// Whether both channels have ended.
+    pub(super) fn ended(&self) -> bool {
+        self.stdout.ended() && self.stderr.ended()
+    }
+
+    /// At most what a full pipe holds per channel: a descendant that goes on writing is not waited for here.
+    pub(super) fn read_now(&mut self) {
+        for (channel, reader) in [
+            (Channel::Stdout, &mut self.stdout),
+            (Channel::Stderr, &mut self.stderr),
+        ] {
+            let log = &mut self.log;
+            reader.read_now(|bytes| log.append(channel, bytes, now_ms()));
+        }
+    }
+}
+
+/// The next bytes of either channel, `None` when both have ended. Cancel-safe.
+async fn next(stdout: &mut Reader, stderr: &mut Reader) -> Option<(Channel, Bytes)> {
+    loop {
+        let (channel, bytes) = tokio::select! {
+            bytes = stdout.next(), if !stdout.ended() => (Channel::Stdout, bytes),
+            bytes = stderr.next(), if !stderr.ended() => (Channel::Stderr, bytes),
+            else => return None,
+        };
+        if let Some(bytes) = bytes {
+            return Some((channel, bytes));
+        }
+    }
+}
+
+fn now_ms() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_millis() as u64)
+}

@@ -1,0 +1,49 @@
+//! The first milliseconds of a command, on the thread that bore it. Most commands are over by then, and a thread that
+//! simply waits for one is told sooner, and costs less, than a task that has to be woken for each of its events.
+
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::pump::Pump;
+use super::reap::Child;
+
+/// How long a thread stays. Long enough for what most commands do, short enough for a thread to be lent.
+pub(super) const LENGTH: Duration = Duration::from_millis(5);
+
+/// Blocks until the child has ended, or until `until`: then it goes on elsewhere. Nothing is lost in between: what was
+/// read is in the log.
+pub(super) fn sprint(child: &mut Child, pump: &mut Pump, until: Instant) {
+    pump.stdin.write_now();
+    // What does not fit into the pipe waits for the program: that takes more than a sprint.
+    if !pump.stdin.ended() {
+        return;
+    }
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() || !something_happened(child, pump, left) {
+            return;
+        }
+        pump.read_now();
+        // What keeps us from asking keeps whoever accompanies it from it, too, and is reported there.
+        if child.has_exited().unwrap_or(true) {
+            return;
+        }
+    }
+}
+
+/// Waits for output, an end of file or the end of the child.
+fn something_happened(child: &Child, pump: &Pump, limit: Duration) -> bool {
+    let readable = |fd| PollFd::new(fd, PollFlags::POLLIN);
+    let outputs = [pump.stdout.open(), pump.stderr.open()];
+    let mut watched: Vec<_> = outputs
+        .into_iter()
+        .flatten()
+        .chain([child.as_fd()])
+        .map(readable)
+        .collect();
+    // Rounded up by the kernel's clock tick at most; an interrupted wait is looked at like an event.
+    let timeout = PollTimeout::try_from(limit).unwrap_or(PollTimeout::ZERO);
+    !matches!(poll(&mut watched, timeout), Ok(0))
+}
