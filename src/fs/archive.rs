@@ -14,6 +14,9 @@ use tar::EntryType;
 use super::config::UnpackLimits;
 use crate::error::Error;
 
+/// Why a sparse file is not created: `tar` stores what is not a hole, in formats of its own.
+const SPARSE: &str = "a sparse file";
+
 /// What an entry asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Wanted {
@@ -67,7 +70,7 @@ where
     let entries = archive.entries().map_err(|source| malformed(&source))?;
     for entry in entries {
         let mut entry = entry.map_err(|source| malformed(&source))?;
-        let item = item(&entry)?;
+        let item = item(&mut entry)?;
         totals.add(&item, limits)?;
         budget.set(u64::MAX);
         visit(item, &mut entry)?;
@@ -113,9 +116,11 @@ impl Totals {
     }
 }
 
-fn item<R: Read>(entry: &tar::Entry<'_, R>) -> Result<Item, Error> {
+fn item<R: Read>(entry: &mut tar::Entry<'_, R>) -> Result<Item, Error> {
+    let sparse = sparse_name(entry)?;
     let header = entry.header();
     let wanted = match header.entry_type() {
+        _ if sparse.is_some() => Wanted::Skip(SPARSE),
         EntryType::Regular | EntryType::Continuous => Wanted::File,
         EntryType::Directory => Wanted::Directory,
         EntryType::Symlink => Wanted::Symlink(link(entry)?),
@@ -124,7 +129,7 @@ fn item<R: Read>(entry: &tar::Entry<'_, R>) -> Result<Item, Error> {
         EntryType::Char => Wanted::Skip("a character device"),
         EntryType::Block => Wanted::Skip("a block device"),
         EntryType::Fifo => Wanted::Skip("a fifo"),
-        EntryType::GNUSparse => Wanted::Skip("a sparse file"),
+        EntryType::GNUSparse => Wanted::Skip(SPARSE),
         _ => Wanted::Skip("an entry of unknown type"),
     };
     if wanted == Wanted::Comment {
@@ -136,7 +141,7 @@ fn item<R: Read>(entry: &tar::Entry<'_, R>) -> Result<Item, Error> {
             size: entry.size(),
         });
     }
-    let name = entry.path_bytes();
+    let name = sparse.map_or_else(|| entry.path_bytes(), std::borrow::Cow::Owned);
     let path = safe(Path::new(OsStr::from_bytes(&name)), "an entry")?;
     // Old archives mark directories by a slash at the end of a regular entry's name.
     let wanted = if wanted == Wanted::File && name.ends_with(b"/") {
@@ -159,6 +164,22 @@ fn item<R: Read>(entry: &tar::Entry<'_, R>) -> Result<Item, Error> {
         modified,
         size: entry.size(),
     })
+}
+
+/// The name of an entry that is a sparse file in one of the POSIX formats: its content is then a map and what the map
+/// points at, which is not what the file holds. Some of them store it under a made-up name and tell the real one beside
+/// it.
+fn sparse_name<R: Read>(entry: &mut tar::Entry<'_, R>) -> Result<Option<Vec<u8>>, Error> {
+    let (mut is_sparse, mut name) = (false, None);
+    let extensions = entry.pax_extensions().map_err(|source| malformed(&source))?;
+    for extension in extensions.into_iter().flatten() {
+        let extension = extension.map_err(|source| malformed(&source))?;
+        is_sparse |= extension.key_bytes().starts_with(b"GNU.sparse.");
+        if extension.key_bytes() == b"GNU.sparse.name" {
+            name = Some(extension.value_bytes().to_vec());
+        }
+    }
+    Ok(is_sparse.then(|| name.unwrap_or_else(|| entry.path_bytes().into_owned())))
 }
 
 fn link<R: Read>(entry: &tar::Entry<'_, R>) -> Result<PathBuf, Error> {

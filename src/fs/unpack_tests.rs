@@ -424,3 +424,37 @@ proptest! {
         prop_assert!(room.names().iter().all(|name| name == "dest"), "{:?}", room.names());
     }
 }
+
+/// GNU tar with `--sparse --format=posix` stores a map and what is not a hole, under a name of its own making: written
+/// out as it lies there it would be another file than the one that was packed.
+#[tokio::test]
+async fn sparse_files_of_the_posix_formats_are_reported_and_not_made() {
+    let versions: [&[(&str, &[u8])]; 3] = [
+        &[("GNU.sparse.size", b"1048576"), ("GNU.sparse.numblocks", b"1")],
+        &[("GNU.sparse.map", b"0,1"), ("GNU.sparse.name", b"image")],
+        &[
+            ("GNU.sparse.major", b"1"),
+            ("GNU.sparse.minor", b"0"),
+            ("GNU.sparse.name", b"image"),
+            ("GNU.sparse.realsize", b"1048576"),
+        ],
+    ];
+    for extensions in versions {
+        let room = Room::new();
+        let mut tar = Tar::new();
+        tar.0.append_pax_extensions(extensions.iter().copied()).unwrap();
+        let archive = tar.file("GNUSparseFile.1/image", "1\n0\n1\nx").file("file", "x");
+        let done = room.unpack("", archive.bytes()).await.unwrap();
+        assert_eq!(paths(&room, &done), ["file"]);
+        assert_eq!(room.names(), ["file"]);
+        let named = extensions.iter().any(|(key, _)| *key == "GNU.sparse.name");
+        let name = if named { "image" } else { "GNUSparseFile.1/image" };
+        assert_eq!(done.skipped, [(room.at(name), "a sparse file".to_owned())]);
+    }
+    let room = Room::new();
+    let mut tar = Tar::new();
+    let outside: [(&str, &[u8]); 1] = [("GNU.sparse.name", b"../image")];
+    tar.0.append_pax_extensions(outside).unwrap();
+    let error = room.unpack("", tar.file("file", "x").bytes()).await.unwrap_err();
+    assert_eq!(error.code(), Code::Invalid);
+}
