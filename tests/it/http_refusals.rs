@@ -311,6 +311,17 @@ async fn heads_that_are_too_large_or_too_slow() {
         ),
         (
             [
+                b"GET / HTTP/1.1\r\nHost: localhost\r\n".to_vec(),
+                b"X: y\r\n".repeat(101),
+                b"\r\n".to_vec(),
+            ]
+            .concat(),
+            431,
+            "headers_too_large",
+        ),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(), 400, "protocol"),
+        (
+            [
                 b"GET /".to_vec(),
                 vec![b'x'; 100_000],
                 b" HTTP/1.1\r\n\r\n".to_vec(),
@@ -386,4 +397,36 @@ async fn health_is_answered_when_every_connection_is_taken() {
     tokio::time::timeout(Duration::from_secs(10), free)
         .await
         .expect("slots are given back");
+}
+
+/// A connection that was used before is no reason to answer less.
+#[tokio::test]
+async fn nonsense_behind_a_request_is_refused_like_nonsense_in_front() {
+    let daemon = Daemon::start();
+    let http = daemon.http();
+    std::fs::write(daemon.workspace().join("large"), vec![b'x'; 3 << 20]).unwrap();
+    for (method, target, length) in [
+        ("GET", "/v1/health", None),
+        ("HEAD", "/v1/health", Some(0)),
+        ("GET", "/v1/fs/file?path=large", Some(3 << 20)),
+    ] {
+        let token = http.token.as_deref().unwrap();
+        let request = format!(
+            "{method} {target} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\n\r\nNONSENSE\r\n\r\n"
+        );
+        let answers = String::from_utf8(http.raw(request.as_bytes()).await).unwrap();
+        assert!(answers.starts_with("HTTP/1.1 200 OK\r\n"), "{method} {target}");
+        let (first, second) = answers
+            .split_once("HTTP/1.1 400 Bad Request\r\n")
+            .unwrap_or_else(|| panic!("{method} {target}: no refusal"));
+        let (_, body) = first.split_once("\r\n\r\n").unwrap();
+        assert!(
+            length.is_none_or(|length| body.len() == length),
+            "{method} {target}"
+        );
+        let (head, body) = second.split_once("\r\n\r\n").unwrap();
+        assert!(head.contains("content-type: application/problem+json"), "{head}");
+        let problem: serde_json::Value = serde_json::from_str(body).unwrap();
+        assert_eq!(problem["code"], "protocol", "{problem}");
+    }
 }

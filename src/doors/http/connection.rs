@@ -28,6 +28,7 @@ use super::front::{Front, Peer};
 use super::listener::Listener;
 use super::meter::{Metered, count_answer};
 use super::origin::Via;
+use super::turn::{Answer, Turn};
 use super::unparsed::Unparsed;
 use crate::error::Error;
 use crate::lifecycle::Tasks;
@@ -40,6 +41,8 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 const RESERVED_HEAD_TIMEOUT: Duration = Duration::from_secs(2);
 /// What hyper reads of a head at most; [`super::front`] refuses less than that with a typed answer.
 pub(super) const HEAD_BYTES: usize = 256 * 1024;
+/// How many header fields hyper reads; more are refused with its answer for a head that is too large.
+pub(super) const HEAD_FIELDS: usize = 100;
 /// Bytes of a body that are read in one piece, and of answers that wait to be written.
 const BUFFER_BYTES: usize = 512 * 1024;
 /// How long a rejected body is read and thrown away, so that its sender gets to see the answer.
@@ -182,7 +185,7 @@ impl Server {
             tasks: self.tasks.clone(),
             limit,
             linger: AtomicBool::new(false),
-            parsed: Arc::default(),
+            turn: Arc::default(),
         };
         match socket {
             Socket::Tcp(stream, bound) => {
@@ -239,8 +242,7 @@ struct Connection {
     limit: Option<usize>,
     /// Whether the last request was rejected while its body was still on its way.
     linger: AtomicBool,
-    /// Whether there was a request yet.
-    parsed: Arc<AtomicBool>,
+    turn: Arc<Turn>,
 }
 
 impl Connection {
@@ -261,7 +263,7 @@ impl Connection {
             .max_header_size(HEAD_BYTES)
             .max_buf_size(BUFFER_BYTES)
             .writev(true);
-        let stream = Unparsed::new(stream, Arc::clone(&self.parsed));
+        let stream = Unparsed::new(stream, Arc::clone(&self.turn));
         let mut connection = http.serve_connection(TokioIo::new(stream), service);
         let mut stopping = std::pin::pin!(self.tasks.stopping());
         let mut asked_to_stop = false;
@@ -288,9 +290,14 @@ impl Connection {
             Err(error) => {
                 tracing::debug!(%error, "connection ended");
                 // After a request was answered, running into the timeout is the ordinary end of an idle connection.
-                if error.is_timeout() && !self.parsed.load(Ordering::Relaxed) {
+                if error.is_timeout() && !self.turn.had_request() {
                     let said = stream.refuse(&Problem::slow_head(head_timeout)).await;
                     tracing::trace!(?said, "a head did not come in time");
+                } else if error.is_parse() && self.turn.is_silent() && !stream.has_refused() {
+                    let problem =
+                        Problem::bad_request("only HTTP/1.0 and HTTP/1.1 are spoken here, not HTTP/2");
+                    let said = stream.refuse(&problem).await;
+                    tracing::trace!(?said, "the preface of HTTP/2 was refused");
                 } else if !error.is_parse() {
                     return;
                 }
@@ -304,8 +311,8 @@ impl Connection {
         &self,
         request: Request<Incoming>,
         via: Via,
-    ) -> Result<Response<Body>, std::convert::Infallible> {
-        self.parsed.store(true, Ordering::Relaxed);
+    ) -> Result<Response<Answer>, std::convert::Infallible> {
+        self.turn.begin();
         let body_follows = !hyper::body::Body::is_end_stream(request.body());
         let peer = Peer {
             via,
@@ -319,7 +326,7 @@ impl Connection {
             body_follows && response.status().as_u16() >= 400,
             Ordering::Relaxed,
         );
-        Ok(response)
+        Ok(response.map(|body| Answer::new(body, Arc::clone(&self.turn))))
     }
 }
 

@@ -228,6 +228,15 @@ impl Problem {
         )
     }
 
+    /// A head beyond what is read of one: too many header fields, or too many bytes.
+    pub(super) fn head(fields: usize, bytes: usize) -> Self {
+        Self::new(
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            "headers_too_large",
+            format!("the head has more than {fields} header fields or {bytes} bytes"),
+        )
+    }
+
     /// The head of a request did not come in time.
     pub(super) fn slow_head(limit: Duration) -> Self {
         Self::new(

@@ -26,6 +26,7 @@ mod query;
 mod range;
 mod router;
 mod stored;
+mod turn;
 mod unparsed;
 
 use std::sync::Arc;

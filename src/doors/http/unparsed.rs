@@ -1,38 +1,41 @@
 //! What is said to a peer that does not speak HTTP, or sends a head beyond all limits.
 //!
 //! Such bytes never become a request: hyper answers them itself, with a status and nothing else. This wrapper of a
-//! stream knows that until the first request was seen everything that is written is such an answer, and writes a
-//! problem with the same status in its place. On a connection that had a request before, hyper's own answer stands,
-//! because there it cannot be told for certain from the rest of an earlier one.
+//! stream knows from [`Turn`] when no answer of ours is under way; what is written then is such an answer, and a
+//! problem with the same status takes its place.
 
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 use super::error::Problem;
+use super::turn::Turn;
 use crate::ids::RequestId;
 
 /// A stream with the answers to what could not be parsed replaced.
 #[derive(Debug)]
 pub(super) struct Unparsed<S> {
     stream: S,
-    /// Set when the first request of the connection was parsed.
-    parsed: Arc<AtomicBool>,
+    turn: Arc<Turn>,
     /// The answer that is written instead, and how much of it is out.
     answer: Option<(Vec<u8>, usize)>,
 }
 
 impl<S> Unparsed<S> {
-    pub(super) fn new(stream: S, parsed: Arc<AtomicBool>) -> Self {
+    pub(super) fn new(stream: S, turn: Arc<Turn>) -> Self {
         Self {
             stream,
-            parsed,
+            turn,
             answer: None,
         }
+    }
+
+    /// Whether the peer was told what was wrong.
+    pub(super) fn has_refused(&self) -> bool {
+        self.answer.is_some()
     }
 }
 
@@ -52,7 +55,7 @@ impl<S: AsyncWrite + Unpin> Unparsed<S> {
 }
 
 impl<S: AsyncWrite + Unpin> Unparsed<S> {
-    /// Says why the connection is closed before its first request was there.
+    /// Says why the connection is closed, while no answer is under way.
     pub(super) async fn refuse(&mut self, problem: &Problem) -> io::Result<()> {
         self.stream.write_all(&response(problem)).await
     }
@@ -64,7 +67,7 @@ fn answer_to(head: &[u8]) -> Vec<u8> {
         .get(9..12)
         .and_then(|digits| std::str::from_utf8(digits).ok());
     let problem = match status {
-        Some("431") => Problem::headers(super::connection::HEAD_BYTES),
+        Some("431") => Problem::head(super::connection::HEAD_FIELDS, super::connection::HEAD_BYTES),
         Some("414") => Problem::target(usize::from(u16::MAX)),
         _ => Problem::bad_request("what was sent is not a request of HTTP/1.1"),
     };
@@ -100,7 +103,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Unparsed<S> {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        if self.parsed.load(Ordering::Relaxed) {
+        if !self.turn.is_silent() {
             return Pin::new(&mut self.stream).poll_write(context, bytes);
         }
         ready!(self.replace(context, bytes))?;
@@ -112,7 +115,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Unparsed<S> {
         context: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        if self.parsed.load(Ordering::Relaxed) {
+        if !self.turn.is_silent() {
             return Pin::new(&mut self.stream).poll_write_vectored(context, slices);
         }
         let head = slices.iter().find(|slice| !slice.is_empty());
@@ -125,7 +128,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Unparsed<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
+        ready!(Pin::new(&mut self.stream).poll_flush(context))?;
+        // hyper asks for this when it has nothing left in its own buffer.
+        self.turn.flushed();
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
