@@ -103,6 +103,9 @@ async fn routes_and_methods_that_are_not_there() {
     let http = daemon.http();
     http.get("/nope").await.problem(404, "route_not_found");
     http.get("/v1/nope").await.problem(404, "route_not_found");
+    http.post("/v1/ops/%ff", &serde_json::json!({}))
+        .await
+        .problem(422, "invalid_request");
     for path in ["/v1/agents", "/v1/agents/claude", "/v1/acp", "/v1/acp/x/y"] {
         http.get(path).await.problem(404, "not_served");
     }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::body::Body;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::Request;
 use axum::response::Response;
@@ -29,9 +30,15 @@ const PAYLOAD_BYTES: u64 = 64 << 20;
 pub(super) async fn perform(
     State(app): State<Arc<App>>,
     caller: Caller,
-    Path(name): Path<String>,
+    name: Result<Path<String>, PathRejection>,
     request: Request<Body>,
 ) -> Result<Response, Problem> {
+    let Path(name) = name.map_err(|_| {
+        Problem::ours(&Error::Invalid {
+            field: "name",
+            reason: "is not UTF-8".into(),
+        })
+    })?;
     let payload = body::json(request, PAYLOAD_BYTES, Contract::Ours).await?;
     answer(&app, caller, &name, &payload)
         .await
