@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::Method;
-use hyper::header::{IF_NONE_MATCH, IF_RANGE, RANGE};
+use hyper::header::{IF_MATCH, IF_NONE_MATCH, IF_RANGE, RANGE};
 use serde_json::json;
 use tokio::io::AsyncWriteExt;
 
@@ -163,6 +163,10 @@ async fn content_comes_with_ranges_and_validators() {
     let etag = whole.header("etag").to_owned();
     let unchanged = get_with(&http, path, &[(IF_NONE_MATCH, &etag)]).await;
     assert_eq!((unchanged.status.as_u16(), unchanged.body.len()), (304, 0));
+    assert_eq!(get_with(&http, path, &[(IF_MATCH, &etag)]).await.status, 200);
+    get_with(&http, path, &[(IF_MATCH, "\"another\""), (RANGE, "bytes=2-4")])
+        .await
+        .problem(412, "precondition_failed");
     for (range, content, content_range) in [
         ("bytes=2-4", "234", "bytes 2-4/10"),
         ("bytes=-2", "89", "bytes 8-9/10"),

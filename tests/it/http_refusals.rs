@@ -433,3 +433,20 @@ async fn nonsense_behind_a_request_is_refused_like_nonsense_in_front() {
         assert_eq!(problem["code"], "protocol", "{problem}");
     }
 }
+
+#[tokio::test]
+async fn a_condition_that_is_not_looked_at_is_refused() {
+    let daemon = Daemon::start();
+    let http = daemon.http();
+    std::fs::write(daemon.workspace().join("file"), "x").unwrap();
+    for method in [Method::PUT, Method::DELETE] {
+        let path = if method == Method::PUT { "file" } else { "entry" };
+        let request = http
+            .request(method, &format!("/v1/fs/{path}?path=file"))
+            .header("if-match", "\"another\"");
+        http.send(request.body(Full::<Bytes>::default()).unwrap())
+            .await
+            .problem(501, "unsupported");
+    }
+    assert_eq!(std::fs::read(daemon.workspace().join("file")).unwrap(), b"x");
+}

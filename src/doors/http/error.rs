@@ -219,6 +219,15 @@ impl Problem {
         .hint("list the origin in http.origins to allow it")
     }
 
+    /// The file is not the version that the caller relies on.
+    pub(super) fn changed(etag: &str) -> Self {
+        Self::new(
+            StatusCode::PRECONDITION_FAILED,
+            "precondition_failed",
+            format!("the file is version {etag} now, which If-Match does not name"),
+        )
+    }
+
     /// Too many bytes of headers.
     pub(super) fn headers(limit: usize) -> Self {
         Self::new(

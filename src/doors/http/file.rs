@@ -34,6 +34,8 @@ const AT_ONCE: u64 = 64 << 10;
         (status = 200, description = "The content.", body = Vec<u8>, content_type = "application/octet-stream"),
         (status = 206, description = "The range.", body = Vec<u8>, content_type = "application/octet-stream"),
         (status = 304, description = "The caller has this version."),
+        (status = 412, description = "It is not the version that If-Match names.",
+         body = ProblemBody, content_type = "application/problem+json"),
         (status = 416, description = "The range lies outside.",
          body = ProblemBody, content_type = "application/problem+json"),
         FileRefusals
@@ -64,6 +66,7 @@ async fn send(mut file: OpenFile, headers: &HeaderMap, guess: bool) -> Result<Re
     let (status, content_range) = match range::part(headers, total, &etag, modified.as_deref()) {
         Part::Whole => (StatusCode::OK, None),
         Part::Unchanged => (StatusCode::NOT_MODIFIED, None),
+        Part::Changed => return Err(Problem::changed(&etag)),
         Part::Outside { first } => return Err(Error::Range { offset: first, total }.into()),
         Part::Range { first, length } => {
             file.narrow(first, Some(length));
@@ -138,7 +141,7 @@ pub(super) async fn put(
     request: Request<Body>,
 ) -> Result<Response, Problem> {
     query.refuse(&["ifMatch", "offset"])?;
-    refuse_conditions(request.headers())?;
+    refuse_conditions("PUT", request.headers())?;
     let write = Write {
         path: query.path()?,
         create_parents: true,
@@ -155,12 +158,12 @@ pub(super) async fn put(
 }
 
 /// A condition or a range that is not looked at must not be ignored: the caller relies on it.
-fn refuse_conditions(headers: &HeaderMap) -> Result<(), Error> {
+pub(super) fn refuse_conditions(method: &str, headers: &HeaderMap) -> Result<(), Error> {
     let unsupported = [IF_MATCH, IF_NONE_MATCH, IF_UNMODIFIED_SINCE, CONTENT_RANGE];
     match unsupported.iter().find(|name| headers.contains_key(*name)) {
         None => Ok(()),
         Some(name) => Err(Error::Unsupported {
-            what: format!("PUT with {name}"),
+            what: format!("{method} with {name}"),
             why: "this build does not implement it".into(),
             fix: Some(format!("leave {name} out")),
         }),

@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderName, HeaderValue, Request};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Request};
 use axum::response::Response;
 
 use super::body;
 use super::error::{Contract, Problem};
+use super::file::refuse_conditions;
 use super::front::Caller;
 use super::openapi::{EntryPath, FileRefusals, OptionalPath};
 use super::query::Query;
@@ -105,7 +106,9 @@ pub(super) async fn remove(
     State(app): State<Arc<App>>,
     caller: Caller,
     query: Query,
+    headers: HeaderMap,
 ) -> Result<Response, Problem> {
+    refuse_conditions("DELETE", &headers)?;
     let remove = fs::Remove {
         path: query.path()?,
         recursive: query.flag("recursive")?,

@@ -1,7 +1,7 @@
 //! Conditional and partial requests for a file: RFC 9110, sections 13 and 14. Pure.
 
 use axum::http::HeaderMap;
-use axum::http::header::{IF_NONE_MATCH, IF_RANGE, RANGE};
+use axum::http::header::{IF_MATCH, IF_NONE_MATCH, IF_RANGE, RANGE};
 
 /// What of a file is to be answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,6 +14,8 @@ pub(super) enum Part {
     Outside { first: u64 },
     /// Nothing, the caller has it: 304.
     Unchanged,
+    /// Nothing, it is not the version that the caller relies on: 412.
+    Changed,
 }
 
 /// What the headers ask of a file of `size` bytes with these validators.
@@ -23,6 +25,9 @@ pub(super) fn part(headers: &HeaderMap, size: u64, etag: &str, modified: Option<
             .get(name)
             .and_then(|value: &axum::http::HeaderValue| value.to_str().ok())
     };
+    if text(IF_MATCH).is_some_and(|tags| !names(tags, etag)) {
+        return Part::Changed;
+    }
     if text(IF_NONE_MATCH).is_some_and(|tags| matches(tags, etag)) {
         return Part::Unchanged;
     }
@@ -38,6 +43,13 @@ pub(super) fn part(headers: &HeaderMap, size: u64, etag: &str, modified: Option<
         return Part::Whole;
     }
     parse(range, size)
+}
+
+/// Whether an `If-Match` list names `etag`; strong comparison.
+fn names(tags: &str, etag: &str) -> bool {
+    tags.split(',')
+        .map(str::trim)
+        .any(|tag| tag == "*" || tag == etag)
 }
 
 /// Whether an `If-None-Match` list names `etag`; weak comparison.
@@ -143,6 +155,12 @@ mod tests {
     fn validators_decide_first() {
         assert_eq!(asked(&[(IF_NONE_MATCH, "\"v0\", W/\"v1\"")]), Part::Unchanged);
         assert_eq!(asked(&[(IF_NONE_MATCH, "*")]), Part::Unchanged);
+        for same in ["\"v0\", \"v1\"", "*"] {
+            assert_eq!(asked(&[(IF_MATCH, same)]), Part::Whole);
+        }
+        for other in ["\"v0\"", "W/\"v1\"", ""] {
+            assert_eq!(asked(&[(IF_MATCH, other), (RANGE, "bytes=0-0")]), Part::Changed);
+        }
         assert_eq!(asked(&[(IF_NONE_MATCH, "\"v0\"")]), Part::Whole);
         let range = Part::Range { first: 0, length: 1 };
         assert_eq!(asked(&[(RANGE, "bytes=0-0"), (IF_RANGE, ETAG)]), range);
