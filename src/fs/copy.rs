@@ -21,11 +21,12 @@ use super::keep::attributes;
 use super::list::names;
 use super::path::{Place, failure};
 use super::request::Kind;
+use super::temp::keep_from_sweep;
 use crate::error::Error;
 
 /// Copies what is at `from` to `to`, which must not exist. On an error what was copied so far is left for the caller
-/// to remove.
-pub(super) fn copy_tree(from: &Place, to: &Place) -> Result<(), Error> {
+/// to remove. A single file is answered open: while it is, the sweep leaves its unfinished name alone.
+pub(super) fn copy_tree(from: &Place, to: &Place) -> Result<Option<File>, Error> {
     let mut copy = Copy {
         linked: HashMap::new(),
         waiting: Vec::new(),
@@ -45,11 +46,13 @@ pub(super) fn copy_tree(from: &Place, to: &Place) -> Result<(), Error> {
         to: to.directory.as_fd(),
         to_name: &to.name,
     };
-    let Some(source) = copy
+    let copied = copy
         .entry(&top, Path::new(""), None)
-        .map_err(|errno| blame(Path::new(""), errno))?
-    else {
-        return Ok(());
+        .map_err(|errno| blame(Path::new(""), errno))?;
+    let source = match copied {
+        Copied::Directory(source) => source,
+        Copied::File(file) => return Ok(Some(file)),
+        Copied::Other => return Ok(None),
     };
     let made = openat(
         &to.directory,
@@ -68,7 +71,17 @@ pub(super) fn copy_tree(from: &Place, to: &Place) -> Result<(), Error> {
         finish_directory(source.as_fd(), made.as_fd(), &below, &stat)
             .map_err(|errno| blame(&below, errno))?;
     }
-    Ok(())
+    Ok(None)
+}
+
+/// What became of one entry.
+enum Copied {
+    /// Made and planned; the source, open.
+    Directory(OwnedFd),
+    /// The complete copy, open.
+    File(File),
+    /// A link, a device, another name of a file.
+    Other,
 }
 
 /// One entry on both sides.
@@ -112,13 +125,13 @@ impl Copy {
         Ok(())
     }
 
-    /// Copies one entry; a directory is made, planned and answered open. `top` is the copy's top once it exists.
+    /// Copies one entry. `top` is the copy's top once it exists.
     fn entry(
         &mut self,
         names: &Names<'_>,
         below: &Path,
         top: Option<BorrowedFd<'_>>,
-    ) -> Result<Option<OwnedFd>, Errno> {
+    ) -> Result<Copied, Errno> {
         let stat = statat(names.from, names.from_name, AtFlags::SYMLINK_NOFOLLOW)?;
         if Kind::of(&stat) == Kind::Directory {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -126,7 +139,7 @@ impl Copy {
             mkdirat(names.to, names.to_name, Mode::RWXU)?;
             self.waiting.push(below.to_owned());
             self.copied.push((below.to_owned(), fstat(&source)?));
-            return Ok(Some(source));
+            return Ok(Copied::Directory(source));
         }
         let id = (stat.st_dev, stat.st_ino);
         if let (true, Some(first), Some(top)) = (stat.st_nlink > 1, self.linked.get(&id), top) {
@@ -138,10 +151,11 @@ impl Copy {
             )?;
             let name = first.file_name().unwrap_or(first.as_os_str());
             linkat(parent, name, names.to, names.to_name, AtFlags::empty())?;
-            return Ok(None);
+            return Ok(Copied::Other);
         }
+        let mut copied = Copied::Other;
         match Kind::of(&stat) {
-            Kind::File => copy_file(names)?,
+            Kind::File => copied = Copied::File(copy_file(names)?),
             Kind::Symlink => {
                 let target = link_target(names.from, names.from_name)?;
                 symlinkat(target, names.to, names.to_name)?;
@@ -157,18 +171,20 @@ impl Copy {
         if stat.st_nlink > 1 {
             self.linked.insert(id, below.to_owned());
         }
-        Ok(None)
+        Ok(copied)
     }
 }
 
-fn copy_file(names: &Names<'_>) -> Result<(), Errno> {
+fn copy_file(names: &Names<'_>) -> Result<File, Errno> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let source = File::from(openat(names.from, names.from_name, flags, Mode::empty())?);
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let target = File::from(openat(names.to, names.to_name, flags, Mode::RUSR | Mode::WUSR)?);
+    keep_from_sweep(&target);
     let stat = fstat(&source)?;
     copy_content(&source, &target, stat.st_size as u64).map_err(|error| errno_of(&error))?;
-    finish(source.as_fd(), target.as_fd(), &stat)
+    finish(source.as_fd(), target.as_fd(), &stat)?;
+    Ok(target)
 }
 
 /// Copies what is not a hole.

@@ -101,11 +101,12 @@ fn move_across(from: &Place, to: &Place, stat: &Stat, overwrite: bool, root: &Pa
         return Err(blame(from, to, Errno::EXIST));
     }
     let hidden = to.sibling(unguessable_name());
-    let copied = copy_tree(from, &hidden).and_then(|()| match exchange(&hidden, to, overwrite, root) {
-        Ok(Outcome::Moved) => Ok(()),
-        Ok(Outcome::Exchanged(replaced)) => discard(&hidden, &replaced),
-        Err(errno) => Err(blame(from, to, errno)),
-    });
+    let copied =
+        copy_tree(from, &hidden).and_then(|_kept_from_sweep| match exchange(&hidden, to, overwrite, root) {
+            Ok(Outcome::Moved) => Ok(()),
+            Ok(Outcome::Exchanged(replaced)) => discard(&hidden, &replaced),
+            Err(errno) => Err(blame(from, to, errno)),
+        });
     if let Err(error) = copied {
         if let Ok(Some(left)) = hidden.look() {
             let _best_effort = discard(&hidden, &left);

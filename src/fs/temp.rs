@@ -150,9 +150,8 @@ impl Temp {
         )
     }
 
-    /// Marks the file as in use for the sweep; a file system without locks is swept by nobody.
     fn lock(&self) {
-        let _unsupported = flock(&self.file, FlockOperation::NonBlockingLockExclusive);
+        keep_from_sweep(&self.file);
     }
 }
 
@@ -160,6 +159,11 @@ impl Drop for Temp {
     fn drop(&mut self) {
         self.forget();
     }
+}
+
+/// Marks the file as in use for the sweep while it is open; a file system without locks is swept by nobody.
+pub(super) fn keep_from_sweep(file: &File) {
+    let _unsupported = flock(file, FlockOperation::NonBlockingLockExclusive);
 }
 
 /// Waits until the names in `directory` are on stable storage.

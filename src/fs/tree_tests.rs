@@ -1,6 +1,7 @@
 //! Changing and looking at the tree through the room: list, stat, make, move, remove.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
@@ -10,7 +11,10 @@ use rustix::fs::{CWD, Mode, XattrFlags, getxattr, mkfifoat, setxattr};
 use rustix::process::geteuid;
 
 use super::Kind;
+use super::copy::copy_tree;
 use super::fixture::{Room, names, write};
+use super::path::Place;
+use super::temp::{sweep, unguessable_name};
 use crate::error::Code;
 
 fn relative(listing: &super::Listing) -> Vec<String> {
@@ -395,4 +399,23 @@ async fn the_workspace_root_and_what_holds_it_stay() {
         Code::Conflict
     );
     assert!(room.at("sub").exists());
+}
+
+#[test]
+fn the_sweep_leaves_a_copy_alone_that_waits_for_its_name() {
+    let room = Room::new();
+    std::fs::write(room.at("from"), "content").unwrap();
+    let directory = std::sync::Arc::new(std::fs::File::open(room.root()).unwrap().into());
+    let place = |name: OsString| Place {
+        directory: std::sync::Arc::clone(&directory),
+        absolute: room.at(&name),
+        name,
+    };
+    let hidden = place(unguessable_name());
+    let copied = copy_tree(&place("from".into()), &hidden).unwrap();
+    sweep(directory.as_fd()).unwrap();
+    assert_eq!(std::fs::read(&hidden.absolute).unwrap(), b"content");
+    drop(copied);
+    sweep(directory.as_fd()).unwrap();
+    assert_eq!(room.names(), ["from"], "one that nobody holds is litter");
 }
