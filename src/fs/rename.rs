@@ -113,7 +113,22 @@ fn move_across(from: &Place, to: &Place, stat: &Stat, overwrite: bool, root: &Pa
         }
         return Err(error);
     }
-    discard(from, stat)
+    discard(from, stat).map_err(|error| stayed(from, to, stat, overwrite, error))
+}
+
+/// The error for a source that was copied and cannot be removed. A single file that replaced nothing is taken back, so
+/// that nothing has happened; else both stay, which the error says.
+fn stayed(from: &Place, to: &Place, stat: &Stat, overwrite: bool, error: Error) -> Error {
+    if !overwrite && Kind::of(stat) != Kind::Directory && discard(to, stat).is_ok() {
+        return error;
+    }
+    Error::Conflict {
+        what: format!("move {:?}", from.absolute),
+        reason: format!(
+            "{:?} is a whole copy now, but not all of the source went: {error}",
+            to.absolute
+        ),
+    }
 }
 
 /// Removes what is at `place`, which `stat` describes.

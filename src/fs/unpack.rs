@@ -216,9 +216,11 @@ impl Unpacking {
         Ok(directory)
     }
 
-    /// Gives directories their permission bits and times, the last ones first, and waits for the disk.
+    /// Gives directories their permission bits and times, the deepest first, because the bits of one above may forbid
+    /// to reach it; and waits for the disk.
     fn finish(mut self, durability: Durability) -> Result<Unpacked, Error> {
         let failed = |path: &Path, errno| failure("directory", "unpack into", path, errno);
+        self.order.sort_by_key(|path| path.components().count());
         while let Some(path) = self.order.pop() {
             let Some((mode, modified)) = self.directories.remove(&path) else {
                 continue;

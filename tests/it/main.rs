@@ -25,6 +25,7 @@ mod exec_exit;
 mod exec_init;
 mod exec_once;
 mod fs_faults;
+mod fs_guards;
 mod fs_kinds;
 mod fs_links;
 mod fs_names;
