@@ -401,6 +401,22 @@ async fn the_workspace_root_and_what_holds_it_stay() {
     assert!(room.at("sub").exists());
 }
 
+#[tokio::test]
+async fn nothing_is_moved_over_what_holds_the_workspace_root() {
+    let room = Room::new();
+    let holder = room.root().parent().unwrap().to_owned();
+    let beside = tempfile::tempdir_in(holder.parent().unwrap()).unwrap();
+    std::fs::write(beside.path().join("file"), "x").unwrap();
+    std::fs::write(room.at("kept"), "x").unwrap();
+    for from in [beside.path().to_owned(), beside.path().join("file")] {
+        for to in [room.root(), holder.clone()] {
+            let error = room.rename(&from, &to, true).await.unwrap_err();
+            assert_eq!(error.code(), Code::Conflict, "{from:?} over {to:?}: {error}");
+            assert!(from.exists() && room.at("kept").exists(), "{from:?} over {to:?}");
+        }
+    }
+}
+
 #[test]
 fn the_sweep_leaves_a_copy_alone_that_waits_for_its_name() {
     let room = Room::new();

@@ -408,3 +408,47 @@ async fn strange_names_are_written_and_read() {
         Code::Invalid
     );
 }
+
+#[tokio::test]
+async fn a_failed_append_takes_nothing_back_that_another_writer_added() {
+    let room = Room::new();
+    room.write("log", "old ").await.unwrap();
+    let log = room.at("log");
+    let mut request = write("log", "");
+    request.append = true;
+    // A batch is written when it is full; the other writer appends before the body breaks off.
+    let mut step = 0;
+    request.body = Body::Stream(Box::pin(futures_util::stream::poll_fn(move |context| {
+        step += 1;
+        std::task::Poll::Ready(match step {
+            1 => Some(Ok(vec![b'x'; 1 << 20].into())),
+            2 if std::fs::metadata(&log).unwrap().len() == 4 => {
+                step = 1;
+                context.waker().wake_by_ref();
+                return std::task::Poll::Pending;
+            }
+            2 => {
+                let mut other = std::fs::OpenOptions::new().append(true).open(&log).unwrap();
+                std::io::Write::write_all(&mut other, b"theirs").unwrap();
+                Some(Err(body_error()))
+            }
+            _ => None,
+        })
+    })));
+    room.send(request).await.unwrap_err();
+    let content = std::fs::read(room.at("log")).unwrap();
+    assert!(content.starts_with(b"old x") && content.ends_with(b"theirs"));
+}
+
+#[tokio::test]
+async fn what_is_written_in_place_loses_the_rights_of_the_old_content() {
+    let room = Room::new();
+    std::fs::write(room.at("tool"), "old").unwrap();
+    std::fs::hard_link(room.at("tool"), room.at("other")).unwrap();
+    std::fs::set_permissions(room.at("tool"), std::fs::Permissions::from_mode(0o6755)).unwrap();
+    assert!(!room.write("tool", "new").await.unwrap().atomic);
+    assert_eq!(
+        std::fs::metadata(room.at("other")).unwrap().mode() & 0o7777,
+        0o755
+    );
+}

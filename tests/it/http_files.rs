@@ -378,6 +378,8 @@ async fn stored_configuration_is_kept_beside_the_workspace() {
     let file = daemon.workspace().join(".sandbox-agent/config/mcp.json");
     let map: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
     assert_eq!(map["one"], server);
+    let mode = file.metadata().unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode, 0o600, "rows may hold credentials");
     assert_eq!(
         put(path, json!({ "type": "banana" }))
             .await

@@ -6,6 +6,7 @@ use hyper::client::conn::http1;
 use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use tokio::net::UnixStream;
 
 use crate::harness::{Answer, Daemon, whole};
@@ -100,4 +101,53 @@ async fn idle_connections_do_not_delay_the_stop() {
         "{:?}",
         before.elapsed()
     );
+}
+
+/// A user who owns nothing.
+const NOBODY: u32 = 65534;
+
+/// The mode of a socket can be opened by mistake; who is behind a connection still counts.
+#[test]
+fn a_user_that_is_not_listed_gets_nothing_through_an_open_socket() {
+    assert!(
+        nix::unistd::geteuid().is_root(),
+        "only root can ask as another user"
+    );
+    let directory = tempfile::tempdir().unwrap();
+    let open = |path: &std::path::Path, mode| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    open(directory.path(), 0o755);
+    let path = directory.path().join("boxd.sock");
+    let listener = format!("unix:{}", path.display());
+    let ask = || {
+        let script = "const socket = require('net').connect(process.argv[1]);\
+                      socket.on('data', (data) => process.stdout.write(data));\
+                      socket.on('error', () => {});\
+                      socket.write('GET /v1/health HTTP/1.1\\r\\nHost: x\\r\\nConnection: close\\r\\n\\r\\n');";
+        let answer = std::process::Command::new(crate::harness::require("node"))
+            .args(["-e", script])
+            .arg(&path)
+            .current_dir("/")
+            .uid(NOBODY)
+            .gid(NOBODY)
+            .output()
+            .unwrap();
+        assert!(
+            answer.status.success(),
+            "{}",
+            String::from_utf8_lossy(&answer.stderr)
+        );
+        String::from_utf8_lossy(&answer.stdout).into_owned()
+    };
+    for (config, expected) in [
+        (String::new(), ""),
+        (format!("[http]\nunix_users = [{NOBODY}]\n"), "HTTP/1.1 200 OK"),
+    ] {
+        let daemon = Daemon::builder().listen(&[&listener]).config(&config).start();
+        open(&path, 0o666);
+        assert!(daemon.ready["pid"].is_number());
+        let answer = ask();
+        assert_eq!(answer.lines().next().unwrap_or_default(), expected, "{config}");
+    }
 }

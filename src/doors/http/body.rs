@@ -62,7 +62,7 @@ async fn gather(headers: &HeaderMap, body: Body, limit: u64) -> Result<Bytes, Er
     if let Some(size) = announced.filter(|size| *size > limit) {
         return Err(too_large(size));
     }
-    let mut chunks = pin!(chunks(body));
+    let mut chunks = pin!(chunks(body, STALL));
     let Some(first) = chunks.next().await.transpose()? else {
         return Ok(Bytes::new());
     };
@@ -83,16 +83,17 @@ async fn gather(headers: &HeaderMap, body: Body, limit: u64) -> Result<Bytes, Er
 
 /// The body of a request as the files room takes it.
 pub(super) fn content(body: Body) -> fs::Body {
-    fs::Body::Stream(Box::pin(chunks(body)))
+    fs::Body::Stream(Box::pin(chunks(body, STALL)))
 }
 
-fn chunks(body: Body) -> impl Stream<Item = Result<Bytes, Error>> + Send {
-    futures_util::stream::unfold(Some(body), |body| async move {
+/// The data of a body; one that pauses for longer than `stall` ends with an error.
+fn chunks(body: Body, stall: Duration) -> impl Stream<Item = Result<Bytes, Error>> + Send {
+    futures_util::stream::unfold(Some(body), move |body| async move {
         let mut body = body?;
         loop {
-            return match tokio::time::timeout(STALL, body.frame()).await {
+            return match tokio::time::timeout(stall, body.frame()).await {
                 Err(_) => {
-                    let reason = format!("no byte of the body came for {STALL:?}");
+                    let reason = format!("no byte of the body came for {stall:?}");
                     Some((Err(Error::Protocol { reason }), None))
                 }
                 Ok(None) => None,
@@ -127,4 +128,20 @@ pub(super) fn raw_json(bytes: impl Into<Body>) -> Response {
         bytes.into(),
     )
         .into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_body_that_pauses_too_long_ends_with_an_error() {
+        let begun = futures_util::stream::iter([Ok::<_, Error>(Bytes::from("begun"))]);
+        let body = Body::from_stream(begun.chain(futures_util::stream::pending()));
+        let all: Vec<_> = chunks(body, Duration::from_millis(5)).collect().await;
+        assert_eq!(all.len(), 2);
+        assert_eq!(*all[0].as_ref().unwrap(), "begun");
+        let error = all[1].as_ref().unwrap_err().to_string();
+        assert!(error.contains("no byte of the body came for 5ms"), "{error}");
+    }
 }

@@ -254,6 +254,12 @@ mod tests {
             .body(())
             .unwrap();
         assert!(Origins::new(&[], &[]).check(&request, LOOPBACK).is_err());
+        let request = Request::builder()
+            .uri("http://localhost/v1/health")
+            .header(HOST, "evil.example")
+            .body(())
+            .unwrap();
+        assert!(Origins::new(&[], &[]).check(&request, LOOPBACK).is_err());
     }
 
     #[test]
