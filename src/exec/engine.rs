@@ -17,7 +17,7 @@ use super::proc;
 use super::pump::Pump;
 use super::reap::{Child, Reaper};
 use super::run::Running;
-use super::spawn::{Birth, Pipes};
+use super::spawn::{Pipes, Start};
 use super::spec::{Command, Environment, Finished, RunSpec};
 use super::sprint;
 use super::sys;
@@ -198,12 +198,12 @@ impl Engine {
         stdio: &[OwnedFd; 3],
     ) -> Result<Newborn, Error> {
         let marker = format!("{}:{:016x}", self.instance, fastrand::u64(..));
-        let birth = Birth::prepare(command, cwd, self.base.build(environment, &marker)?)?;
+        let start = Start::prepare(command, cwd, self.base.build(environment, &marker)?)?;
         let started = Instant::now();
         let child = self
             .reaper
-            .adopt(|slot| birth.spawn(stdio, slot, &self.inherited))
-            .map_err(|failure| birth.blame(failure))?;
+            .adopt(|birth| start.spawn(stdio, birth, &self.inherited))
+            .map_err(|failure| start.blame(failure))?;
         let leader = Some(Leader {
             pid: child.pid(),
             pidfd: Arc::clone(child.pidfd()),

@@ -1,10 +1,9 @@
 //! The daemon's ends of a command's pipes: input goes in, output comes out into the numbered log.
 
 use std::convert::Infallible;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use tokio::time::Instant as Deadline;
 
 use super::feed::Feeder;
 use super::read::Reader;
@@ -44,28 +43,27 @@ impl Pump {
         }
     }
 
-    /// After the exit: what is readable at once, then up to `linger` for the end of file.
-    pub(super) async fn drain(&mut self, linger: Duration) {
+    /// After the exit: what is readable at once, then whatever comes before both have ended or `limit` resolves.
+    pub(super) async fn drain(&mut self, limit: impl Future<Output = ()>) {
         self.stdin.close();
         self.read_now();
         if self.ended() {
             return;
         }
-        let deadline = Deadline::now() + linger;
-        loop {
-            tokio::select! {
-                biased;
-                () = tokio::time::sleep_until(deadline) => return,
-                output = next(&mut self.stdout, &mut self.stderr) => match output {
-                    Some((channel, bytes)) => self.log.append(channel, bytes, now_ms()),
-                    None => return,
-                },
+        let rest = async {
+            while let Some((channel, bytes)) = next(&mut self.stdout, &mut self.stderr).await {
+                self.log.append(channel, bytes, now_ms());
             }
+        };
+        tokio::select! {
+            biased;
+            () = limit => {}
+            () = rest => {}
         }
     }
 
     /// Whether both channels have ended.
-    pub(super) fn ended(&self) -> bool {
+    fn ended(&self) -> bool {
         self.stdout.ended() && self.stderr.ended()
     }
 

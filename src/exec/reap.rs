@@ -9,14 +9,14 @@
 //!                                                                  no -> orphan: wait and forget
 //! ```
 //!
-//! A child writes its own pid into its [`Slot`] before it does anything that could end it, so a birth under way is
+//! A child writes its own pid into its [`Birth`] before it does anything that could end it, so a birth under way is
 //! recognised without waiting for it: one that hangs (a program on a dead file system) holds nobody up.
 
 use std::collections::HashSet;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigSet, Signal};
@@ -25,7 +25,7 @@ use parking_lot::Mutex;
 use tokio::io::Interest;
 use tokio::sync::Notify;
 
-use super::sys::{self, Born, Ended, StartFailure};
+use super::sys::{self, Birth, Born, Ended, StartFailure};
 use super::watch::Watch;
 use crate::error::Error;
 use crate::lifecycle::Tasks;
@@ -39,9 +39,6 @@ pub(super) struct Reaped {
     pub(super) ended: Ended,
     pub(super) at: Instant,
 }
-
-/// Where a child that is being born writes its pid; 0 until then.
-pub(super) type Slot = AtomicI32;
 
 /// Knows who has an owner, and reaps who has none.
 #[derive(Debug, Default)]
@@ -57,7 +54,7 @@ pub(super) struct Reaper {
 #[derive(Debug, Default)]
 struct Registry {
     owned: HashSet<i32>,
-    births: Vec<Arc<Slot>>,
+    births: Vec<Arc<Birth>>,
 }
 
 /// A child and the right to wait for it. Dropped before its end it becomes an orphan, which the reaper takes care of.
@@ -88,14 +85,15 @@ impl Reaper {
     /// Starts a child by `spawn` and makes the caller its owner before anybody can reap it.
     pub(super) fn adopt(
         self: &Arc<Self>,
-        spawn: impl FnOnce(&Slot) -> Result<Born, StartFailure>,
+        spawn: impl FnOnce(&Birth) -> Result<Born, StartFailure>,
     ) -> Result<Child, StartFailure> {
-        let slot = Arc::new(Slot::new(0));
-        self.registry.lock().births.push(Arc::clone(&slot));
-        let born = spawn(&slot);
+        let birth = Arc::new(Birth::default());
+        self.registry.lock().births.push(Arc::clone(&birth));
+        let born = spawn(&birth);
+        birth.let_go.store(true, Ordering::Release);
         {
             let mut registry = self.registry.lock();
-            registry.births.retain(|other| !Arc::ptr_eq(other, &slot));
+            registry.births.retain(|other| !Arc::ptr_eq(other, &birth));
             if let Ok(born) = &born {
                 registry.owned.insert(born.pid);
             }
@@ -112,6 +110,17 @@ impl Reaper {
             pidfd,
             reaped: None,
         })
+    }
+
+    /// Resolves when no child that is being born now holds copies of the daemon's descriptors any more: until then a
+    /// pipe may seem to be held that nobody holds. On a crowded machine a newborn may have to wait for a processor.
+    pub(super) async fn newborns_let_go(&self) {
+        let births = self.registry.lock().births.clone();
+        for birth in births {
+            while !birth.let_go.load(Ordering::Acquire) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        }
     }
 
     /// Children that have an owner and have not been waited for.
@@ -199,7 +208,11 @@ fn consume(signals: BorrowedFd<'_>) -> io::Result<()> {
 
 impl Registry {
     fn has_owner(&self, pid: i32) -> bool {
-        self.owned.contains(&pid) || self.births.iter().any(|slot| slot.load(Ordering::Acquire) == pid)
+        self.owned.contains(&pid)
+            || self
+                .births
+                .iter()
+                .any(|birth| birth.pid.load(Ordering::Acquire) == pid)
     }
 }
 
@@ -207,6 +220,11 @@ impl Child {
     /// Its pid, which is nobody else's until it was waited for.
     pub(super) fn pid(&self) -> i32 {
         self.pid
+    }
+
+    /// Who knows of all births.
+    pub(super) fn reaper(&self) -> &Reaper {
+        &self.reaper
     }
 
     /// What it is signalled by.

@@ -55,7 +55,7 @@ impl Running {
                 return Err(error);
             }
         };
-        pump.drain(self.linger).await;
+        pump.drain(self.patience()).await;
         let Pump {
             mut log,
             stdout,
@@ -94,6 +94,12 @@ impl Running {
             never = pump.run() => match never {},
         };
         Ok((reaped, ended))
+    }
+
+    /// How long the end of output is awaited after the exit. Newborns are no descendants.
+    async fn patience(&self) {
+        tokio::time::sleep(self.linger).await;
+        self.child.reaper().newborns_let_go().await;
     }
 
     fn end_record(&self, log: &mut Log, reaped: &Reaped, ended: Ended, lingering: Vec<u32>) -> EndRecord {

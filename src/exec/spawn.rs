@@ -1,4 +1,4 @@
-//! Where every child process of the daemon is born: a [`Birth`] is prepared, checked and handed to `sys`.
+//! Where every child process of the daemon is born: a [`Start`] is prepared, checked and handed to `sys`.
 //!
 //! What can be blamed is checked first and in this order: the environment, the working directory, the program. A
 //! failed start leaves nothing behind.
@@ -16,9 +16,8 @@ use nix::unistd::pipe2;
 
 use super::environment::Built;
 use super::inherit::Inherited;
-use super::reap::Slot;
 use super::spec::Command;
-use super::sys::{self, Born, Plan, Stage, StartFailure};
+use super::sys::{self, Birth, Born, Plan, Stage, StartFailure};
 use crate::error::Error;
 
 /// What the child's descriptors 0, 1 and 2 are, and the daemon's ends of them.
@@ -79,7 +78,7 @@ fn out_of_descriptors(doing: &str, errno: Errno) -> Error {
 
 /// A child about to be born: everything looked up, nothing done.
 #[derive(Debug)]
-pub(super) struct Birth {
+pub(super) struct Start {
     candidates: Vec<CString>,
     arguments: Vec<CString>,
     environment: Vec<Arc<CStr>>,
@@ -89,7 +88,7 @@ pub(super) struct Birth {
     directory: PathBuf,
 }
 
-impl Birth {
+impl Start {
     /// Checks the request and looks everything up. Blocks for a few system calls, or as long as a file system does.
     pub(super) fn prepare(command: &Command, directory: &Path, environment: Built) -> Result<Self, Error> {
         let cwd = open_directory(directory)?;
@@ -118,7 +117,7 @@ impl Birth {
     pub(super) fn spawn(
         &self,
         child: &[OwnedFd; 3],
-        slot: &Slot,
+        birth: &Birth,
         inherited: &Inherited,
     ) -> Result<Born, StartFailure> {
         let [stdin, stdout, stderr] = child;
@@ -130,7 +129,7 @@ impl Birth {
             stdio: [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()],
             nofile: inherited.nofile,
             oom_score_adj: inherited.oom_score_adj.as_deref(),
-            slot,
+            birth,
         })
     }
 

@@ -24,7 +24,7 @@ use std::mem::MaybeUninit;
 use std::ops::Deref;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -82,8 +82,17 @@ pub(super) struct Plan<'a> {
     pub(super) nofile: Option<(u64, u64)>,
     /// Text for `/proc/self/oom_score_adj`.
     pub(super) oom_score_adj: Option<&'a CStr>,
-    /// Where the child writes its pid before anything else.
-    pub(super) slot: &'a AtomicI32,
+    /// What others may know of the birth while it lasts.
+    pub(super) birth: &'a Birth,
+}
+
+/// A birth under way, as seen by other threads. The child writes it.
+#[derive(Debug, Default)]
+pub(super) struct Birth {
+    /// The child's pid, written before anything else; 0 until then.
+    pub(super) pid: AtomicI32,
+    /// The child holds no copies of the daemon's descriptors any more.
+    pub(super) let_go: AtomicBool,
 }
 
 /// A child that runs its program.
@@ -104,7 +113,7 @@ struct Shared {
     stdio: [RawFd; 3],
     nofile: Option<libc::rlimit64>,
     oom_score_adj: Option<(*const c_char, usize)>,
-    slot: *const AtomicI32,
+    birth: *const Birth,
     failure: Option<StartFailure>,
 }
 
@@ -130,7 +139,7 @@ pub(super) fn spawn(plan: &Plan<'_>) -> Result<Born, StartFailure> {
         oom_score_adj: plan
             .oom_score_adj
             .map(|text| (text.as_ptr(), text.to_bytes().len())),
-        slot: std::ptr::from_ref(plan.slot),
+        birth: std::ptr::from_ref(plan.birth),
         failure: None,
     };
     let fork_failure = |errno| StartFailure {
@@ -196,8 +205,8 @@ fn errno() -> c_int {
 extern "C" fn child(argument: *mut c_void) -> c_int {
     // SAFETY: the parent passed a valid `Shared` and is suspended, so this is the only reference in use.
     let shared = unsafe { &mut *argument.cast::<Shared>() };
-    // SAFETY: the slot outlives the birth, and other threads only read it.
-    unsafe { (*shared.slot).store(libc::getpid(), Ordering::Release) };
+    // SAFETY: this outlives the birth, and other threads only read it.
+    unsafe { (*shared.birth).pid.store(libc::getpid(), Ordering::Release) };
     let failure = prepare(shared).err().unwrap_or_else(|| execute(shared));
     // SAFETY: as above; volatile because the parent's compiler cannot see this write.
     unsafe { std::ptr::write_volatile(&raw mut shared.failure, Some(failure)) };
@@ -206,6 +215,8 @@ extern "C" fn child(argument: *mut c_void) -> c_int {
 }
 
 fn prepare(shared: &Shared) -> Result<(), StartFailure> {
+    /// Where the working directory is kept while everything above it is closed.
+    const CWD: RawFd = 3;
     let step = |stage, result: c_int| {
         if result < 0 {
             Err(StartFailure {
@@ -216,17 +227,22 @@ fn prepare(shared: &Shared) -> Result<(), StartFailure> {
             Ok(())
         }
     };
-    reset_signal_dispositions();
     // SAFETY: plain system calls on descriptors and values that the parent prepared and keeps alive.
     unsafe {
-        step(Stage::Session, libc::setsid())?;
-        step(Stage::Cwd, libc::fchdir(shared.cwd))?;
         for (target, source) in (0..).zip(shared.stdio) {
             step(Stage::Stdio, libc::dup2(source, target))?;
         }
-        // Our own descriptors all close on exec; this is for those that whoever started the daemon left open. A kernel
-        // without the call (before 5.9) leaves them.
-        libc::syscall(libc::SYS_close_range, 3_u32, u32::MAX, 0_u32);
+        step(Stage::Cwd, libc::dup2(shared.cwd, CWD))?;
+        // Our own descriptors all close on exec; this is for those that whoever started the daemon left open, and for
+        // the pipes of commands that are being started beside this one: they must not stay open for as long as the
+        // rest takes. A kernel without the call (before 5.9) leaves them until exec.
+        libc::syscall(libc::SYS_close_range, CWD + 1, u32::MAX, 0_u32);
+        (*shared.birth).let_go.store(true, Ordering::Release);
+        reset_signal_dispositions();
+        step(Stage::Session, libc::setsid())?;
+        // A dead file system may hold this up.
+        step(Stage::Cwd, libc::fchdir(CWD))?;
+        libc::close(CWD);
         if let Some(limit) = &shared.nofile {
             step(Stage::Limits, libc::setrlimit64(libc::RLIMIT_NOFILE, limit))?;
         }
@@ -495,7 +511,7 @@ mod tests {
             stdio: [null.as_fd(), writer.as_fd(), writer.as_fd()],
             nofile: None,
             oom_score_adj: None,
-            slot: &AtomicI32::new(0),
+            birth: &Birth::default(),
         })?;
         drop(writer);
         let mut output = String::new();
