@@ -202,7 +202,7 @@ impl Engine {
         let started = Instant::now();
         let child = self
             .reaper
-            .adopt(|birth| start.spawn(stdio, birth, &self.inherited))
+            .register(|birth| start.spawn(stdio, birth, &self.inherited))
             .map_err(|failure| start.blame(failure))?;
         let leader = Some(Leader {
             pid: child.pid(),

@@ -1,22 +1,23 @@
-//! Waits: each child is waited for by its owner, and whoever has no owner (the orphans that come to PID 1 or to a
-//! subreaper) by the reaper.
+//! Waits. Whoever accompanies a child waits for it by its descriptor; the reaper waits for whatever else has ended: the
+//! orphans that come to PID 1 or to a subreaper, and children whose companion is late.
 //!
-//! A zombie keeps its pid until it is waited for, and owners wait by descriptor, so a pid is never mistaken for
-//! another's. The reaper must leave the children of owners alone:
+//! A zombie keeps its pid until it is waited for, and nobody waits by a bare pid that he has not just seen as a zombie
+//! under the registry's lock, so no exit is stolen and no pid mistaken for another's:
 //!
 //! ```text
-//!   SIGCHLD -> peek (WNOWAIT) -> has an owner, or is being born?  yes -> leave it; its owner wakes the reaper again
-//!                                                                  no -> orphan: wait and forget
+//!   SIGCHLD -> peek (WNOWAIT) -> being born?   leave it: whoever gives birth is about to register it
+//!                                registered?   wait, put its exit where its companion finds it
+//!                                neither:      orphan, wait and forget
 //! ```
 //!
 //! A child writes its own pid into its [`Birth`] before it does anything that could end it, so a birth under way is
 //! recognised without waiting for it: one that hangs (a program on a dead file system) holds nobody up.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigSet, Signal};
@@ -40,29 +41,37 @@ pub(super) struct Reaped {
     pub(super) at: Instant,
 }
 
-/// Knows who has an owner, and reaps who has none.
+/// Knows every child, and reaps whatever nobody else does.
 #[derive(Debug, Default)]
 pub(super) struct Reaper {
     registry: Mutex<Registry>,
-    /// The reaper has seen, or may see, a zombie that has an owner, and wants to hear when that is gone.
-    held_up: AtomicBool,
+    /// The reaper was held up by a birth, or waits for the last child, and wants to hear of ends and births.
+    curious: AtomicBool,
     /// What the reaper wanted to hear.
-    gone: Notify,
+    news: Notify,
     orphans: AtomicU64,
 }
 
 #[derive(Debug, Default)]
 struct Registry {
-    owned: HashSet<i32>,
+    children: HashMap<i32, Arc<Registered>>,
     births: Vec<Arc<Birth>>,
 }
 
-/// A child and the right to wait for it. Dropped before its end it becomes an orphan, which the reaper takes care of.
+/// A child that was born and not waited for.
+#[derive(Debug)]
+struct Registered {
+    pidfd: Arc<OwnedFd>,
+    /// Its exit, when the reaper was first.
+    reaped: OnceLock<Reaped>,
+}
+
+/// A child that is accompanied. Dropped before its end it is left to the reaper.
 #[derive(Debug)]
 pub(super) struct Child {
     reaper: Arc<Reaper>,
     pid: i32,
-    pidfd: Arc<OwnedFd>,
+    registered: Arc<Registered>,
     exit: Watch,
     reaped: Option<Reaped>,
 }
@@ -82,8 +91,8 @@ fn child_signal() -> SigSet {
 }
 
 impl Reaper {
-    /// Starts a child by `spawn` and makes the caller its owner before anybody can reap it.
-    pub(super) fn adopt(
+    /// Starts a child by `spawn` and registers it before anybody can mistake it for an orphan.
+    pub(super) fn register(
         self: &Arc<Self>,
         spawn: impl FnOnce(&Birth) -> Result<Born, StartFailure>,
     ) -> Result<Child, StartFailure> {
@@ -91,23 +100,30 @@ impl Reaper {
         self.registry.lock().births.push(Arc::clone(&birth));
         let born = spawn(&birth);
         birth.let_go.store(true, Ordering::Release);
-        {
-            let mut registry = self.registry.lock();
-            registry.births.retain(|other| !Arc::ptr_eq(other, &birth));
-            if let Ok(born) = &born {
-                registry.owned.insert(born.pid);
-            }
-        }
-        if born.is_err() {
-            self.tell();
-        }
+        let child = self.end_birth(&birth, born);
+        self.tell();
+        child
+    }
+
+    fn end_birth(
+        self: &Arc<Self>,
+        birth: &Arc<Birth>,
+        born: Result<Born, StartFailure>,
+    ) -> Result<Child, StartFailure> {
+        let mut registry = self.registry.lock();
+        registry.births.retain(|other| !Arc::ptr_eq(other, birth));
         let Born { pid, pidfd } = born?;
         let pidfd = Arc::new(pidfd);
+        let registered = Arc::new(Registered {
+            pidfd: Arc::clone(&pidfd),
+            reaped: OnceLock::new(),
+        });
+        registry.children.insert(pid, Arc::clone(&registered));
         Ok(Child {
             reaper: Arc::clone(self),
             pid,
-            exit: Watch::new(Arc::clone(&pidfd), Interest::READABLE),
-            pidfd,
+            registered,
+            exit: Watch::new(pidfd, Interest::READABLE),
             reaped: None,
         })
     }
@@ -123,9 +139,9 @@ impl Reaper {
         }
     }
 
-    /// Children that have an owner and have not been waited for.
+    /// Children that have not been waited for.
     pub(super) fn living(&self) -> usize {
-        self.registry.lock().owned.len()
+        self.registry.lock().children.len()
     }
 
     /// Orphans reaped since the start.
@@ -133,7 +149,7 @@ impl Reaper {
         self.orphans.load(Ordering::Relaxed)
     }
 
-    /// The pillar: reaps orphans until the process trees were killed and nobody's child is left.
+    /// The pillar: reaps until the process trees were killed and no child is left.
     pub(super) async fn run(self: Arc<Self>, tasks: Tasks) -> Result<(), Error> {
         let fail = |source: io::Error| Error::Io {
             doing: "listen for SIGCHLD".into(),
@@ -152,7 +168,7 @@ impl Reaper {
                         () = tasks.killing() => {}
                     }
                 }
-                () = self.gone.notified() => {}
+                () = self.news.notified() => {}
                 () = tasks.killing() => return self.until_all_are_gone().await,
             }
         }
@@ -161,40 +177,46 @@ impl Reaper {
     async fn until_all_are_gone(&self) -> Result<(), Error> {
         loop {
             self.sweep();
-            self.held_up.store(true, Ordering::SeqCst);
+            self.curious.store(true, Ordering::SeqCst);
             // Asked anew after each wake: a child may have been born since the last one.
             if self.living() == 0 {
                 return Ok(());
             }
-            self.gone.notified().await;
+            self.news.notified().await;
         }
     }
 
-    /// Reaps every orphan that can be seen: a zombie with an owner hides those behind it until its owner has waited.
+    /// Waits for every zombie there is, but for one that is being born: it hides those behind it for a moment.
     fn sweep(&self) {
-        self.held_up.store(true, Ordering::SeqCst);
+        self.curious.store(true, Ordering::SeqCst);
         while let Some(pid) = sys::peek_zombie() {
-            // The lock is held while an orphan is reaped, so that nobody is born with its pid meanwhile.
-            let registry = self.registry.lock();
-            if registry.has_owner(pid) {
+            // Held until the wait is over: nobody registers a child that got the pid of this one meanwhile.
+            let mut registry = self.registry.lock();
+            if registry.is_being_born(pid) {
                 return;
             }
-            if sys::bury(pid) {
-                self.orphans.fetch_add(1, Ordering::Relaxed);
+            match registry.children.remove(&pid) {
+                Some(child) => child.wait(),
+                None if sys::bury(pid) => drop(self.orphans.fetch_add(1, Ordering::Relaxed)),
+                None => {}
             }
         }
-        self.held_up.store(false, Ordering::SeqCst);
+        self.curious.store(false, Ordering::SeqCst);
     }
 
-    fn disown(&self, pid: i32) {
-        self.registry.lock().owned.remove(&pid);
+    fn forget(&self, child: &Child) {
+        let mut registry = self.registry.lock();
+        let same = |registered: &Arc<Registered>| Arc::ptr_eq(registered, &child.registered);
+        if registry.children.get(&child.pid).is_some_and(same) {
+            registry.children.remove(&child.pid);
+        }
+        drop(registry);
         self.tell();
     }
 
-    /// Tells the reaper that a zombie which may have held it up is gone, if it wants to hear that.
     fn tell(&self) {
-        if self.held_up.load(Ordering::SeqCst) {
-            self.gone.notify_one();
+        if self.curious.load(Ordering::SeqCst) {
+            self.news.notify_one();
         }
     }
 }
@@ -207,12 +229,21 @@ fn consume(signals: BorrowedFd<'_>) -> io::Result<()> {
 }
 
 impl Registry {
-    fn has_owner(&self, pid: i32) -> bool {
-        self.owned.contains(&pid)
-            || self
-                .births
-                .iter()
-                .any(|birth| birth.pid.load(Ordering::Acquire) == pid)
+    fn is_being_born(&self, pid: i32) -> bool {
+        self.births
+            .iter()
+            .any(|birth| birth.pid.load(Ordering::Acquire) == pid)
+    }
+}
+
+impl Registered {
+    /// Waits in the place of the companion, who may have been faster.
+    fn wait(&self) {
+        if let Ok(ended) = sys::wait(self.pidfd.as_fd()) {
+            let at = Instant::now();
+            // Nobody else sets it.
+            let _ = self.reaped.set(Reaped { ended, at });
+        }
     }
 }
 
@@ -229,18 +260,16 @@ impl Child {
 
     /// What it is signalled by.
     pub(super) fn pidfd(&self) -> &Arc<OwnedFd> {
-        &self.pidfd
+        &self.registered.pidfd
     }
 
     /// Resolves when it has ended, at once when that is known. Cancel-safe.
     pub(super) async fn exited(&mut self) -> Result<Reaped, Error> {
-        if self.reaped.is_none() {
-            let ended = self.exit.until_ready(sys::wait).await;
-            self.note(ended)?;
+        if let Some(reaped) = self.reaped {
+            return Ok(reaped);
         }
-        self.reaped.ok_or_else(|| Error::Internal {
-            reason: "an end was noted and is not there".into(),
-        })
+        let ended = self.exit.until_ready(sys::wait).await;
+        self.note(ended)
     }
 
     /// Waits for it if it has ended; says whether its end is known now.
@@ -248,35 +277,44 @@ impl Child {
         if self.reaped.is_some() {
             return Ok(true);
         }
-        match sys::wait(self.pidfd.as_fd()) {
+        match sys::wait(self.exit.as_fd()) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
-            ended => self.note(ended).map(|()| true),
+            ended => self.note(ended).map(|_| true),
         }
     }
 
-    fn note(&mut self, ended: io::Result<Ended>) -> Result<(), Error> {
-        let ended = ended.map_err(|source| Error::Io {
-            doing: format!("wait for process {}", self.pid),
-            source,
-        })?;
-        let at = Instant::now();
-        self.reaped = Some(Reaped { ended, at });
-        self.reaper.disown(self.pid);
-        Ok(())
+    fn note(&mut self, ended: io::Result<Ended>) -> Result<Reaped, Error> {
+        // What the reaper waits for under the lock is there once `forget` has had the lock.
+        self.reaper.forget(self);
+        let reaped = match (ended, self.registered.reaped.get()) {
+            (Ok(ended), _) => Reaped {
+                ended,
+                at: Instant::now(),
+            },
+            (Err(_), Some(reaped)) => *reaped,
+            (Err(source), None) => {
+                return Err(Error::Io {
+                    doing: format!("wait for process {}", self.pid),
+                    source,
+                });
+            }
+        };
+        self.reaped = Some(reaped);
+        Ok(reaped)
     }
 }
 
 impl AsFd for Child {
     /// Readable when it has ended.
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.pidfd.as_fd()
+        self.exit.as_fd()
     }
 }
 
 impl Drop for Child {
     fn drop(&mut self) {
         if self.reaped.is_none() {
-            self.reaper.disown(self.pid);
+            self.reaper.forget(self);
         }
     }
 }
