@@ -40,8 +40,8 @@ pub(super) struct Item {
     pub(super) wanted: Wanted,
     /// Permission bits without setuid, setgid and sticky.
     pub(super) mode: u32,
-    /// Seconds since 1970.
-    pub(super) modified: u64,
+    /// Seconds since 1970, negative before.
+    pub(super) modified: i64,
     /// Bytes of content.
     pub(super) size: u64,
 }
@@ -156,7 +156,7 @@ fn item<R: Read>(entry: &mut tar::Entry<'_, R>) -> Result<Item, Error> {
         )));
     }
     let mode = header.mode().map_err(|source| malformed(&source))? & 0o777;
-    let modified = header.mtime().map_err(|source| malformed(&source))?;
+    let modified = modified(header)?;
     Ok(Item {
         path,
         wanted,
@@ -180,6 +180,15 @@ fn sparse_name<R: Read>(entry: &mut tar::Entry<'_, R>) -> Result<Option<Vec<u8>>
         }
     }
     Ok(is_sparse.then(|| name.unwrap_or_else(|| entry.path_bytes().into_owned())))
+}
+
+/// The time in the header; the library takes one before 1970, a negative binary number, for one far ahead.
+fn modified(header: &tar::Header) -> Result<i64, Error> {
+    let [0xff, _, _, _, number @ ..] = header.as_old().mtime else {
+        let seconds = header.mtime().map_err(|source| malformed(&source))?;
+        return Ok(i64::try_from(seconds).unwrap_or(i64::MAX));
+    };
+    Ok(i64::from_be_bytes(number))
 }
 
 fn link<R: Read>(entry: &tar::Entry<'_, R>) -> Result<PathBuf, Error> {

@@ -98,7 +98,7 @@ struct Unpacking {
     /// The directory of the last entry, open.
     parent: Option<(PathBuf, Arc<OwnedFd>)>,
     /// Permission bits and times that directories get when everything is in them.
-    directories: HashMap<PathBuf, (u32, u64)>,
+    directories: HashMap<PathBuf, (u32, i64)>,
     /// Those directories in the order in which they came.
     order: Vec<PathBuf>,
     written: u64,
@@ -278,9 +278,9 @@ fn publish(directory: &OwnedFd, hidden: &OsStr, name: &OsStr) -> Result<(), io::
     Ok(result?)
 }
 
-fn times(modified: u64) -> Timestamps {
+fn times(modified: i64) -> Timestamps {
     let time = Timespec {
-        tv_sec: i64::try_from(modified).unwrap_or(i64::MAX),
+        tv_sec: modified,
         tv_nsec: 0,
     };
     Timestamps {

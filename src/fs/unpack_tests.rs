@@ -458,3 +458,21 @@ async fn sparse_files_of_the_posix_formats_are_reported_and_not_made() {
     let error = room.unpack("", tar.file("file", "x").bytes()).await.unwrap_err();
     assert_eq!(error.code(), Code::Invalid);
 }
+
+#[tokio::test]
+async fn times_before_1970_are_kept() {
+    let room = Room::new();
+    let mut header = Header::new_gnu();
+    header.set_path("old").unwrap();
+    header.set_mode(0o644);
+    header.set_size(0);
+    header.as_old_mut().mtime = [[0xff; 4].as_slice(), &(-5_i64).to_be_bytes()]
+        .concat()
+        .try_into()
+        .unwrap();
+    header.set_cksum();
+    let mut tar = Tar::new();
+    tar.0.append(&header, std::io::empty()).unwrap();
+    room.unpack("", tar.bytes()).await.unwrap();
+    assert_eq!(std::fs::metadata(room.at("old")).unwrap().mtime(), -5);
+}
