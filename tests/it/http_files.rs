@@ -400,3 +400,29 @@ async fn stored_configuration_is_kept_beside_the_workspace() {
         .await
         .problem(400, "invalid_request");
 }
+
+#[tokio::test]
+async fn a_long_listing_is_whole_and_in_order() {
+    let daemon = Daemon::start();
+    let http = daemon.http();
+    let names: Vec<_> = (0..3000).map(|number| format!("{number:05}")).collect();
+    for name in &names {
+        std::fs::write(daemon.workspace().join(name), "").unwrap();
+    }
+    let answer = http.get("/v1/fs/entries").await;
+    assert_eq!(answer.header("content-type"), "application/json");
+    let entries = answer.json();
+    let listed: Vec<_> = entries
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|entry| entry["name"].as_str().unwrap())
+        .collect();
+    assert_eq!(listed, names);
+    let counted = http.get("/metrics").await.text();
+    let out = counted
+        .lines()
+        .find_map(|line| line.strip_prefix("boxd_bytes_total{direction=\"out\",door=\"http\"} "))
+        .unwrap();
+    assert!(out.parse::<usize>().unwrap() >= answer.body.len(), "{out}");
+}

@@ -11,6 +11,7 @@ use super::body;
 use super::error::{Contract, Problem};
 use super::file::refuse_conditions;
 use super::front::Caller;
+use super::listing;
 use super::openapi::{EntryPath, FileRefusals, OptionalPath};
 use super::query::Query;
 use super::router::{App, unexpected};
@@ -46,8 +47,7 @@ pub(super) async fn entries(
     };
     match app.perform(caller.call(None), Op::FsList(list)).await? {
         Reply::Listing(listing) => {
-            let entries: Vec<_> = listing.entries.iter().map(json::Entry::from).collect();
-            let mut response = body::answer(&entries)?;
+            let mut response = listing::answer(listing.entries, &app.behind.metrics)?;
             if !listing.unreadable.is_empty() {
                 let count = HeaderValue::from(listing.unreadable.len());
                 response.headers_mut().insert(UNREADABLE, count);

@@ -54,8 +54,8 @@ impl Body for Metered {
     }
 }
 
-/// Counts an answer by its length, which every answer of this door has; a connection that is lost in between counts
-/// as whole.
+/// Counts an answer by its length; a connection that is lost in between counts as whole. What is sent without a length
+/// is counted by [`count_piece`].
 pub(super) fn count_answer<B: Body>(metrics: &Metrics, headers: &HeaderMap, body: &B) {
     let announced = headers
         .get(CONTENT_LENGTH)
@@ -63,4 +63,9 @@ pub(super) fn count_answer<B: Body>(metrics: &Metrics, headers: &HeaderMap, body
     if let Some(bytes) = body.size_hint().exact().or(announced) {
         metrics.bytes_out(DOOR, bytes);
     }
+}
+
+/// Counts a piece of an answer whose length is not known before its end.
+pub(super) fn count_piece(metrics: &Metrics, piece: &Bytes) {
+    metrics.bytes_out(DOOR, piece.len() as u64);
 }

@@ -17,6 +17,7 @@ mod front;
 mod fs;
 mod host;
 mod listener;
+mod listing;
 mod meter;
 mod openapi;
 mod operations;
