@@ -22,6 +22,7 @@ mod daemon_stop;
 mod exec_bulk;
 mod exec_child;
 mod exec_exit;
+mod exec_hung;
 mod exec_init;
 mod exec_once;
 mod fs_faults;

@@ -11,6 +11,7 @@ pub(crate) mod control;
 pub(crate) mod daemon;
 pub(crate) mod group;
 pub(crate) mod http;
+pub(crate) mod hung;
 pub(crate) mod processes;
 pub(crate) mod ready;
 pub(crate) mod ways;
@@ -23,6 +24,7 @@ pub(crate) use connection::Connection;
 pub(crate) use control::{ControlPlane, Family};
 pub(crate) use daemon::Daemon;
 pub(crate) use http::{Answer, Http, whole};
+pub(crate) use hung::HungFileSystem;
 pub(crate) use ways::{Request, WAYS, Way, Ways};
 
 /// How long a test waits for something that is not a matter of speed.

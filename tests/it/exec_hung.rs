@@ -1,0 +1,142 @@
+//! A file system that hangs (a dead server) holds up only those who touch it: every other command is started, ended and
+//! answered, and time limits are kept.
+
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use tokio::io::AsyncWriteExt;
+
+use crate::harness::daemon::Builder;
+use crate::harness::{
+    Daemon, Http, HungFileSystem, NatsServer, PATIENCE, Request, WAYS, Way, Ways, eventually, processes, ways,
+};
+
+/// A daemon with mounts of its own.
+fn builder() -> Builder {
+    Daemon::builder().namespace("true")
+}
+
+/// Asks for a command in a task of its own.
+fn ask(http: &Http, request: &Request) -> tokio::task::JoinHandle<serde_json::Value> {
+    let (http, body) = (http.clone(), request.json());
+    tokio::spawn(async move { http.run(&body).await.json() })
+}
+
+/// Its answer, which must come.
+async fn in_time(asked: tokio::task::JoinHandle<serde_json::Value>) -> serde_json::Value {
+    let answer = tokio::time::timeout(PATIENCE, asked).await;
+    answer.expect("an answer").unwrap()
+}
+
+/// Asks for the attributes of a file there and waits for no answer.
+async fn ask_and_hang(http: &Http, path: &str) -> tokio::net::TcpStream {
+    let mut socket = http.socket().await;
+    let (host, token) = (http.address, http.token.clone().unwrap());
+    let request = format!(
+        "GET /v1/fs/stat?path={path} HTTP/1.1\r\nhost: {host}\r\nauthorization: Bearer {token}\r\n\r\n"
+    );
+    socket.write_all(request.as_bytes()).await.unwrap();
+    socket
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_or_directory_that_hangs_is_given_up_in_time_and_holds_up_nobody() {
+    let ways = Ways::with(builder(), NatsServer::start()).await;
+    let hung = HungFileSystem::mount(&ways.daemon);
+    let limit = Duration::from_secs(2);
+    // It ends while births hang.
+    let beside = ask(&ways.http, &Request::shell("sleep 0.5; exit 6"));
+    let births: Vec<_> = (0..6)
+        .map(|index| {
+            let program = hung.path(&format!("program-{index}"));
+            let request = if index % 2 == 0 {
+                Request::argv(&[&program])
+            } else {
+                Request::argv(&["true"]).cwd(&program)
+            };
+            ask(&ways.http, &request.timeout(limit))
+        })
+        .collect();
+    hung.wait_for_lookups(4);
+    for way in WAYS {
+        // Its orphans end, too, and are reaped.
+        let request = Request::shell("(sleep 0.1 &); exit 3").timeout(Duration::from_secs(20));
+        assert_eq!(ways.run(way, &request).await.code, 3, "{way:?}");
+        assert_eq!(ways.http.get("/v1/health").await.status, 200);
+    }
+    assert_eq!(in_time(beside).await["exitCode"], 6);
+    for birth in births {
+        let answer = in_time(birth).await;
+        assert_eq!(answer["code"], "timeout", "{answer}");
+        assert!(
+            answer["detail"]
+                .as_str()
+                .unwrap()
+                .contains("the start of the program"),
+            "{answer}"
+        );
+    }
+}
+
+/// The kernel tells the end of a child to the thread that gave birth to it first of all: that thread may be asked for a
+/// file afterwards and hang.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_end_of_a_command_is_noticed_while_requests_for_files_hang() {
+    let ways = Ways::with(builder(), NatsServer::start()).await;
+    let hung = HungFileSystem::mount(&ways.daemon);
+    let gate = ways.daemon.workspace().join("gate");
+    nix::unistd::mkfifo(&gate, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let seconds = ways::unique_seconds();
+    let sleep = Request::argv(&["sleep", &seconds]);
+    let late = ask(&ways.http, &sleep.timeout(Duration::from_secs(2)));
+    let early = ask(&ways.http, &Request::shell("read x < gate; exit 5"));
+    processes::wait_until_there(&seconds, PATIENCE);
+    let mut stuck = Vec::new();
+    for index in 0..8 {
+        stuck.push(ask_and_hang(&ways.http, &hung.path(&format!("file-{index}"))).await);
+    }
+    hung.wait_for_lookups(8);
+    tokio::fs::write(&gate, "go\n").await.unwrap();
+    assert_eq!(in_time(early).await["exitCode"], 5);
+    assert_eq!(in_time(late).await["timedOut"], true);
+    processes::assert_none(&seconds);
+}
+
+/// More requests than the daemon has threads for.
+#[tokio::test(flavor = "multi_thread")]
+async fn threads_are_left_to_commands_when_hundreds_of_requests_hang() {
+    let ways = Ways::with(builder(), NatsServer::start()).await;
+    let hung = HungFileSystem::mount(&ways.daemon);
+    let mut stuck = Vec::new();
+    for index in 0..600 {
+        stuck.push(ask_and_hang(&ways.http, &hung.path(&format!("file-{index}"))).await);
+    }
+    hung.wait_for_lookups(200);
+    for round in 0..20 {
+        let request = Request::shell("exit 3").timeout(Duration::from_secs(5));
+        assert_eq!(ways.run(Way::Nats, &request).await.code, 3, "{round}");
+    }
+    let seconds = ways::unique_seconds();
+    let line = format!("setsid sleep {seconds} & sleep {seconds}");
+    let request = Request::shell(&line).timeout(Duration::from_secs(1));
+    assert!(ways.run(Way::Nats, &request).await.timed_out);
+    processes::assert_none(&seconds);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_waits_for_no_birth_that_hangs() {
+    let mut ways = Ways::with(builder(), NatsServer::start()).await;
+    let hung = HungFileSystem::mount(&ways.daemon);
+    let _birth = ask(&ways.http, &Request::argv(&[&hung.path("program")]));
+    hung.wait_for_lookups(1);
+    let began = Instant::now();
+    ways.daemon.signal(Signal::SIGTERM);
+    ways.daemon.signal(Signal::SIGTERM);
+    eventually("the daemon has done what it can", PATIENCE, || {
+        ways.daemon.log().contains("flush links").then_some(())
+    });
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    // The kernel lets it go when the file system does.
+    drop(hung);
+    ways.daemon.wait(PATIENCE);
+}

@@ -1,0 +1,172 @@
+//! A file system that hangs, seen by one daemon only: FUSE whose server, this test, answers for its root directory and
+//! then says nothing.
+//!
+//! It cannot outlive the test: when the test goes away, however it does, the kernel ends the connection with its
+//! descriptor, and every request that hangs in it fails.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::{Daemon, eventually, require};
+
+/// The mounted file system. To be declared after its daemon, so that it lets go of it first.
+pub(crate) struct HungFileSystem {
+    path: PathBuf,
+    looked_up: Arc<AtomicUsize>,
+    over: Arc<AtomicBool>,
+    server: Option<JoinHandle<()>>,
+}
+
+impl HungFileSystem {
+    /// Mounts it as `hung` in the workspace of a daemon that has mounts of its own.
+    #[track_caller]
+    pub(crate) fn mount(daemon: &Daemon) -> Self {
+        let path = daemon.workspace().join("hung");
+        std::fs::create_dir(&path).unwrap();
+        let device = File::options()
+            .read(true)
+            .write(true)
+            .open("/dev/fuse")
+            .expect("this test needs /dev/fuse");
+        let (looked_up, over) = (Arc::<AtomicUsize>::default(), Arc::<AtomicBool>::default());
+        let server = Server {
+            device: device.try_clone().unwrap(),
+            looked_up: Arc::clone(&looked_up),
+            over: Arc::clone(&over),
+        };
+        let mounted = Self {
+            server: Some(std::thread::spawn(move || server.serve())),
+            path,
+            looked_up,
+            over,
+        };
+        mount(daemon.pid(), device, &mounted.path);
+        mounted
+    }
+
+    /// A path in it; whoever looks it up hangs.
+    pub(crate) fn path(&self, name: &str) -> String {
+        self.path.join(name).display().to_string()
+    }
+
+    /// Waits until this many names were looked up since the start.
+    #[track_caller]
+    pub(crate) fn wait_for_lookups(&self, count: usize) {
+        eventually("hanging look-ups", Duration::from_secs(20), || {
+            (self.looked_up.load(Ordering::Relaxed) >= count).then_some(())
+        });
+    }
+}
+
+impl Drop for HungFileSystem {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Relaxed);
+        if let Some(server) = self.server.take() {
+            let _ = server.join();
+        }
+    }
+}
+
+/// Mounts by a program that is run with the mounts of `pid`: the device is its standard input.
+#[track_caller]
+fn mount(pid: i32, device: File, path: &Path) {
+    let status = Command::new(require("nsenter"))
+        .args(["--mount", "--target"])
+        .arg(pid.to_string())
+        .args(["mount", "-i", "-t", "fuse.hung", "-o"])
+        .arg("fd=0,rootmode=40000,user_id=0,group_id=0,allow_other")
+        .arg("hung")
+        .arg(path)
+        .stdin(Stdio::from(device))
+        .status()
+        .unwrap();
+    assert!(status.success(), "mount: {status}");
+}
+
+/// The other side of the device.
+struct Server {
+    device: File,
+    looked_up: Arc<AtomicUsize>,
+    over: Arc<AtomicBool>,
+}
+
+impl Server {
+    const LOOKUP: u32 = 1;
+    const GETATTR: u32 = 3;
+    const INIT: u32 = 26;
+
+    fn serve(mut self) {
+        let mut request = vec![0; 1 << 20];
+        while !self.over.load(Ordering::Relaxed) {
+            // The time limit is for noticing that it is over. Before the mount the device tells an error.
+            let mut events = [PollFd::new(self.device.as_fd(), PollFlags::POLLIN)];
+            let ready = poll(&mut events, PollTimeout::from(20_u8)).unwrap_or(0) > 0;
+            let readable = events[0]
+                .revents()
+                .is_some_and(|events| events.contains(PollFlags::POLLIN));
+            if !ready || !readable {
+                continue;
+            }
+            let Ok(length) = self.device.read(&mut request) else {
+                continue;
+            };
+            self.answer(&request[..length]);
+        }
+    }
+
+    /// `struct fuse_in_header` begins with length, opcode (u32 each) and a unique id (u64).
+    fn answer(&mut self, request: &[u8]) {
+        let opcode = u32::from_ne_bytes(request[4..8].try_into().unwrap());
+        let body = match opcode {
+            Self::INIT => init(),
+            Self::GETATTR => root_attributes(),
+            Self::LOOKUP => {
+                self.looked_up.fetch_add(1, Ordering::Relaxed);
+                return;
+            }
+            _ => return,
+        };
+        let mut reply = Vec::new();
+        reply.extend_from_slice(&(16 + body.len() as u32).to_ne_bytes());
+        reply.extend_from_slice(&0_i32.to_ne_bytes());
+        reply.extend_from_slice(&request[8..16]);
+        reply.extend_from_slice(&body);
+        self.device.write_all(&reply).unwrap();
+    }
+}
+
+/// `struct fuse_init_out` of protocol 7.31, with look-ups in one directory side by side.
+fn init() -> Vec<u8> {
+    const PARALLEL_DIROPS: u32 = 1 << 18;
+    let mut body = words(&[7, 31, 65_536, PARALLEL_DIROPS]);
+    // As many in the background as there may be, then the largest write.
+    body.extend_from_slice(&words(&[0, 65_536]));
+    body.resize(64, 0);
+    body
+}
+
+/// `struct fuse_attr_out` of a directory that everybody may enter, valid for long.
+fn root_attributes() -> Vec<u8> {
+    const VALID_SECONDS: u32 = 1000;
+    const MODE: u32 = 0o40_755;
+    // Valid for (u64, u32), padding, inode 1 and five u64: size, blocks, three times.
+    let mut body = words(&[VALID_SECONDS, 0, 0, 0, 1, 0]);
+    body.resize(body.len() + 40, 0);
+    // Three nanoseconds, mode, links, owner, group, device, block size, padding.
+    body.extend_from_slice(&words(&[0, 0, 0, MODE, 2, 0, 0, 0, 4096, 0]));
+    body
+}
+
+/// Little-endian machines only, where a u64 is its lower half and then its upper half.
+fn words(words: &[u32]) -> Vec<u8> {
+    words.iter().flat_map(|word| word.to_le_bytes()).collect()
+}
