@@ -28,7 +28,8 @@ pub(super) struct Snapshot {
     pub(super) moved: bool,
 }
 
-/// Every process that can be seen, and who carries `marker`.
+/// Every process that can be seen, and who carries `marker`. `NotFound` where nobody can be seen: no `/proc`, or an
+/// empty directory of that name, as in a small root.
 pub(super) fn snapshot(marker: &[u8]) -> io::Result<Snapshot> {
     let mut snapshot = Snapshot::default();
     for pid in pids()? {
@@ -47,6 +48,9 @@ pub(super) fn snapshot(marker: &[u8]) -> io::Result<Snapshot> {
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
             Err(error) => return Err(error),
         }
+    }
+    if snapshot.all.is_empty() {
+        return Err(io::ErrorKind::NotFound.into());
     }
     Ok(snapshot)
 }
