@@ -16,6 +16,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::time::{ClockId, clock_gettime};
 
@@ -31,6 +32,8 @@ pub(super) type Key = [u8; 16];
 const RECORD: usize = 32;
 /// Bytes reserved on the disk for one file: 32,768 records.
 const RESERVED: i64 = 1024 * 1024;
+/// Less than this is not worth asking for.
+const SMALLEST_RESERVE: i64 = 16 * 1024;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
@@ -69,7 +72,6 @@ impl Journal {
             read(&directory.join(name), boot, span, &mut begun)?;
         }
         let file = open_for_append(&directory.join(CURRENT))?;
-        cut_partial_record(&file, &directory.join(CURRENT))?;
         let mut journal = Self {
             directory: directory.to_owned(),
             file,
@@ -181,19 +183,30 @@ fn open_for_append(path: &Path) -> Result<File, Error> {
         .mode(0o600)
         .open(path)
         .map_err(|source| Error::from_path_io("journal", "open", path, source))?;
-    // Room for what is written later, so that a full disk does not refuse commands: the owner needs one to clean it up.
-    // A file system that cannot reserve takes the records as long as it has room.
-    let _ = fallocate(&file, FallocateFlags::FALLOC_FL_KEEP_SIZE, 0, RESERVED);
+    cut_partial_record(&file).map_err(|source| Error::from_path_io("journal", "truncate", path, source))?;
+    reserve(&file);
     Ok(file)
 }
 
 /// A record that a crash cut short was not followed by a start; what comes next must stand at its own place.
-fn cut_partial_record(file: &File, path: &Path) -> Result<(), Error> {
-    let cut = || {
-        let length = file.metadata()?.len();
-        file.set_len(length - length % RECORD as u64)
-    };
-    cut().map_err(|source| Error::from_path_io("journal", "truncate", path, source))
+fn cut_partial_record(file: &File) -> std::io::Result<()> {
+    let length = file.metadata()?.len();
+    match length % RECORD as u64 {
+        0 => Ok(()),
+        partial => file.set_len(length - partial),
+    }
+}
+
+/// Room for what is written later, so that a full disk does not refuse commands: the owner needs one to clean it up.
+/// A disk with less room gives what it has; a file system that cannot reserve takes records as long as it has room.
+/// A later change of the length, even to what it is, would give the room back.
+fn reserve(file: &File) {
+    let mut room = RESERVED;
+    while room >= SMALLEST_RESERVE
+        && fallocate(file, FallocateFlags::FALLOC_FL_KEEP_SIZE, 0, room) == Err(Errno::ENOSPC)
+    {
+        room /= 2;
+    }
 }
 
 fn read(path: &Path, boot: Key, span: Duration, begun: &mut HashSet<Key>) -> Result<(), Error> {
