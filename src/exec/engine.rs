@@ -213,6 +213,7 @@ impl Engine {
             tree: Tree {
                 leader,
                 marker: format!("{MARKER}={marker}").into_bytes(),
+                orphans: false,
             },
             child,
             started,
@@ -227,6 +228,7 @@ impl Engine {
         let tree = Tree {
             leader: None,
             marker: format!("{MARKER}={}:", self.instance).into_bytes(),
+            orphans: true,
         };
         let asked = tree.clone();
         let asking = tokio::task::spawn_blocking(move || kill::signal_tree(&asked, libc::SIGTERM));
@@ -242,6 +244,7 @@ impl Engine {
         let tree = Tree {
             leader: None,
             marker: format!("{MARKER}={killed}:").into_bytes(),
+            orphans: false,
         };
         if proc::carries(std::process::id() as i32, &tree.marker).unwrap_or(false) {
             // We are part of that tree ourselves: started by one of its commands.

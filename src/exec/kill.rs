@@ -1,72 +1,40 @@
-//! Ending a whole tree without a cgroup: session and group, descendants by parentage, and whoever carries the
-//! environment marker, which survives `setsid` and a double fork.
+//! Ending a whole tree without a cgroup; who belongs to it is found by `members`.
 //!
-//! Each victim is opened as a pidfd and looked at again (start time, still a member) before it is signalled, so a
-//! stranger that took over a pid is never hit. Passes repeat until one finds nobody: a process that forks while it is
-//! being killed leaves children that the next pass finds by parentage or marker. Best effort is said: a process that
-//! cleared its environment, left its session and lost its parent before the first pass cannot be told from others.
+//! ```text
+//!   STOP the leader's group --> look, STOP whoever is new, look again ... nobody is new --> KILL all --> look again
+//! ```
+//!
+//! Stopped first, because who is stopped forks no more and stays the parent of its children, by which they are found
+//! also when they cleared their environment and left their session. Each victim is opened as a pidfd and looked at again
+//! (start time) before it is signalled, so a stranger that took over a pid is never hit. Passes repeat until one finds
+//! nobody.
+//!
+//! Who forks and ends faster than a look at `/proc` takes is chased by the number of the process that was born last.
+//! Best effort is said: a process that cleared its environment, left its session, lost its parent and closed its output
+//! before the first look is ended by the daemon's stop only.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::proc::{self, Stat};
+use super::members::{Identity, Look, Search};
+pub(super) use super::members::{Leader, Tree};
+use super::proc;
 use super::sys;
 
 /// How long one pass waits for those that it has signalled.
 const PASS: Duration = Duration::from_millis(100);
+/// How long members are stopped, pass after pass, before they are killed: a crowd that goes on growing is cut down.
+const FREEZE: Duration = Duration::from_millis(200);
+/// How long newborns are chased after a look that somebody got away from.
+const CHASE: Duration = Duration::from_millis(5);
 /// After this, what is still alive is in the kernel (uninterruptible sleep) and is left to it.
 const GIVE_UP: Duration = Duration::from_secs(5);
 /// Empty looks in a row that are believed although somebody moved meanwhile: on a busy machine somebody always does.
 const QUIET_PASSES: u32 = 5;
-
-/// A tree to be signalled.
-#[derive(Debug, Clone)]
-pub(super) struct Tree {
-    /// The leader; its pid also names session and group, for as long as it has not been waited for.
-    pub(super) leader: Option<Leader>,
-    /// `BOXD_PROCESS=...`, or a prefix of it that stands for many trees.
-    pub(super) marker: Vec<u8>,
-}
-
-/// The first process of a tree.
-#[derive(Debug, Clone)]
-pub(super) struct Leader {
-    pub(super) pid: i32,
-    /// Tells whether the pid still means this process.
-    pub(super) pidfd: Arc<OwnedFd>,
-}
-
-impl Leader {
-    /// Sends it a signal; nothing happens when it has ended.
-    pub(super) fn signal(&self, signal: i32) {
-        // It may end at any moment, also between looking and sending.
-        let _ = sys::signal_pidfd(self.pidfd.as_fd(), signal);
-    }
-
-    /// Sends a signal to it and to the group that it leads, by the descriptor that is held; nothing happens when they
-    /// have ended.
-    pub(super) fn signal_group(&self, signal: i32) {
-        if sys::signal_group(self.pidfd.as_fd(), signal).is_err() {
-            // Kernels before 6.9 do not know groups by descriptor; the others of the group are found in /proc.
-            self.signal(signal);
-        }
-    }
-
-    /// Its pid, unless it was waited for: then the number may be anybody's.
-    fn current_pid(&self) -> Option<i32> {
-        self.is_alive().then_some(self.pid)
-    }
-
-    /// Whether it was not waited for yet.
-    pub(super) fn is_alive(&self) -> bool {
-        sys::signal_pidfd(self.pidfd.as_fd(), 0).is_ok()
-    }
-}
 
 /// What a kill did.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -79,15 +47,13 @@ pub(super) struct Killed {
     pub(super) unseen: bool,
 }
 
-/// A process for good: pid and start time.
-type Identity = (i32, u64);
-
 /// Sends `signal` once to every member alive now. Blocks for as long as it takes to read `/proc`.
 pub(super) fn signal_tree(tree: &Tree, signal: i32) -> Vec<i32> {
+    let mut search = Search::new(tree);
     if let Some(leader) = &tree.leader {
         leader.signal_group(signal);
     }
-    let (victims, _) = members(tree, &mut HashSet::new()).unwrap_or_default();
+    let victims = search.look().unwrap_or_default().alive;
     let leader = tree.leader.as_ref().map(|leader| leader.pid);
     let others = victims.into_iter().filter(|victim| Some(victim.0) != leader);
     others
@@ -98,46 +64,95 @@ pub(super) fn signal_tree(tree: &Tree, signal: i32) -> Vec<i32> {
 
 /// Kills every member until nobody is left. Blocks; bounded by [`GIVE_UP`].
 ///
-/// The leader and its group go first and by the descriptor that is held already, so that they go also where `/proc`
+/// The leader and its group are reached by the descriptor that is held already, so that they go also where `/proc`
 /// cannot be read (no descriptor is free, or there is none in this root).
 pub(super) fn kill_tree(tree: &Tree) -> Killed {
-    if let Some(leader) = &tree.leader {
-        leader.signal_group(libc::SIGKILL);
-    }
-    let (mut known, mut killed, started) = (HashSet::new(), Killed::default(), Instant::now());
+    let mut search = Search::new(tree);
+    let to_the_group = |signal| {
+        if let Some(leader) = &tree.leader {
+            leader.signal_group(signal);
+        }
+    };
+    to_the_group(libc::SIGSTOP);
+    let (mut killed, started) = (Killed::default(), Instant::now());
     let mut quiet = 0;
     loop {
         let late = started.elapsed() > GIVE_UP;
-        match members(tree, &mut known) {
+        let look = match freeze(&mut search) {
             // Where there is no /proc at all, what could be reached has been.
             Err(error) if late || error.kind() == io::ErrorKind::NotFound => {
+                to_the_group(libc::SIGKILL);
                 killed.unseen = true;
                 return killed;
             }
-            Err(_) => std::thread::sleep(PASS / 10),
-            Ok((victims, moved)) if victims.is_empty() => {
-                quiet += 1;
-                // Somebody who moves (forks and leaves) while being looked at is caught by looking again at once.
-                if !moved || quiet > QUIET_PASSES || late {
-                    return killed;
-                }
+            Err(_) => {
+                to_the_group(libc::SIGKILL);
+                std::thread::sleep(PASS / 10);
+                continue;
             }
-            Ok((victims, _)) => {
-                quiet = 0;
-                strike(&victims, &mut killed);
-                if late {
-                    killed.survivors = victims.into_iter().map(|victim| victim.0).collect();
-                    return killed;
-                }
-            }
+            Ok(look) => look,
+        };
+        strike(&look.alive, &mut killed);
+        to_the_group(libc::SIGKILL);
+        if late {
+            killed.survivors = look.alive.into_iter().map(|victim| victim.0).collect();
+            return killed;
+        }
+        quiet = if look.alive.is_empty() { quiet + 1 } else { 0 };
+        if quiet > 0 && (!look.moved || quiet > QUIET_PASSES) {
+            return killed;
+        }
+        if look.moved {
+            chase(&search, &mut killed);
         }
     }
 }
 
-/// Sends KILL to all of them and waits a moment for their end.
+/// Stops members until a look finds nobody new, or somebody got away meanwhile. Answers the last look.
+fn freeze(search: &mut Search<'_>) -> io::Result<Look> {
+    let (mut stopped, started) = (HashSet::new(), Instant::now());
+    loop {
+        let mut look = search.look()?;
+        let mut news = 0;
+        for member in look.alive.iter().filter(|member| stopped.insert(**member)) {
+            news += 1;
+            look.moved |= send(member, libc::SIGSTOP).is_none();
+        }
+        if news == 0 || look.moved || started.elapsed() > FREEZE {
+            return Ok(look);
+        }
+    }
+}
+
+/// Kills who is born now, if it is recognised: somebody who forks, leaves and ends all the time is not there any more
+/// when a look comes to its number, but the last number that was given out is its, or near. Goes on as long as somebody
+/// is caught now and then.
+fn chase(search: &Search<'_>, killed: &mut Killed) {
+    /// Numbers before the last one that are tried.
+    const BEFORE: i32 = 3;
+    let started = Instant::now();
+    let (mut caught_at, mut last) = (started, 0);
+    while caught_at.elapsed() < CHASE && started.elapsed() < PASS {
+        let Ok(newest) = proc::newest() else { return };
+        for pid in (newest - BEFORE..=newest).rev().filter(|pid| *pid > last) {
+            // Opened first: when the signal arrives, it was this process that was recognised.
+            let caught = sys::open_pidfd(pid).ok().filter(|_| search.recognises(pid));
+            if caught.is_some_and(|pidfd| sys::signal_pidfd(pidfd.as_fd(), libc::SIGKILL).is_ok()) {
+                killed.pids.push(pid);
+                caught_at = Instant::now();
+            }
+        }
+        last = newest;
+    }
+}
+
+/// Sends KILL to all of them and waits a moment for their end. The youngest first: the end of a parent can leave a
+/// stopped group without anybody to wake it, and then the kernel does.
 fn strike(victims: &[Identity], killed: &mut Killed) {
     let mut dying = Vec::with_capacity(victims.len());
-    for victim in victims {
+    let mut victims = victims.to_vec();
+    victims.sort_unstable_by_key(|(pid, started)| std::cmp::Reverse((*started, *pid)));
+    for victim in &victims {
         if let Some(pidfd) = send(victim, libc::SIGKILL) {
             dying.push(pidfd);
             if !killed.pids.contains(&victim.0) {
@@ -146,52 +161,6 @@ fn strike(victims: &[Identity], killed: &mut Killed) {
         }
     }
     wait_for_all(&dying);
-}
-
-/// The members alive now, and whether somebody moved meanwhile. `known` grows by them, so that a descendant is
-/// remembered after its parent has gone.
-fn members(tree: &Tree, known: &mut HashSet<Identity>) -> io::Result<(Vec<Identity>, bool)> {
-    let snapshot = proc::snapshot(&tree.marker)?;
-    let all = &snapshot.all;
-    let own = std::process::id() as i32;
-    // Asked after the snapshot: a leader that is still there now was there when the snapshot was taken.
-    let leader = tree.leader.as_ref().and_then(Leader::current_pid);
-    let belongs = |stat: &Stat| {
-        leader.is_some_and(|pid| stat.pid == pid || stat.session == pid || stat.group == pid)
-            || known.contains(&(stat.pid, stat.started))
-            || snapshot.marked.contains(&stat.pid)
-    };
-    let mut found: Vec<i32> = all
-        .values()
-        .filter(|stat| stat.pid != own && belongs(stat))
-        .map(|stat| stat.pid)
-        .collect();
-    add_descendants(all, &mut found);
-    let found: Vec<&Stat> = found.iter().filter_map(|pid| all.get(pid)).collect();
-    known.extend(found.iter().map(|stat| (stat.pid, stat.started)));
-    let alive = found
-        .iter()
-        .filter(|stat| !stat.dead)
-        .map(|stat| (stat.pid, stat.started))
-        .collect();
-    Ok((alive, snapshot.moved))
-}
-
-fn add_descendants(all: &HashMap<i32, Stat>, found: &mut Vec<i32>) {
-    let mut children: HashMap<i32, Vec<i32>> = HashMap::new();
-    for stat in all.values() {
-        children.entry(stat.parent).or_default().push(stat.pid);
-    }
-    let mut seen: HashSet<i32> = found.iter().copied().collect();
-    let mut next = 0;
-    while let Some(pid) = found.get(next).copied() {
-        next += 1;
-        for child in children.get(&pid).into_iter().flatten() {
-            if seen.insert(*child) {
-                found.push(*child);
-            }
-        }
-    }
 }
 
 /// Signals the process if it is still the one that was seen; answers its pidfd.
@@ -217,9 +186,9 @@ pub(super) async fn ended_within(tree: &Tree, grace: Duration) {
     let mut pause = Duration::from_millis(1);
     while tokio::time::Instant::now() < deadline {
         let looked_for = tree.clone();
-        let look = move || members(&looked_for, &mut HashSet::new());
+        let look = move || Search::new(&looked_for).look();
         let left = tokio::task::spawn_blocking(look).await;
-        if left.is_ok_and(|left| left.is_ok_and(|(left, _)| left.is_empty())) {
+        if left.is_ok_and(|left| left.is_ok_and(|left| left.alive.is_empty())) {
             return;
         }
         tokio::time::sleep(pause).await;

@@ -10,6 +10,7 @@ mod environment;
 mod feed;
 mod inherit;
 mod kill;
+mod members;
 mod proc;
 mod pump;
 mod read;

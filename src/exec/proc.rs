@@ -3,7 +3,10 @@
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+
+use super::environment::MARKER;
 
 /// A process at the moment of the look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,9 +27,14 @@ pub(super) struct Snapshot {
     pub(super) all: HashMap<i32, Stat>,
     /// Those whose environment has an entry that begins with the marker.
     pub(super) marked: HashSet<i32>,
+    /// Those who carry another marker.
+    pub(super) others: HashSet<i32>,
     /// Somebody went away while being looked at, maybe leaving a child that was not seen.
     pub(super) moved: bool,
 }
+
+/// What the environment of every process that a daemon has started begins an entry with.
+const ANY_MARKER: &[u8] = MARKER.as_bytes();
 
 /// Every process that can be seen, and who carries `marker`. `NotFound` where nobody can be seen: no `/proc`, or an
 /// empty directory of that name, as in a small root.
@@ -40,9 +48,10 @@ pub(super) fn snapshot(marker: &[u8]) -> io::Result<Snapshot> {
             Ok(None) => snapshot.moved = true,
             Err(error) => return Err(error),
         }
-        match carries(pid, marker) {
-            Ok(true) => drop(snapshot.marked.insert(pid)),
-            Ok(false) => {}
+        match environment(pid) {
+            Ok(environment) if has_entry(&environment, marker) => drop(snapshot.marked.insert(pid)),
+            Ok(environment) if has_entry(&environment, ANY_MARKER) => drop(snapshot.others.insert(pid)),
+            Ok(_) => {}
             Err(error) if gone(&error) => snapshot.moved = true,
             // Not ours to read, then not ours to kill.
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
@@ -95,13 +104,20 @@ fn parse_stat(line: &[u8]) -> Option<Stat> {
 
 /// Whether the environment of `pid` has an entry that begins with `marker`.
 pub(super) fn carries(pid: i32, marker: &[u8]) -> io::Result<bool> {
-    let environment = fs::read(format!("/proc/{pid}/environ"))?;
-    Ok(environment
-        .split(|byte| *byte == 0)
-        .any(|entry| entry.starts_with(marker)))
+    Ok(has_entry(&environment(pid)?, marker))
 }
 
-/// Every process but this one that has one of these pipes (inode numbers) open, as far as that can be seen.
+fn environment(pid: i32) -> io::Result<Vec<u8>> {
+    fs::read(format!("/proc/{pid}/environ"))
+}
+
+fn has_entry(environment: &[u8], beginning: &[u8]) -> bool {
+    environment
+        .split(|byte| *byte == 0)
+        .any(|entry| entry.starts_with(beginning))
+}
+
+/// Every process but this one that can write to one of these pipes (inode numbers), as far as that can be seen.
 pub(super) fn holders(inodes: &[u64]) -> Vec<u32> {
     let own = std::process::id() as i32;
     let mut holding: Vec<u32> = pids()
@@ -114,15 +130,42 @@ pub(super) fn holders(inodes: &[u64]) -> Vec<u32> {
     holding
 }
 
-/// Whether `pid` has one of these pipes (inode numbers) open.
-fn holds_pipe(pid: i32, inodes: &[u64]) -> bool {
+/// The pipes (inode numbers) that are the standard output and error of `pid`. Needs no descriptor.
+pub(super) fn output_pipes(pid: i32) -> Vec<u64> {
+    [1, 2]
+        .into_iter()
+        .filter_map(|fd| fs::read_link(format!("/proc/{pid}/fd/{fd}")).ok())
+        .filter_map(|target| pipe_inode(&target))
+        .collect()
+}
+
+/// The process or thread that was born last in this process namespace.
+pub(super) fn newest() -> io::Result<i32> {
+    let line = fs::read_to_string("/proc/loadavg")?;
+    let last = line.split_ascii_whitespace().next_back();
+    last.and_then(|pid| pid.parse().ok())
+        .ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
+/// Whether `pid` can write to one of these pipes (inode numbers). Who can only read is none of those that were given
+/// it: a child of ours that is being born has all our descriptors for a moment.
+pub(super) fn holds_pipe(pid: i32, inodes: &[u64]) -> bool {
     let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fd")) else {
         return false;
     };
     entries
         .flatten()
-        .filter_map(|entry| fs::read_link(entry.path()).ok())
-        .any(|target| pipe_inode(&target).is_some_and(|inode| inodes.contains(&inode)))
+        .filter(|entry| {
+            let target = fs::read_link(entry.path());
+            target.is_ok_and(|target| pipe_inode(&target).is_some_and(|inode| inodes.contains(&inode)))
+        })
+        .any(|entry| is_writable(&entry))
+}
+
+/// The permissions of a link below `fd` are the mode that the file was opened with.
+fn is_writable(link: &fs::DirEntry) -> bool {
+    link.metadata()
+        .is_ok_and(|link| link.permissions().mode() & 0o200 != 0)
 }
 
 /// The inode in `pipe:[12345]`.

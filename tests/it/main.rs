@@ -24,6 +24,7 @@ mod exec_child;
 mod exec_exit;
 mod exec_hung;
 mod exec_init;
+mod exec_kill;
 mod exec_limits;
 mod exec_no_proc;
 mod exec_once;
