@@ -1,5 +1,6 @@
 //! Links over NATS: how they come up, stay up, come back, and what each end learns of the other.
 
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use boxd::wire::proto::control_request::Op;
@@ -123,6 +124,43 @@ async fn a_broker_that_is_down_at_the_start_is_found_later() {
     broker.restart();
     let plane = ControlPlane::connect(&link).await;
     until_reachable(&plane, true, Duration::from_secs(6)).await;
+}
+
+/// Starts a daemon and disturbs it with signals that mean nothing to it until it is ready.
+fn start_disturbed(link: &Connection) -> Daemon {
+    let (tell, told) = mpsc::channel::<std::path::PathBuf>();
+    let (starting, ready) = mpsc::channel::<()>();
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            let lock = told.recv().unwrap().join("state/boxd.lock");
+            while ready.recv_timeout(Duration::from_millis(100)) == Err(mpsc::RecvTimeoutError::Timeout) {
+                let pid = std::fs::read_to_string(&lock).ok();
+                if let Some(pid) = pid.and_then(|text| text.trim().parse().ok()) {
+                    let pid = nix::unistd::Pid::from_raw(pid);
+                    let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGWINCH);
+                }
+            }
+        });
+        let daemon = Daemon::builder()
+            .connection(link)
+            .start_in(|directory| tell.send(directory.to_path_buf()).unwrap());
+        drop(starting);
+        daemon
+    })
+}
+
+#[test]
+fn a_broker_that_says_nothing_does_not_keep_the_daemon_from_starting() {
+    // Accepted by the kernel, answered by nobody: the attempt ends by its own limit, longer than some looks at the files.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let link = Connection::to(&format!("nats://{}", silent.local_addr().unwrap()));
+    std::thread::scope(|scope| {
+        // Whether one hangs would be a matter of which thread does what: several, and several events.
+        let start = || assert_eq!(link_state(&start_disturbed(&link)), "waiting");
+        for started in [(); 4].map(|()| scope.spawn(start)) {
+            started.join().unwrap();
+        }
+    });
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

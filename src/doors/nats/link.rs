@@ -127,7 +127,7 @@ impl Link {
     /// Resolves when the first attempt has ended, well or not.
     pub(super) async fn tried(&self) {
         let mut state = self.state.subscribe();
-        let _known = state.wait_for(|state| *state != LinkState::Connecting).await;
+        drop(state.wait_for(|state| *state != LinkState::Connecting).await);
     }
 
     /// The generation that stands now.

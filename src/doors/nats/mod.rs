@@ -186,7 +186,8 @@ impl Nats {
     /// The links that there are at the start, once each has been tried, for the ready file.
     pub async fn first_attempts(&self) -> Vec<LinkStatus> {
         let mut scanned = self.scanned.subscribe();
-        let _known = scanned.wait_for(|scanned| *scanned).await;
+        // What `wait_for` gives back locks the channel; kept across the attempts it would block the next look.
+        drop(scanned.wait_for(|scanned| *scanned).await);
         let links: Vec<Arc<Link>> = self
             .links
             .lock()
@@ -263,7 +264,8 @@ impl Nats {
                 self.door.instance.send_replace(instance);
             }
             self.reconcile(wanted);
-            self.scanned.send_replace(true);
+            self.scanned
+                .send_if_modified(|scanned| !std::mem::replace(scanned, true));
             self.check_supervisors()?;
             self.count_links();
         }
