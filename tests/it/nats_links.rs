@@ -302,6 +302,38 @@ async fn links_to_two_brokers_live_side_by_side_and_come_and_go() {
 }
 
 #[tokio::test]
+async fn links_stay_while_the_daemon_has_no_descriptor_to_look_at_their_files() {
+    let broker = NatsServer::start();
+    let (daemon, link) = Daemon::linked(&broker);
+    let plane = ControlPlane::connect(&link).await;
+    let limit = |descriptors: &str| {
+        let pid = daemon.pid().to_string();
+        let nofile = format!("--nofile={descriptors}:");
+        let set = std::process::Command::new(crate::harness::require("prlimit"))
+            .args(["--pid", &pid, &nofile])
+            .status();
+        assert!(set.unwrap().success());
+    };
+    limit("4");
+    eventually("a line that says so", PATIENCE, || {
+        daemon
+            .log()
+            .contains("connection files cannot be looked at")
+            .then_some(())
+    });
+    assert!(ping_once(&plane).await.is_some(), "the link was removed");
+    limit("1024");
+    let mut events = plane.events().await;
+    link.remove(&daemon.config_directory());
+    loop {
+        let event = events.next().await.event;
+        if let Some(agent_event::Event::GoingOffline(_)) = event {
+            break;
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_family_that_the_account_forbids_is_a_warning_and_no_loop() {
     let users = r#"authorization { users: [
         { user: admin, password: admin }
