@@ -114,11 +114,13 @@ pub(super) async fn connect(target: &Target<'_>, read_buffer: u16) -> Result<Con
         let tls = tls.map_err(|panic| Failure::Unreachable(format!("TLS cannot be set up: {panic}")))?;
         options = options.tls_client_config(tls);
     }
+    let port = address.port();
     let client = options
         .connect(address)
         .await
         .map_err(|error| failure(target.url, &error))?;
     standing.store(true, Ordering::Release);
+    super::socket::hold_back_little(port);
     let max_payload = client.server_info().max_payload;
     Ok(Connection {
         client,

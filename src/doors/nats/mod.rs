@@ -32,6 +32,7 @@ mod hello;
 mod link;
 mod outbound;
 mod route;
+mod socket;
 mod subjects;
 mod tls;
 
