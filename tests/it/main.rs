@@ -46,5 +46,6 @@ mod nats_credentials;
 mod nats_links;
 mod nats_load;
 mod nats_requests;
+mod nats_slow;
 mod parity;
 mod wire_vectors;

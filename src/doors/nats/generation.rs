@@ -40,6 +40,11 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 const CONTROL_READS: u16 = u16::MAX;
 /// Bytes that the bulk connection reads at once: nothing but pongs.
 const BULK_READS: u16 = 1024;
+/// Bytes of replies that go to the control connection at once: pings and heartbeats wait behind no more than these,
+/// also where the way to the broker is slow.
+const CONTROL_WINDOW: usize = 256 << 10;
+/// The same for the bulk connection, where one reply may be larger.
+const BULK_WINDOW: usize = 1 << 20;
 /// Replies from this size on go over the bulk connection, bytes.
 const BULK_FROM: usize = 64 << 10;
 
@@ -111,8 +116,8 @@ impl Generation {
         let generation = Arc::new(Self {
             link: Arc::clone(link),
             max_payload: control.max_payload.min(bulk.max_payload),
-            control: Arc::new(Outbound::new(control.client.clone())),
-            bulk: Arc::new(Outbound::new(bulk.client.clone())),
+            control: Arc::new(Outbound::new(control.client.clone(), CONTROL_WINDOW)),
+            bulk: Arc::new(Outbound::new(bulk.client.clone(), BULK_WINDOW)),
             config: Arc::clone(config),
             instance,
             families,
@@ -237,9 +242,9 @@ impl Generation {
                 digest_said |= self.say_hello(Duration::ZERO).await?;
             }
             seq += 1;
+            // Not flushed: that would wait for every reply before it. A connection that takes nothing is found out by
+            // the pings of its client.
             self.publish_event(&hello::heartbeat(&door, &agent_id, seq))?;
-            // A connection that takes nothing is found out here even when there is nothing else to send.
-            self.control.flush().await?;
         }
     }
 

@@ -148,33 +148,39 @@ impl Link {
     /// Sends the answer to an operation over the generation that stands, or over the next one: a caller that
     /// reconnects as we do still gets it.
     pub(super) async fn reply(&self, subject: Subject, payload: Bytes) {
-        let sent = tokio::time::timeout(REPLY_LIMIT, self.reply_when_connected(&subject, &payload)).await;
-        if sent.is_err() {
-            tracing::warn!(%subject, "a reply was not sent: the link did not come back in time");
-        }
-    }
-
-    async fn reply_when_connected(&self, subject: &Subject, payload: &Bytes) {
-        let mut current = self.current.subscribe();
         loop {
-            let standing =
-                |held: &Option<Arc<Generation>>| held.as_ref().is_some_and(|held| !held.has_ended());
-            let Ok(generation) = current.wait_for(standing).await.map(|held| held.clone()) else {
-                return;
+            let generation = match self.standing().await {
+                Ok(generation) => generation,
+                Err(reason) => return tracing::warn!(%subject, reason, "a reply was not sent"),
             };
-            let Some(generation) = generation else { continue };
             if payload.len() > generation.max_payload {
                 let (size, limit) = (payload.len(), generation.max_payload);
-                tracing::error!(
+                return tracing::error!(
                     size,
                     limit,
                     "a reply was not sent: this broker carries less than the one before"
                 );
-                return;
             }
             if generation.reply(subject.clone(), payload.clone()).await.is_ok() {
                 return;
             }
+        }
+    }
+
+    /// The generation that stands, or the next one; the error says why there will be none soon enough.
+    async fn standing(&self) -> Result<Arc<Generation>, &'static str> {
+        let mut current = self.current.subscribe();
+        let stands = |held: &Option<Arc<Generation>>| held.as_ref().is_some_and(|held| !held.has_ended());
+        tokio::select! {
+            biased;
+            standing = current.wait_for(stands) => {
+                let standing = standing.ok().and_then(|held| held.clone());
+                standing.ok_or("the link is no more")
+            }
+            () = self.removed.cancelled() => Err("the link was removed"),
+            // The supervisor makes no further attempt.
+            () = self.door.tasks.stopping() => Err("the daemon stops and the link is down"),
+            () = tokio::time::sleep(REPLY_LIMIT) => Err("the link did not come back in time"),
         }
     }
 

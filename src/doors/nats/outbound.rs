@@ -4,11 +4,12 @@
 //! ```text
 //!   urgent (pings, errors, hello, events) ──┐ straight into the client when nothing urgent waits
 //!                                           ├──> client ──> socket
-//!   replies ── wait for room in bytes ──────┘ straight in when nothing waits and less than FLUSH_EVERY is unflushed
+//!   replies ── wait for room in bytes ──────┘ straight in when nothing waits and less than the window is unflushed
 //! ```
 //!
 //! Without pressure a message takes no detour: it is handed to the client by the task that made it. What cannot go
-//! at once is queued and sent by [`Outbound::run`].
+//! at once is queued and sent by [`Outbound::run`]; whoever queued a reply learns whether it went, so that a reply
+//! that was still waiting when the connection was lost can go over the next one.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -17,14 +18,12 @@ use async_nats::{Client, Subject};
 use bytes::Bytes;
 use futures_util::FutureExt;
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 
 /// Bytes of replies that may wait; whoever has one more waits for room with it.
 const REPLY_BYTES: usize = 16 << 20;
 /// Bytes of urgent messages that may wait. More means that the broker takes nothing: the connection ends.
 const URGENT_BYTES: usize = 4 << 20;
-/// Bytes of replies handed to the client before they are known to be on the socket: what a ping may wait behind.
-const FLUSH_EVERY: usize = 1 << 20;
 /// A connection on which nothing is written for so long is given up.
 const STALL: Duration = Duration::from_secs(30);
 
@@ -37,11 +36,30 @@ struct Message {
     payload: Bytes,
 }
 
+/// A reply in the queue.
+struct Waiting {
+    message: Message,
+    /// Told when the client has the message; dropped when it will never have it.
+    handed: oneshot::Sender<()>,
+}
+
+/// What became of a reply that was to be sent.
+enum Sent {
+    /// The client has it.
+    Handed,
+    /// It waits for its turn.
+    Queued(oneshot::Receiver<()>),
+    /// There is no room for it to wait.
+    Full(Message),
+    /// The connection is given up.
+    Gone,
+}
+
 #[derive(Default)]
 struct Queue {
     urgent: VecDeque<Message>,
     urgent_bytes: usize,
-    replies: VecDeque<Message>,
+    replies: VecDeque<Waiting>,
     reply_bytes: usize,
     /// Bytes of replies handed to the client since it last flushed.
     unflushed: usize,
@@ -53,6 +71,8 @@ struct Queue {
 /// The sending half of one connection.
 pub(super) struct Outbound {
     client: Client,
+    /// Bytes of replies handed to the client before they are known to be on the socket: what a ping may wait behind.
+    window: usize,
     queue: Mutex<Queue>,
     /// Something was queued.
     work: Notify,
@@ -61,10 +81,12 @@ pub(super) struct Outbound {
 }
 
 impl Outbound {
-    /// For `client`; nothing queued moves before [`Outbound::run`] does.
-    pub(super) fn new(client: Client) -> Self {
+    /// For `client`, which is given at most about `window` bytes of replies at once; nothing queued moves before
+    /// [`Outbound::run`] does.
+    pub(super) fn new(client: Client, window: usize) -> Self {
         Self {
             client,
+            window,
             queue: Mutex::default(),
             work: Notify::new(),
             room: Notify::new(),
@@ -94,43 +116,43 @@ impl Outbound {
         Ok(())
     }
 
-    /// Sends a reply, waiting for room in the queue when there is none.
+    /// Sends a reply, waiting for its turn; the error means that it was not sent and that nothing is any more.
     pub(super) async fn send(&self, subject: Subject, payload: Bytes) -> Result<(), Gone> {
         let mut message = Message { subject, payload };
         loop {
             let room = self.room.notified();
             match self.try_send(message) {
-                Ok(sent) => return sent,
-                Err(back) => message = back,
+                Sent::Handed => return Ok(()),
+                Sent::Queued(handed) => return handed.await.map_err(|_| Gone),
+                Sent::Gone => return Err(Gone),
+                Sent::Full(back) => message = back,
             }
             room.await;
         }
     }
 
-    /// `Err` gives the message back for want of room.
-    fn try_send(&self, message: Message) -> Result<Result<(), Gone>, Message> {
+    fn try_send(&self, message: Message) -> Sent {
         let size = message.payload.len();
         let mut queue = self.queue.lock();
         if queue.gone {
-            return Ok(Err(Gone));
+            return Sent::Gone;
         }
-        if queue.replies.is_empty()
-            && queue.unflushed + size <= FLUSH_EVERY
-            && self.hand_over(&message.subject, &message.payload)
-        {
+        let fits = queue.unflushed == 0 || queue.unflushed + size <= self.window;
+        if queue.replies.is_empty() && fits && self.hand_over(&message.subject, &message.payload) {
             queue.unflushed += size;
-            if queue.unflushed > FLUSH_EVERY / 2 {
+            if queue.unflushed > self.window / 2 {
                 self.work.notify_one();
             }
-            return Ok(Ok(()));
+            return Sent::Handed;
         }
         if queue.reply_bytes > 0 && queue.reply_bytes + size > REPLY_BYTES {
-            return Err(message);
+            return Sent::Full(message);
         }
         queue.reply_bytes += size;
-        queue.replies.push_back(message);
+        let (handed, turn) = oneshot::channel();
+        queue.replies.push_back(Waiting { message, handed });
         self.work.notify_one();
-        Ok(Ok(()))
+        Sent::Queued(turn)
     }
 
     /// Hands a message to the client if that takes it at once.
@@ -156,31 +178,36 @@ impl Outbound {
 
     /// One round: everything urgent, then replies up to the next flush, until nothing is left.
     async fn pass(&self) -> Result<(), Gone> {
-        while let Some(message) = self.next()? {
+        while let Some((message, handed)) = self.next()? {
             moving(self.client.publish(message.subject, message.payload)).await?;
-            self.flush_above(FLUSH_EVERY).await?;
+            if let Some(handed) = handed {
+                // Who sent it may have stopped waiting.
+                let _ = handed.send(());
+            }
+            self.flush_above(self.window).await?;
         }
-        self.flush_above(FLUSH_EVERY / 2).await
+        self.flush_above(self.window / 2).await
     }
 
-    fn next(&self) -> Result<Option<Message>, Gone> {
+    fn next(&self) -> Result<Option<(Message, Option<oneshot::Sender<()>>)>, Gone> {
         let mut queue = self.queue.lock();
         if queue.gone {
             return Err(Gone);
         }
-        let message = match queue.urgent.pop_front() {
+        let next = match queue.urgent.pop_front() {
             Some(message) => {
                 queue.urgent_bytes -= message.payload.len();
-                Some(message)
+                Some((message, None))
             }
-            None => queue.replies.pop_front().inspect(|message| {
-                queue.reply_bytes -= message.payload.len();
-                queue.unflushed += message.payload.len();
+            None => queue.replies.pop_front().map(|waiting| {
+                queue.reply_bytes -= waiting.message.payload.len();
+                queue.unflushed += waiting.message.payload.len();
+                (waiting.message, Some(waiting.handed))
             }),
         };
-        queue.in_hand = message.is_some();
+        queue.in_hand = next.is_some();
         self.room.notify_waiters();
-        Ok(message)
+        Ok(next)
     }
 
     async fn flush_above(&self, limit: usize) -> Result<(), Gone> {

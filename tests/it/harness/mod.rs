@@ -13,6 +13,7 @@ pub(crate) mod group;
 pub(crate) mod http;
 pub(crate) mod hung;
 pub(crate) mod processes;
+pub(crate) mod proxy;
 pub(crate) mod ready;
 pub(crate) mod ways;
 
@@ -25,6 +26,7 @@ pub(crate) use control::{ControlPlane, Family};
 pub(crate) use daemon::Daemon;
 pub(crate) use http::{Answer, Http, whole};
 pub(crate) use hung::HungFileSystem;
+pub(crate) use proxy::Proxy;
 pub(crate) use ways::{Request, WAYS, Way, Ways};
 
 /// How long a test waits for something that is not a matter of speed.
