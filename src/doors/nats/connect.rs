@@ -59,6 +59,8 @@ pub(super) struct Connection {
     pub(super) lost: CancellationToken,
     /// Largest payload the broker carries, bytes.
     pub(super) max_payload: usize,
+    /// What the broker calls itself; another one calls itself differently.
+    pub(super) server_id: String,
 }
 
 /// Where to connect, and as whom.
@@ -121,12 +123,13 @@ pub(super) async fn connect(target: &Target<'_>, read_buffer: u16) -> Result<Con
         .map_err(|error| failure(target.url, &error))?;
     standing.store(true, Ordering::Release);
     super::socket::hold_back_little(port);
-    let max_payload = client.server_info().max_payload;
+    let info = client.server_info();
     Ok(Connection {
         client,
         news,
         lost,
-        max_payload,
+        max_payload: info.max_payload,
+        server_id: info.server_id,
     })
 }
 
@@ -164,11 +167,13 @@ fn is_loopback(host: &str) -> bool {
     host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
-/// The URL without the user and password it may carry.
+/// The URL without the user and password it may carry, which may also stand without a scheme.
 pub(super) fn without_secret(url: &str) -> String {
-    match (url.split_once("://"), url.rsplit_once('@')) {
-        (Some((scheme, _)), Some((_, host))) => format!("{scheme}://{host}"),
-        _ => url.to_owned(),
+    let scheme = url.split_once("://").map_or("", |(scheme, _)| scheme);
+    match url.rsplit_once('@') {
+        Some((_, host)) if scheme.is_empty() => host.to_owned(),
+        Some((_, host)) => format!("{scheme}://{host}"),
+        None => url.to_owned(),
     }
 }
 
@@ -315,6 +320,7 @@ mod tests {
     fn messages_never_show_the_password_of_a_url() {
         assert_eq!(without_secret("nats://u:p@h:1"), "nats://h:1");
         assert_eq!(without_secret("nats://h:1"), "nats://h:1");
+        assert_eq!(without_secret("u:p@h:1"), "h:1");
         let error = address("nats://u:hunter2@far:1", false).unwrap_err().to_string();
         assert!(!error.contains("hunter2"), "{error}");
     }

@@ -297,6 +297,11 @@ enum Inlet {
 }
 
 impl Opened {
+    /// What the broker calls itself.
+    pub(super) fn server_id(&self) -> &str {
+        &self.control.server_id
+    }
+
     /// Serves until the generation ends; `standing` is called when hello is out.
     pub(super) async fn serve(self, standing: impl FnOnce(&Arc<Generation>)) -> End {
         let Self {

@@ -8,6 +8,7 @@
 //!            └──> unusable (empty bearer, plaintext to another machine) ── changed ───────┘
 //! ```
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,6 +29,8 @@ use crate::ops::{self, Principal, Scope};
 const REPLY_LIMIT: Duration = Duration::from_secs(60);
 /// How often a link that cannot be dialled as configured looks at its credential file again.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
+/// Different complaints that are remembered; after more, each may be in the log again.
+const COMPLAINTS: usize = 64;
 
 /// Where a link stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -201,7 +204,7 @@ impl Link {
             link: self,
             backoff: Backoff::default(),
             turn: 0,
-            said: String::new(),
+            said: BTreeSet::new(),
         };
         while let Some(pause) = Box::pin(supervisor.live()).await {
             if !supervisor.pause(pause).await {
@@ -217,8 +220,8 @@ struct Supervisor {
     backoff: Backoff,
     /// Which URL is next.
     turn: usize,
-    /// The last complaint, so that the same one is not an error in the log again and again.
-    said: String,
+    /// The complaints since it was connected, so that the same one is not an error in the log again and again.
+    said: BTreeSet<String>,
 }
 
 impl Supervisor {
@@ -230,9 +233,16 @@ impl Supervisor {
         let opened = tokio::select! {
             opened = Generation::open(&self.link, &config, url) => opened,
             () = self.link.removed.cancelled() => return None,
+            // Hello after going offline would be a lie.
+            () = self.link.door.tasks.stopping() => return None,
         };
         match opened {
             Ok(opened) => {
+                let claim = self.link.door.served.claim(opened.server_id(), &config);
+                let _claim = match claim {
+                    Ok(claim) => claim,
+                    Err(taken) => return Some(self.failed(Failure::Unusable(taken))),
+                };
                 let link = Arc::clone(&self.link);
                 let end = opened.serve(|generation| self.stands(generation, url)).await;
                 link.current.send_replace(None);
@@ -284,23 +294,34 @@ impl Supervisor {
             }
             Failure::Unusable(error) => (LinkState::Unusable, error.to_string(), LOOK_AGAIN),
         };
-        if self.said == reason {
+        if self.said.len() > COMPLAINTS {
+            self.said.clear();
+        }
+        if !self.said.insert(reason.clone()) {
             tracing::debug!(connection, reason, "link still not connected");
-        } else if state == LinkState::Waiting {
-            tracing::warn!(
-                connection,
-                reason,
-                "the broker cannot be reached, trying for ever"
-            );
-        } else {
-            tracing::error!(
+            self.link.state.send_replace(state);
+            return pause;
+        }
+        match state {
+            LinkState::Waiting => {
+                tracing::warn!(
+                    connection,
+                    reason,
+                    "the broker cannot be reached, trying for ever"
+                );
+            }
+            LinkState::Refused => tracing::error!(
                 connection,
                 reason,
                 fix = "put a valid bearer into the connection file (it is read again by itself), or enroll again",
                 "the link cannot be connected"
-            );
+            ),
+            _ => tracing::error!(
+                connection,
+                reason,
+                "the link cannot be connected as it is configured"
+            ),
         }
-        self.said = reason;
         self.link.state.send_replace(state);
         pause
     }

@@ -35,6 +35,7 @@ mod route;
 mod socket;
 mod subjects;
 mod tls;
+mod twins;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -52,6 +53,7 @@ use self::clone::Clocks;
 use self::digest::ExecutableDigest;
 use self::directory::Directory;
 use self::link::Link;
+use self::twins::{Served, Twins};
 use crate::error::Error;
 use crate::ids::InstanceId;
 use crate::lifecycle::Tasks;
@@ -75,6 +77,8 @@ struct Door {
     admission: Arc<Admission>,
     digest: ExecutableDigest,
     metrics: Arc<Metrics>,
+    /// Which link serves which agent at which broker.
+    served: Served,
     /// Going offline was said: no more heartbeats.
     offline: AtomicBool,
 }
@@ -160,6 +164,7 @@ pub fn start(
         admission,
         digest,
         metrics,
+        served: Served::default(),
         offline,
     });
     let nats = Arc::new(Nats {
@@ -242,7 +247,7 @@ impl Nats {
     /// The pillar: follows the connection files until the daemon stops, and notices a supervisor that died.
     async fn watch(&self) -> Result<(), Error> {
         let mut directory = self.door.config.config_dir.clone().map(Directory::new);
-        let mut clocks = Clocks::default();
+        let (mut clocks, mut twins) = (Clocks::default(), Twins::default());
         let mut looks = tokio::time::interval(LOOK_INTERVAL);
         looks.set_missed_tick_behavior(MissedTickBehavior::Skip);
         loop {
@@ -264,7 +269,7 @@ impl Nats {
                 tracing::warn!(?asleep, %instance, "the machine was resumed or cloned, every link is made anew");
                 self.door.instance.send_replace(instance);
             }
-            self.reconcile(wanted);
+            self.reconcile(twins.without(wanted));
             self.scanned
                 .send_if_modified(|scanned| !std::mem::replace(scanned, true));
             self.check_supervisors()?;
@@ -273,9 +278,8 @@ impl Nats {
     }
 
     /// Makes the running links those that are wanted.
-    fn reconcile(&self, wanted: Vec<LinkConfig>) {
+    fn reconcile(&self, wanted: BTreeMap<String, LinkConfig>) {
         let mut links = self.links.lock();
-        let wanted = distinct(wanted);
         links.retain(|id, running| {
             let config = running.link.config();
             let stays = wanted.get(id).is_some_and(|wanted| {
@@ -318,29 +322,6 @@ impl Nats {
         }
         Ok(())
     }
-}
-
-/// One link per connection id, and one per agent at a broker: two of them would answer each request twice.
-fn distinct(wanted: Vec<LinkConfig>) -> BTreeMap<String, LinkConfig> {
-    let mut links: BTreeMap<String, LinkConfig> = BTreeMap::new();
-    for link in wanted {
-        let twin = links.values().find(|other| {
-            let same_agent = (&other.workspace_id, &other.agent_id) == (&link.workspace_id, &link.agent_id);
-            other.connection_id == link.connection_id
-                || (same_agent && other.urls.iter().any(|url| link.urls.contains(url)))
-        });
-        match twin {
-            Some(twin) => tracing::debug!(
-                ignored = link.connection_id,
-                kept = twin.connection_id,
-                "two connections describe one link, the first is used"
-            ),
-            None => {
-                links.insert(link.connection_id.clone(), link);
-            }
-        }
-    }
-    links
 }
 
 fn status(link: &Link) -> LinkStatus {

@@ -36,11 +36,11 @@ struct Message {
     payload: Bytes,
 }
 
-/// A reply in the queue.
+/// A message in the queue.
 struct Waiting {
     message: Message,
-    /// Told when the client has the message; dropped when it will never have it.
-    handed: oneshot::Sender<()>,
+    /// For a reply: told when the client has the message, dropped when it will never have it.
+    handed: Option<oneshot::Sender<()>>,
 }
 
 /// What became of a reply that was to be sent.
@@ -150,6 +150,7 @@ impl Outbound {
         }
         queue.reply_bytes += size;
         let (handed, turn) = oneshot::channel();
+        let handed = Some(handed);
         queue.replies.push_back(Waiting { message, handed });
         self.work.notify_one();
         Sent::Queued(turn)
@@ -178,7 +179,7 @@ impl Outbound {
 
     /// One round: everything urgent, then replies up to the next flush, until nothing is left.
     async fn pass(&self) -> Result<(), Gone> {
-        while let Some((message, handed)) = self.next()? {
+        while let Some(Waiting { message, handed }) = self.next()? {
             moving(self.client.publish(message.subject, message.payload)).await?;
             if let Some(handed) = handed {
                 // Who sent it may have stopped waiting.
@@ -189,7 +190,7 @@ impl Outbound {
         self.flush_above(self.window / 2).await
     }
 
-    fn next(&self) -> Result<Option<(Message, Option<oneshot::Sender<()>>)>, Gone> {
+    fn next(&self) -> Result<Option<Waiting>, Gone> {
         let mut queue = self.queue.lock();
         if queue.gone {
             return Err(Gone);
@@ -197,12 +198,12 @@ impl Outbound {
         let next = match queue.urgent.pop_front() {
             Some(message) => {
                 queue.urgent_bytes -= message.payload.len();
-                Some((message, None))
+                let handed = None;
+                Some(Waiting { message, handed })
             }
-            None => queue.replies.pop_front().map(|waiting| {
+            None => queue.replies.pop_front().inspect(|waiting| {
                 queue.reply_bytes -= waiting.message.payload.len();
                 queue.unflushed += waiting.message.payload.len();
-                (waiting.message, Some(waiting.handed))
             }),
         };
         queue.in_hand = next.is_some();
