@@ -43,6 +43,7 @@ mod http_refusals;
 mod http_unix;
 mod load;
 mod nats_credentials;
+mod nats_faults;
 mod nats_links;
 mod nats_load;
 mod nats_requests;

@@ -1,6 +1,5 @@
 //! Links over NATS: how they come up, stay up, come back, and what each end learns of the other.
 
-use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use boxd::wire::proto::control_request::Op;
@@ -12,12 +11,12 @@ use prost::Message;
 use crate::harness::{Connection, ControlPlane, Daemon, Family, NatsServer, PATIENCE, eventually};
 use crate::nats_requests::{failed, ran, shell};
 
-fn link_state(daemon: &Daemon) -> &str {
+pub(crate) fn link_state(daemon: &Daemon) -> &str {
     daemon.ready["links"][0]["state"].as_str().unwrap()
 }
 
 /// One ping without the patience of a request: `None` when nobody answers now.
-async fn ping_once(plane: &ControlPlane) -> Option<()> {
+pub(crate) async fn ping_once(plane: &ControlPlane) -> Option<()> {
     let request = boxd::wire::proto::ControlRequest {
         op: Some(Op::Ping(PingRequest::default())),
         ..Default::default()
@@ -33,7 +32,7 @@ async fn ping_once(plane: &ControlPlane) -> Option<()> {
 }
 
 /// How long it takes until a ping is answered, or until none is any more.
-async fn until_reachable(plane: &ControlPlane, wanted: bool, limit: Duration) -> Duration {
+pub(crate) async fn until_reachable(plane: &ControlPlane, wanted: bool, limit: Duration) -> Duration {
     let begin = Instant::now();
     while ping_once(plane).await.is_some() != wanted {
         assert!(
@@ -124,43 +123,6 @@ async fn a_broker_that_is_down_at_the_start_is_found_later() {
     broker.restart();
     let plane = ControlPlane::connect(&link).await;
     until_reachable(&plane, true, Duration::from_secs(6)).await;
-}
-
-/// Starts a daemon and disturbs it with signals that mean nothing to it until it is ready.
-fn start_disturbed(link: &Connection) -> Daemon {
-    let (tell, told) = mpsc::channel::<std::path::PathBuf>();
-    let (starting, ready) = mpsc::channel::<()>();
-    std::thread::scope(|scope| {
-        scope.spawn(move || {
-            let lock = told.recv().unwrap().join("state/boxd.lock");
-            while ready.recv_timeout(Duration::from_millis(100)) == Err(mpsc::RecvTimeoutError::Timeout) {
-                let pid = std::fs::read_to_string(&lock).ok();
-                if let Some(pid) = pid.and_then(|text| text.trim().parse().ok()) {
-                    let pid = nix::unistd::Pid::from_raw(pid);
-                    let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGWINCH);
-                }
-            }
-        });
-        let daemon = Daemon::builder()
-            .connection(link)
-            .start_in(|directory| tell.send(directory.to_path_buf()).unwrap());
-        drop(starting);
-        daemon
-    })
-}
-
-#[test]
-fn a_broker_that_says_nothing_does_not_keep_the_daemon_from_starting() {
-    // Accepted by the kernel, answered by nobody: the attempt ends by its own limit, longer than some looks at the files.
-    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let link = Connection::to(&format!("nats://{}", silent.local_addr().unwrap()));
-    std::thread::scope(|scope| {
-        // Whether one hangs would be a matter of which thread does what: several, and several events.
-        let start = || assert_eq!(link_state(&start_disturbed(&link)), "waiting");
-        for started in [(); 4].map(|()| scope.spawn(start)) {
-            started.join().unwrap();
-        }
-    });
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -299,38 +261,6 @@ async fn links_to_two_brokers_live_side_by_side_and_come_and_go() {
         ping_once(&planes[0]).await.is_some(),
         "the other link was disturbed"
     );
-}
-
-#[tokio::test]
-async fn links_stay_while_the_daemon_has_no_descriptor_to_look_at_their_files() {
-    let broker = NatsServer::start();
-    let (daemon, link) = Daemon::linked(&broker);
-    let plane = ControlPlane::connect(&link).await;
-    let limit = |descriptors: &str| {
-        let pid = daemon.pid().to_string();
-        let nofile = format!("--nofile={descriptors}:");
-        let set = std::process::Command::new(crate::harness::require("prlimit"))
-            .args(["--pid", &pid, &nofile])
-            .status();
-        assert!(set.unwrap().success());
-    };
-    limit("4");
-    eventually("a line that says so", PATIENCE, || {
-        daemon
-            .log()
-            .contains("connection files cannot be looked at")
-            .then_some(())
-    });
-    assert!(ping_once(&plane).await.is_some(), "the link was removed");
-    limit("1024");
-    let mut events = plane.events().await;
-    link.remove(&daemon.config_directory());
-    loop {
-        let event = events.next().await.event;
-        if let Some(agent_event::Event::GoingOffline(_)) = event {
-            break;
-        }
-    }
 }
 
 #[tokio::test]

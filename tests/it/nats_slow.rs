@@ -61,7 +61,7 @@ async fn a_slow_way_to_the_broker_is_used_and_not_given_up() {
         );
         match tokio::time::timeout(Duration::from_millis(500), events.next()).await {
             Ok(event) if matches!(event.event, Some(agent_event::Event::Heartbeat(_))) => {
-                last = Instant::now()
+                last = Instant::now();
             }
             Ok(event) => panic!("{event:?}"),
             Err(_) => assert!(

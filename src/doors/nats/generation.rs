@@ -8,6 +8,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_nats::{Client, Subject, Subscriber};
@@ -28,7 +29,7 @@ use super::outbound::{Gone, Outbound};
 use super::subjects::{self, Family};
 use super::{dispatch, hello};
 use crate::ids::InstanceId;
-use crate::wire::proto::{AgentEvent, GoingOfflineReason};
+use crate::wire::proto::{AgentEvent, GoingOfflineReason, Hello};
 
 /// How long Hello waits for the executable's digest; it is sent again when that comes later.
 const DIGEST_WAIT: Duration = Duration::from_millis(250);
@@ -74,8 +75,10 @@ pub(super) struct Generation {
     /// The instance that it was dialled as.
     instance: InstanceId,
     families: Vec<Family>,
-    /// Subjects that the account may not publish to: a warning each, once.
+    /// Subjects of ours that the account may not use: a warning each, once.
     denied: Mutex<HashSet<String>>,
+    /// The account may not publish replies, which was said.
+    replies_denied: AtomicBool,
     ended: CancellationToken,
     end: Mutex<End>,
 }
@@ -122,6 +125,7 @@ impl Generation {
             instance,
             families,
             denied: Mutex::default(),
+            replies_denied: AtomicBool::new(false),
             ended: CancellationToken::new(),
             end: Mutex::new(End::Lost),
         });
@@ -203,13 +207,21 @@ impl Generation {
         Ok(subscribers)
     }
 
-    /// Says hello on every family; says whether the executable's digest was in it.
-    async fn say_hello(&self, wait: Duration) -> Result<bool, Gone> {
+    /// Hello as it would be said now, without the executable's digest.
+    fn hello(&self) -> Hello {
         let door = &self.link.door;
-        let digest = door.digest.within(wait).await;
+        hello::hello(door, &self.link.config(), &door.rooms.capabilities())
+    }
+
+    /// Says hello on every family; says whether the executable's digest was in it.
+    async fn say_hello(&self, hello: Hello, wait: Duration) -> Result<bool, Gone> {
+        let digest = self.link.door.digest.within(wait).await;
         let known = digest.is_some();
-        let works = door.rooms.capabilities();
-        let hello = hello::hello(door, &self.link.config(), &works, digest.unwrap_or_default());
+        let binary_sha256 = digest.unwrap_or_default();
+        let hello = Hello {
+            binary_sha256,
+            ..hello
+        };
         let payload = Bytes::from(hello.encode_to_vec());
         self.families
             .iter()
@@ -223,23 +235,22 @@ impl Generation {
         }
     }
 
-    /// Heartbeats, and Hello again when a capability changed or the digest became known.
+    /// Heartbeats, and Hello again when a capability or a consent changed or the digest became known.
     async fn beat(self: Arc<Self>, mut digest_said: bool) -> Result<(), Gone> {
         let door = Arc::clone(&self.link.door);
         let agent_id = self.link.config().agent_id.clone();
         let mut ticks = tokio::time::interval(door.config.heartbeat);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
-        let mut works = door.rooms.capabilities();
-        let mut seq = 0;
+        let (mut said, mut seq) = (self.hello(), 0);
         loop {
             ticks.tick().await;
             if door.is_offline() {
                 return Ok(());
             }
-            let now = door.rooms.capabilities();
-            if now != works || (!digest_said && door.digest.within(Duration::ZERO).await.is_some()) {
-                works = now;
-                digest_said |= self.say_hello(Duration::ZERO).await?;
+            let now = self.hello();
+            if now != said || (!digest_said && door.digest.within(Duration::ZERO).await.is_some()) {
+                said = now.clone();
+                digest_said |= self.say_hello(now, Duration::ZERO).await?;
             }
             seq += 1;
             // Not flushed: that would wait for every reply before it. A connection that takes nothing is found out by
@@ -278,7 +289,29 @@ impl Generation {
     }
 
     fn note_denied(&self, what: &'static str, subject: &str) {
-        if self.denied.lock().insert(subject.to_owned()) {
+        let ours = |family: &Family| family.subjects().contains(&subject);
+        if !self.families.iter().any(ours) {
+            // The subject of a reply is another one each time.
+            if !self.replies_denied.swap(true, Ordering::Relaxed) {
+                tracing::error!(
+                    what,
+                    subject,
+                    "the account may not publish replies: requests are performed and their answers are lost"
+                );
+            }
+            return;
+        }
+        let mut denied = self.denied.lock();
+        if !denied.insert(subject.to_owned()) {
+            return;
+        }
+        if self.families.iter().all(|family| denied.contains(&family.rpc)) {
+            tracing::error!(
+                what,
+                subject,
+                "the account may subscribe to no rpc subject: no request can arrive"
+            );
+        } else {
             tracing::warn!(
                 what,
                 subject,
@@ -317,7 +350,7 @@ impl Opened {
             return End::Lost;
         };
         let mut running = start(&generation, subscribers, [control.news, bulk.news]);
-        match tokio::time::timeout(SETUP_LIMIT, generation.say_hello(DIGEST_WAIT)).await {
+        match tokio::time::timeout(SETUP_LIMIT, generation.say_hello(generation.hello(), DIGEST_WAIT)).await {
             Ok(Ok(digest_said)) => {
                 standing(&generation);
                 let beat = Arc::clone(&generation).beat_until_gone(digest_said);

@@ -11,8 +11,8 @@ use crate::wire::reply;
 use super::Door;
 use super::config::LinkConfig;
 
-/// Hello of `link`, with what works at this moment.
-pub(super) fn hello(door: &Door, link: &LinkConfig, works: &[Capability], digest: String) -> Hello {
+/// Hello of `link`, with what works at this moment; the executable's digest is still to be filled in.
+pub(super) fn hello(door: &Door, link: &LinkConfig, works: &[Capability]) -> Hello {
     Hello {
         agent_id: link.agent_id.clone(),
         workspace_id: link.workspace_id.clone(),
@@ -23,7 +23,6 @@ pub(super) fn hello(door: &Door, link: &LinkConfig, works: &[Capability], digest
         workspace_root: door.rooms.workspace().root.to_string_lossy().into_owned(),
         capabilities: Some(capabilities(link, works)),
         update_channel: link.update_channel.clone(),
-        binary_sha256: digest,
         ..Hello::default()
     }
 }

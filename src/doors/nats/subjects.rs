@@ -26,6 +26,11 @@ impl Family {
             events: subject("events"),
         }
     }
+
+    /// All of them.
+    pub(super) fn subjects(&self) -> [&str; 4] {
+        [&self.rpc, &self.ack, &self.hello, &self.events]
+    }
 }
 
 /// The families of a link, plain first.
