@@ -113,12 +113,14 @@ fn chunks(body: Body, stall: Duration) -> impl Stream<Item = Result<Bytes, Error
 
 /// A JSON answer with status 200.
 pub(super) fn answer<T: Serialize>(value: &T) -> Result<Response, Problem> {
-    let bytes = serde_json::to_vec(value).map_err(|error| {
-        Problem::ours(&Error::Internal {
-            reason: format!("an answer cannot be written as JSON: {error}"),
-        })
-    })?;
-    Ok(raw_json(bytes))
+    Ok(raw_json(encode(value)?))
+}
+
+/// The bytes of a JSON answer.
+pub(super) fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, Error> {
+    serde_json::to_vec(value).map_err(|error| Error::Internal {
+        reason: format!("an answer cannot be written as JSON: {error}"),
+    })
 }
 
 /// An answer that is JSON already.

@@ -10,6 +10,7 @@
 
 mod auth;
 mod body;
+mod codec;
 mod connection;
 mod error;
 mod file;

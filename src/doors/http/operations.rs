@@ -7,8 +7,10 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::Request;
 use axum::response::Response;
+use bytes::Bytes;
 
 use super::body;
+use super::codec::{at_length, length};
 use super::error::{Contract, Problem};
 use super::front::Caller;
 use super::openapi::Refusals;
@@ -40,22 +42,24 @@ pub(super) async fn perform(
         })
     })?;
     let payload = body::json(request, PAYLOAD_BYTES, Contract::Ours).await?;
-    answer(&app, caller, &name, &payload)
+    answer(&app, caller, name, payload)
         .await
         .map_err(|error| Problem::ours(&error))
 }
 
-async fn answer(app: &Arc<App>, caller: Caller, name: &str, payload: &[u8]) -> Result<Response, Error> {
-    let decoded = decode_op(name, payload, &app.behind.rooms.process_config())?;
+async fn answer(app: &Arc<App>, caller: Caller, name: String, payload: Bytes) -> Result<Response, Error> {
+    let config = app.behind.rooms.process_config();
+    let decoded = at_length(payload.len(), move || decode_op(&name, &payload, &config)).await?;
     let bytes = match app
         .perform(caller.call(decoded.idempotency_key), decoded.op)
         .await?
     {
         Reply::File(file) => {
             let (offset, total) = (file.range().start, file.total());
-            encode_file(&file.read_all(PAYLOAD_BYTES).await?, offset, total)?
+            let content = file.read_all(PAYLOAD_BYTES).await?;
+            at_length(content.len(), move || encode_file(&content, offset, total)).await?
         }
-        reply => encode_reply(&reply, decoded.encoding)?,
+        reply => at_length(length(&reply), move || encode_reply(&reply, decoded.encoding)).await?,
     };
     Ok(body::raw_json(bytes))
 }

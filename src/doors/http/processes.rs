@@ -9,12 +9,14 @@ use axum::http::{HeaderMap, Request};
 use axum::response::Response;
 
 use super::body;
+use super::codec::{at_length, length};
 use super::error::{Contract, Problem, ProblemBody};
 use super::front::Caller;
 use super::openapi::Refusals;
 use super::router::{App, unexpected};
-use crate::ops::{Op, Reply};
-use crate::wire::json::{Config, ConfigPatch, RunReply, RunRequest, Unknown, decode};
+use crate::error::Error;
+use crate::ops::{Op, ProcessConfig, Reply, Run};
+use crate::wire::json::{Config, ConfigPatch, Encoding, RunReply, RunRequest, Unknown, decode};
 
 /// Bytes of a run request: tens of megabytes of standard input, in base64.
 const RUN_BYTES: u64 = 64 << 20;
@@ -75,16 +77,40 @@ pub(super) async fn run(
 ) -> Result<Response, Problem> {
     refuse_streams(request.headers())?;
     let bytes = body::json(request, RUN_BYTES, Contract::Compatible).await?;
-    let mut asked: RunRequest = decode(&bytes, Unknown::Ignored)?;
-    drop(bytes);
     let config = app.behind.rooms.process_config();
-    let timeout_ms = asked.effective_timeout_ms(&config);
-    let encoding = asked.encoding.take().unwrap_or_default();
-    let call = caller.call(asked.idempotency_key.clone());
-    let op = Op::ProcessRun(Box::new(asked.into_run(&config)?));
-    match app.perform(call, op).await? {
-        Reply::Ran(finished) => body::answer(&RunReply::new(&finished, encoding, Some(timeout_ms))),
-        other => Err(unexpected(&other)),
+    let asked = at_length(bytes.len(), move || Asked::decode(&bytes, &config)).await?;
+    let Asked {
+        run,
+        key,
+        encoding,
+        timeout_ms,
+    } = asked;
+    let reply = app.perform(caller.call(key), Op::ProcessRun(run)).await?;
+    let length = length(&reply);
+    let Reply::Ran(finished) = reply else {
+        return Err(unexpected(&reply));
+    };
+    let encode = move || body::encode(&RunReply::new(&finished, encoding, Some(timeout_ms)));
+    Ok(body::raw_json(at_length(length, encode).await?))
+}
+
+/// A run request, understood.
+struct Asked {
+    run: Box<Run>,
+    key: Option<String>,
+    encoding: Encoding,
+    timeout_ms: u64,
+}
+
+impl Asked {
+    fn decode(bytes: &[u8], config: &ProcessConfig) -> Result<Self, Error> {
+        let mut asked: RunRequest = decode(bytes, Unknown::Ignored)?;
+        Ok(Self {
+            timeout_ms: asked.effective_timeout_ms(config),
+            encoding: asked.encoding.take().unwrap_or_default(),
+            key: asked.idempotency_key.clone(),
+            run: Box::new(asked.into_run(config)?),
+        })
     }
 }
 
