@@ -20,8 +20,12 @@ pub(super) fn json(value: &serde_json::Value) -> Result<(), Error> {
     answer(format!("{value:#}\n").as_bytes())
 }
 
-/// Writes `boxd: ...` and a hint to standard error; there is nobody left to tell when that fails.
+/// Writes `boxd: ...` and a hint to standard error; there is nobody left to tell when that fails. Whoever closes our
+/// output (`| head`) has seen enough, which is nothing to complain about; the exit code tells it.
 pub(super) fn complaint(error: &Error) {
+    if matches!(error, Error::Io { source, .. } if source.kind() == io::ErrorKind::BrokenPipe) {
+        return;
+    }
     let mut text = match error {
         Error::Config { problems } => {
             let lines: Vec<_> = problems.iter().map(|problem| format!("\n  {problem}")).collect();

@@ -1,5 +1,7 @@
 //! Configuration as `run` and `doctor` take it.
 
+use std::process::Stdio;
+
 use super::{boxd, complaint, run};
 
 #[test]
@@ -135,4 +137,22 @@ fn verbs_for_programs_print_to_standard_output() {
             "{shell}"
         );
     }
+}
+
+#[test]
+fn a_reader_who_has_seen_enough_hears_no_complaint() {
+    let state = tempfile::tempdir().unwrap();
+    let mut child = boxd(state.path())
+        .arg("openapi")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // The document is larger than a pipe, so it cannot all be written before this.
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(
+        (output.status.code(), complaint(&output).as_str()),
+        (Some(70), "")
+    );
 }
