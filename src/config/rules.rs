@@ -43,6 +43,7 @@ pub(super) fn check(config: &Config, problems: &mut Vec<String>) {
         ));
     }
     check_token(config, problems);
+    check_names(&config.http.hosts, &config.http.origins, problems);
     check_link(&config.link, problems);
 }
 
@@ -63,6 +64,30 @@ fn check_token(config: &Config, problems: &mut Vec<String>) {
                 "http.no_token: commands run under the same user as the daemon and could use {path:?} as well; use a \
                  token, or insist with --i-know"
             )),
+        }
+    }
+}
+
+/// A name in another spelling than the one that headers are compared with would never match, in silence.
+fn check_names(hosts: &[String], origins: &[String], problems: &mut Vec<String>) {
+    for host in hosts {
+        let literal = host.trim_start_matches('[').trim_end_matches(']');
+        let is_address = literal.parse::<std::net::IpAddr>().is_ok();
+        let is_name = !host.is_empty() && !host.contains(['/', ':', '*', ' ']);
+        if !is_address && !is_name {
+            problems.push(format!(
+                "http.hosts {host:?} is no name that a Host header can have: write it without scheme, port and wildcard"
+            ));
+        }
+    }
+    for origin in origins {
+        let authority = origin.split_once("://").map_or("", |(_, authority)| authority);
+        let authority = authority.strip_suffix('/').unwrap_or(authority);
+        if authority.is_empty() || authority.contains(['/', '*', ' ']) {
+            problems.push(format!(
+                "http.origins {origin:?} is no origin: write scheme://host or scheme://host:port, without a path and \
+                 wildcard"
+            ));
         }
     }
 }

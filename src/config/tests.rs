@@ -332,3 +332,30 @@ fn the_example_is_the_committed_one_and_every_value_in_it_is_accepted() {
             .unwrap_or_else(|problem| panic!("{} {problem}", setting.key));
     }
 }
+
+#[test]
+fn names_that_could_never_match_are_told() {
+    for host in ["box.example:2468", "http://box.example", "*.example", ""] {
+        let file = format!("[http]\nhosts = [\"ok.example\", \"::1\", \"[::1]\", {host:?}]\n");
+        let problems = problems(with_file(&file, &[], Vec::new()));
+        assert!(
+            problems.len() == 1 && problems[0].contains("http.hosts"),
+            "{host}: {problems:?}"
+        );
+    }
+    for origin in [
+        "*",
+        "app.example",
+        "https://*.example",
+        "https://app.example/page",
+    ] {
+        let file = format!(
+            "[http]\norigins = [\"https://ok.example/\", \"http://[::1]:3000\", \"app://page\", {origin:?}]\n"
+        );
+        let problems = problems(with_file(&file, &[], Vec::new()));
+        assert!(
+            problems.len() == 1 && problems[0].contains("http.origins"),
+            "{origin}: {problems:?}"
+        );
+    }
+}

@@ -25,7 +25,7 @@ pub(super) enum Via {
 /// The rules of one daemon.
 #[derive(Debug)]
 pub(super) struct Origins {
-    /// Names besides the loopback ones, lower case.
+    /// Names besides the loopback ones, lower case; addresses without brackets.
     hosts: Vec<String>,
     /// Allowed origins, lower case, without a slash at the end.
     origins: Vec<String>,
@@ -34,7 +34,10 @@ pub(super) struct Origins {
 impl Origins {
     pub(super) fn new(hosts: &[String], origins: &[String]) -> Self {
         Self {
-            hosts: hosts.iter().map(|host| host.to_ascii_lowercase()).collect(),
+            hosts: hosts
+                .iter()
+                .map(|host| without_brackets(host).to_ascii_lowercase())
+                .collect(),
             origins: origins
                 .iter()
                 .map(|origin| origin.trim_end_matches('/').to_ascii_lowercase())
@@ -95,12 +98,10 @@ impl Origins {
         if name.eq_ignore_ascii_case("localhost") {
             return true;
         }
-        let literal = name.trim_start_matches('[').trim_end_matches(']');
-        if let Ok(address) = literal.parse::<IpAddr>() {
-            // A literal cannot be rebound: whoever sends it connected to that address.
-            return address.is_loopback() || address == bound || self.lists(name);
-        }
-        self.lists(name)
+        let name = without_brackets(name);
+        // A literal cannot be rebound: whoever sends it connected to that address.
+        let is_ours = |address: IpAddr| address.is_loopback() || address == bound;
+        name.parse().is_ok_and(is_ours) || self.lists(name)
     }
 
     fn lists(&self, name: &str) -> bool {
@@ -184,6 +185,13 @@ fn is_same(origin: &str, host: &str) -> bool {
     authority.is_some_and(|authority| authority.eq_ignore_ascii_case(host))
 }
 
+/// An IPv6 address as it is written outside of an authority.
+fn without_brackets(name: &str) -> &str {
+    name.strip_prefix('[')
+        .and_then(|name| name.strip_suffix(']'))
+        .unwrap_or(name)
+}
+
 fn without_port(authority: &str) -> &str {
     if let Some(end) = authority.find(']') {
         return &authority[..=end];
@@ -240,6 +248,14 @@ mod tests {
             );
         }
         assert_eq!(status(&rules, EVERYWHERE, "GET", Some("evil.example"), None), 421);
+        for listed in ["fd00::7", "[fd00::7]"] {
+            let rules = Origins::new(&[listed.into()], &[]);
+            assert_eq!(
+                status(&rules, LOOPBACK, "GET", Some("[FD00::7]:80"), None),
+                200,
+                "{listed}"
+            );
+        }
         let unnamed = Origins::new(&[], &[]);
         assert_eq!(status(&unnamed, EVERYWHERE, "GET", Some("my.example"), None), 200);
         assert_eq!(status(&unnamed, Via::Unix, "GET", Some("anything"), None), 200);
