@@ -15,7 +15,7 @@ use rustix::fs::{
 use rustix::io::{Errno, retry_on_intr};
 use rustix::process::geteuid;
 
-use super::anchor::{DIRECTORY, Mounts, descend};
+use super::anchor::{Mounts, descend};
 use super::entry::link_target;
 use super::keep::attributes;
 use super::list::names;
@@ -25,7 +25,7 @@ use super::temp::keep_from_sweep;
 use crate::error::Error;
 
 /// Copies what is at `from` to `to`, which must not exist. On an error what was copied so far is left for the caller
-/// to remove. A single file is answered open: while it is, the sweep leaves its unfinished name alone.
+/// to remove. A file or directory is answered open: while it is, the sweep leaves its unfinished name alone.
 pub(super) fn copy_tree(from: &Place, to: &Place) -> Result<Option<File>, Error> {
     let mut copy = Copy {
         linked: HashMap::new(),
@@ -54,13 +54,11 @@ pub(super) fn copy_tree(from: &Place, to: &Place) -> Result<Option<File>, Error>
         Copied::File(file) => return Ok(Some(file)),
         Copied::Other => return Ok(None),
     };
-    let made = openat(
-        &to.directory,
-        &to.name,
-        DIRECTORY | OFlags::NOFOLLOW,
-        Mode::empty(),
-    )
-    .map_err(|errno| blame(Path::new(""), errno))?;
+    let made = to
+        .open(OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())
+        .map(File::from)
+        .map_err(|errno| blame(Path::new(""), errno))?;
+    keep_from_sweep(&made);
     while let Some(below) = copy.waiting.pop() {
         copy.directory(source.as_fd(), made.as_fd(), &below)
             .map_err(|(below, errno)| blame(&below, errno))?;
@@ -71,7 +69,7 @@ pub(super) fn copy_tree(from: &Place, to: &Place) -> Result<Option<File>, Error>
         finish_directory(source.as_fd(), made.as_fd(), &below, &stat)
             .map_err(|errno| blame(&below, errno))?;
     }
-    Ok(None)
+    Ok(Some(made))
 }
 
 /// What became of one entry.

@@ -4,12 +4,13 @@
 //! killed daemon leaves nothing. Elsewhere it is called `.boxd-<random>`, which only its owner may read; a crash can
 //! leave such a file behind, and a later write in the same directory sweeps it: the writer holds a `flock`, so a
 //! file that can be locked has lost its writer. A file that replaces another one has that name for the moment
-//! between `linkat` and `renameat` too.
+//! between `linkat` and `renameat` too, and what moves to another file system until it is copied whole.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::sync::Arc;
 
 use rustix::fs::{
@@ -21,6 +22,7 @@ use rustix::process::geteuid;
 
 use super::config::Durability;
 use super::entry::is_same;
+use super::remove::remove_tree;
 
 /// How the names of unfinished files begin.
 const PREFIX: &[u8] = b".boxd-";
@@ -179,7 +181,7 @@ pub(super) fn sync_directory(directory: BorrowedFd<'_>) -> Result<(), Errno> {
     }
 }
 
-/// Removes files that writers left behind when they were killed: ours by name and owner, and locked by nobody.
+/// Removes what writers and moves left behind when they were killed: ours by name and owner, and locked by nobody.
 pub(super) fn sweep(directory: BorrowedFd<'_>) -> Result<(), Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let readable = openat(directory, ".", flags, Mode::empty())?;
@@ -197,14 +199,21 @@ fn sweep_one(directory: BorrowedFd<'_>, name: &OsStr) -> Result<(), Errno> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = openat(directory, name, flags, Mode::empty())?;
     let stat = fstat(&file)?;
-    let ours = stat.st_uid == geteuid().as_raw() && FileType::from_raw_mode(stat.st_mode).is_file();
-    if !ours {
+    let kind = FileType::from_raw_mode(stat.st_mode);
+    if stat.st_uid != geteuid().as_raw() || !(kind.is_file() || kind.is_dir()) {
         return Ok(());
     }
     flock(&file, FlockOperation::NonBlockingLockExclusive)?;
     // The writer may have published it and someone else taken the name since it was opened.
-    if is_same(&statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)?, &stat) {
-        unlinkat(directory, name, AtFlags::empty())?;
+    if !is_same(&statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)?, &stat) {
+        return Ok(());
+    }
+    if kind.is_file() {
+        return unlinkat(directory, name, AtFlags::empty());
+    }
+    // Half of a tree that was on its way to another file system; the source has it all.
+    if let Err(error) = remove_tree(directory, name, Path::new(name)) {
+        tracing::debug!(?name, %error, "an unfinished move could not be swept");
     }
     Ok(())
 }

@@ -420,18 +420,28 @@ async fn nothing_is_moved_over_what_holds_the_workspace_root() {
 #[test]
 fn the_sweep_leaves_a_copy_alone_that_waits_for_its_name() {
     let room = Room::new();
-    std::fs::write(room.at("from"), "content").unwrap();
+    std::fs::write(room.at("file"), "content").unwrap();
+    std::fs::create_dir_all(room.at("tree/deep")).unwrap();
+    std::fs::write(room.at("tree/deep/file"), "content").unwrap();
     let directory = std::sync::Arc::new(std::fs::File::open(room.root()).unwrap().into());
     let place = |name: OsString| Place {
         directory: std::sync::Arc::clone(&directory),
         absolute: room.at(&name),
         name,
     };
-    let hidden = place(unguessable_name());
-    let copied = copy_tree(&place("from".into()), &hidden).unwrap();
-    sweep(directory.as_fd()).unwrap();
-    assert_eq!(std::fs::read(&hidden.absolute).unwrap(), b"content");
-    drop(copied);
-    sweep(directory.as_fd()).unwrap();
-    assert_eq!(room.names(), ["from"], "one that nobody holds is litter");
+    for (name, below) in [("file", ""), ("tree", "deep/file")] {
+        let hidden = place(unguessable_name());
+        let copied = copy_tree(&place(name.into()), &hidden).unwrap();
+        sweep(directory.as_fd()).unwrap();
+        let content = std::fs::read(if below.is_empty() {
+            hidden.absolute.clone()
+        } else {
+            hidden.absolute.join(below)
+        });
+        assert_eq!(content.unwrap(), b"content", "{name}");
+        drop(copied);
+        sweep(directory.as_fd()).unwrap();
+        assert_eq!(room.names(), ["file", "tree"], "one that nobody holds is litter");
+        assert_eq!(std::fs::read(room.at("tree/deep/file")).unwrap(), b"content");
+    }
 }
