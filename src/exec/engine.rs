@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::attached::Attached;
+use super::birth::Birth;
 use super::environment::{Base, MARKER};
 use super::inherit::Inherited;
 use super::kill::{self, Leader, Tree};
@@ -98,13 +99,19 @@ impl Engine {
     /// Starts a command; its time limit covers the start too. What was started must be [finished](Started::finish) in
     /// a task of its own, so that it outlives whoever asked for it. An error means that nothing runs.
     pub async fn spawn(self: &Arc<Self>, spec: RunSpec) -> Result<Started, Error> {
-        let limit = spec.timeout.unwrap_or(Duration::MAX);
-        let asked = Instant::now();
-        let (engine, permit) = (Arc::clone(self), self.birth_permit().await?);
-        let (deliver, delivered) = oneshot::channel();
+        let (asked, limit) = (Instant::now(), spec.timeout.unwrap_or(Duration::MAX));
+        let timed_out = |_| Error::Timeout {
+            what: "the start of the program",
+            after: limit,
+        };
+        let permit = tokio::time::timeout(limit, self.birth_permit()).await;
+        let (engine, permit) = (Arc::clone(self), permit.map_err(timed_out)??);
+        let birth = Arc::new(Birth::default());
+        let (deliver, mut delivered) = oneshot::channel();
+        let under_way = Arc::clone(&birth);
         // A birth can hang with the file system that holds the program: it has a thread of its own and may be given up.
         drop(tokio::task::spawn_blocking(move || {
-            let mut born = engine.give_birth(spec);
+            let mut born = engine.give_birth(spec, asked, &under_way);
             drop(permit);
             if let Ok(started) = &mut born {
                 engine.stay_with(started, asked.checked_add(limit));
@@ -113,15 +120,16 @@ impl Engine {
                 kill::kill_tree(&unwanted.running.tree);
             }
         }));
-        let panicked = |_| Error::Internal {
+        let left = limit.saturating_sub(asked.elapsed());
+        let born = match tokio::time::timeout(left, &mut delivered).await {
+            Ok(born) => born,
+            Err(elapsed) if birth.give_up() => return Err(timed_out(elapsed)),
+            // It came about at this very moment.
+            Err(_) => delivered.await,
+        };
+        born.map_err(|_| Error::Internal {
             reason: "a birth panicked".into(),
-        };
-        let timed_out = |_| Error::Timeout {
-            what: "the start of the program",
-            after: limit,
-        };
-        let born = tokio::time::timeout(limit, delivered).await.map_err(timed_out)?;
-        born.map_err(panicked)?
+        })?
     }
 
     /// Runs a command to its end: see [`Engine::spawn`].
@@ -161,7 +169,8 @@ impl Engine {
         let own = [0, 1, 2].map(duplicate);
         let [stdin, stdout, stderr] = own;
         let stdio = [stdin?, stdout?, stderr?];
-        let newborn = self.bear(command, cwd, &Environment::Overlay(Vec::new()), &stdio)?;
+        let environment = Environment::Overlay(Vec::new());
+        let newborn = self.bear(command, cwd, &environment, &stdio, &Arc::default())?;
         Ok(Attached {
             id: newborn.id,
             tree: newborn.tree,
@@ -169,14 +178,16 @@ impl Engine {
         })
     }
 
-    fn give_birth(&self, spec: RunSpec) -> Result<Started, Error> {
+    /// The time limit of what was `asked` for then counts from then.
+    fn give_birth(&self, spec: RunSpec, asked: Instant, birth: &Arc<Birth>) -> Result<Started, Error> {
         let pipes = Pipes::open(!spec.stdin.is_empty())?;
-        let newborn = self.bear(&spec.command, &spec.cwd, &spec.environment, &pipes.child)?;
+        let newborn = self.bear(&spec.command, &spec.cwd, &spec.environment, &pipes.child, birth)?;
+        let spent = newborn.started.saturating_duration_since(asked);
         let running = Running {
             id: newborn.id,
             tree: newborn.tree,
             child: newborn.child,
-            timeout: spec.timeout,
+            timeout: spec.timeout.map(|limit| limit.saturating_sub(spent)),
             linger: self.linger,
             kill_grace: self.kill_grace,
             started: newborn.started,
@@ -196,13 +207,14 @@ impl Engine {
         cwd: &Path,
         environment: &Environment,
         stdio: &[OwnedFd; 3],
+        birth: &Arc<Birth>,
     ) -> Result<Newborn, Error> {
         let marker = format!("{}:{:016x}", self.instance, fastrand::u64(..));
         let start = Start::prepare(command, cwd, self.base.build(environment, &marker)?)?;
         let started = Instant::now();
         let child = self
             .reaper
-            .register(|birth| start.spawn(stdio, birth, &self.inherited))
+            .register(birth, |birth| start.spawn(stdio, birth, &self.inherited))
             .map_err(|failure| start.blame(failure))?;
         let leader = Some(Leader {
             pid: child.pid(),

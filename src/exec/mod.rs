@@ -4,6 +4,7 @@
 //! `drain` move its output into the numbered log of [`crate::stream`]; `reap` owns every wait; `kill` ends trees.
 
 mod attached;
+mod birth;
 mod drain;
 mod engine;
 mod environment;

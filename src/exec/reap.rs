@@ -26,7 +26,8 @@ use parking_lot::Mutex;
 use tokio::io::Interest;
 use tokio::sync::Notify;
 
-use super::sys::{self, Birth, Born, Ended, StartFailure};
+use super::birth::Birth;
+use super::sys::{self, Born, Ended, StartFailure};
 use super::watch::Watch;
 use crate::error::Error;
 use crate::lifecycle::Tasks;
@@ -94,13 +95,13 @@ impl Reaper {
     /// Starts a child by `spawn` and registers it before anybody can mistake it for an orphan.
     pub(super) fn register(
         self: &Arc<Self>,
+        birth: &Arc<Birth>,
         spawn: impl FnOnce(&Birth) -> Result<Born, StartFailure>,
     ) -> Result<Child, StartFailure> {
-        let birth = Arc::new(Birth::default());
-        self.registry.lock().births.push(Arc::clone(&birth));
-        let born = spawn(&birth);
+        self.registry.lock().births.push(Arc::clone(birth));
+        let born = spawn(birth);
         birth.let_go.store(true, Ordering::Release);
-        let child = self.end_birth(&birth, born);
+        let child = self.end_birth(birth, born);
         self.tell();
         child
     }

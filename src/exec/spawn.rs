@@ -14,10 +14,11 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
 use nix::sys::stat::Mode;
 use nix::unistd::pipe2;
 
+use super::birth::Birth;
 use super::environment::Built;
 use super::inherit::Inherited;
 use super::spec::Command;
-use super::sys::{self, Birth, Born, Plan, Stage, StartFailure};
+use super::sys::{self, Born, Plan, Stage, StartFailure};
 use crate::error::Error;
 
 /// What the child's descriptors 0, 1 and 2 are, and the daemon's ends of them.

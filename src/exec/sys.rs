@@ -24,7 +24,7 @@ use std::mem::MaybeUninit;
 use std::ops::Deref;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -33,6 +33,7 @@ use nix::sys::signal::{SigSet, SigmaskHow, pthread_sigmask};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use super::birth::Birth;
 use super::spec::Exit;
 
 /// Bytes of stack for the child until `execve`; it uses a few hundred.
@@ -84,15 +85,6 @@ pub(super) struct Plan<'a> {
     pub(super) oom_score_adj: Option<&'a CStr>,
     /// What others may know of the birth while it lasts.
     pub(super) birth: &'a Birth,
-}
-
-/// A birth under way, as seen by other threads. The child writes it.
-#[derive(Debug, Default)]
-pub(super) struct Birth {
-    /// The child's pid, written before anything else; 0 until then.
-    pub(super) pid: AtomicI32,
-    /// The child holds no copies of the daemon's descriptors any more.
-    pub(super) let_go: AtomicBool,
 }
 
 /// A child that runs its program.
@@ -153,6 +145,7 @@ pub(super) fn spawn(plan: &Plan<'_>) -> Result<Born, StartFailure> {
         stack.resize(STACK / size_of::<u128>(), 0);
         clone_child(stack, &mut shared)
     });
+    plan.birth.over.store(true, Ordering::SeqCst);
     // The old mask was valid a moment ago, so setting it again cannot fail.
     let _ = pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&before), None);
     let born = cloned.map_err(fork_failure)?;
@@ -205,8 +198,14 @@ fn errno() -> c_int {
 extern "C" fn child(argument: *mut c_void) -> c_int {
     // SAFETY: the parent passed a valid `Shared` and is suspended, so this is the only reference in use.
     let shared = unsafe { &mut *argument.cast::<Shared>() };
-    // SAFETY: this outlives the birth, and other threads only read it.
-    unsafe { (*shared.birth).pid.store(libc::getpid(), Ordering::Release) };
+    // SAFETY: this outlives the birth, and all of it is atomic.
+    let birth = unsafe { &*shared.birth };
+    // SAFETY: a plain system call.
+    birth.pid.store(unsafe { libc::getpid() }, Ordering::SeqCst);
+    if birth.given_up.load(Ordering::SeqCst) {
+        // SAFETY: ends this task at once, without running any destructor of the parent's.
+        unsafe { libc::_exit(127) }
+    }
     let failure = prepare(shared).err().unwrap_or_else(|| execute(shared));
     // SAFETY: as above; volatile because the parent's compiler cannot see this write.
     unsafe { std::ptr::write_volatile(&raw mut shared.failure, Some(failure)) };

@@ -1,6 +1,7 @@
 //! A file system that hangs (a dead server) holds up only those who touch it: every other command is started, ended and
 //! answered, and time limits are kept.
 
+use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
@@ -121,6 +122,63 @@ async fn threads_are_left_to_commands_when_hundreds_of_requests_hang() {
     let request = Request::shell(&line).timeout(Duration::from_secs(1));
     assert!(ways.run(Way::Nats, &request).await.timed_out);
     processes::assert_none(&seconds);
+}
+
+/// Told that nothing was started, a caller may ask again: then it must not have run before.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_given_up_is_not_run_when_the_file_system_recovers() {
+    for in_it in ["program", "directory"] {
+        let ways = Ways::with(builder(), NatsServer::start()).await;
+        let hung = HungFileSystem::mount(&ways.daemon);
+        let workspace = ways.daemon.workspace();
+        let (script, runs) = (workspace.join("script"), workspace.join("runs"));
+        std::fs::write(&script, format!("#!/bin/sh\necho run >> {}\n", runs.display())).unwrap();
+        std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let request = |index: usize| match (in_it, hung.path(&format!("{in_it}-{index}"))) {
+            ("program", path) => Request::argv(&[&path]),
+            (_, path) => Request::argv(&["./script"]).cwd(&path),
+        };
+        // Many, so that one of them would be fast enough to run before anybody stops it.
+        let asked = (0..30).map(|index| ask(&ways.http, &request(index).timeout(Duration::from_secs(3))));
+        let asked: Vec<_> = asked.collect();
+        hung.wait_for_lookups(12);
+        for answer in asked {
+            assert_eq!(in_time(answer).await["code"], "timeout", "{in_it}");
+        }
+        hung.recover(if in_it == "program" { &script } else { &workspace });
+        let again = ask(&ways.http, &request(0).timeout(PATIENCE));
+        let answer = in_time(again).await;
+        assert_eq!(answer["exitCode"], 0, "{in_it}: {answer}");
+        eventually("the end of all children", PATIENCE, || {
+            processes::children(ways.daemon.pid()).is_empty().then_some(())
+        });
+        assert_eq!(std::fs::read_to_string(runs).unwrap(), "run\n", "{in_it}");
+    }
+}
+
+/// All that may be born at once, and more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_time_limit_covers_the_wait_for_leave_to_start() {
+    let ways = Ways::with(builder(), NatsServer::start()).await;
+    let hung = HungFileSystem::mount(&ways.daemon);
+    let raised = serde_json::json!({ "maxConcurrentProcesses": 1000 });
+    assert_eq!(ways.http.post("/v1/processes/config", &raised).await.status, 200);
+    let _births: Vec<_> = (0..120)
+        .map(|index| {
+            ask(
+                &ways.http,
+                &Request::argv(&[&hung.path(&format!("program-{index}"))]),
+            )
+        })
+        .collect();
+    hung.wait_for_lookups(66);
+    let limited = ask(
+        &ways.http,
+        &Request::argv(&["true"]).timeout(Duration::from_secs(1)),
+    );
+    let answer = tokio::time::timeout(Duration::from_secs(5), limited).await;
+    let answer = answer.expect("the limit is kept").unwrap();
+    assert_eq!(answer["code"], "timeout", "{answer}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

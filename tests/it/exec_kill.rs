@@ -13,9 +13,9 @@ async fn a_time_limit_reaches_children_without_a_marker_while_they_have_a_parent
     let ways = Ways::start().await;
     for way in WAYS {
         for line in [
-            "env -i setsid sleep N & sleep N",
+            "env -i setsid sleep N >/dev/null 2>&1 & sleep N",
             // Its leader is left when it is killed.
-            "env -i setsid sh -c 'env -i setsid sleep N & sleep N' & sleep N",
+            "env -i setsid sh -c 'env -i setsid sleep N & sleep N' >/dev/null 2>&1 & sleep N",
             // Nobody is its parent any more.
             "(env -i setsid sleep N &); sleep N",
             // Another session of the tree.

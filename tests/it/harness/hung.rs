@@ -1,5 +1,5 @@
 //! A file system that hangs, seen by one daemon only: FUSE whose server, this test, answers for its root directory and
-//! then says nothing.
+//! then says nothing, until it is told where all its names lead.
 //!
 //! It cannot outlive the test: when the test goes away, however it does, the kernel ends the connection with its
 //! descriptor, and every request that hangs in it fails.
@@ -9,8 +9,8 @@ use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -22,6 +22,7 @@ use super::{Daemon, eventually, require};
 pub(crate) struct HungFileSystem {
     path: PathBuf,
     looked_up: Arc<AtomicUsize>,
+    target: Arc<OnceLock<String>>,
     over: Arc<AtomicBool>,
     server: Option<JoinHandle<()>>,
 }
@@ -38,15 +39,19 @@ impl HungFileSystem {
             .open("/dev/fuse")
             .expect("this test needs /dev/fuse");
         let (looked_up, over) = (Arc::<AtomicUsize>::default(), Arc::<AtomicBool>::default());
+        let target = Arc::<OnceLock<String>>::default();
         let server = Server {
             device: device.try_clone().unwrap(),
+            hanging: Vec::new(),
             looked_up: Arc::clone(&looked_up),
+            target: Arc::clone(&target),
             over: Arc::clone(&over),
         };
         let mounted = Self {
             server: Some(std::thread::spawn(move || server.serve())),
             path,
             looked_up,
+            target,
             over,
         };
         mount(daemon.pid(), device, &mounted.path);
@@ -56,6 +61,11 @@ impl HungFileSystem {
     /// A path in it; whoever looks it up hangs.
     pub(crate) fn path(&self, name: &str) -> String {
         self.path.join(name).display().to_string()
+    }
+
+    /// Hangs no longer: every name is a symbolic link to `target`.
+    pub(crate) fn recover(&self, target: &Path) {
+        self.target.set(target.display().to_string()).unwrap();
     }
 
     /// Waits until this many names were looked up since the start.
@@ -95,18 +105,27 @@ fn mount(pid: i32, device: File, path: &Path) {
 /// The other side of the device.
 struct Server {
     device: File,
+    /// Ids of look-ups without an answer.
+    hanging: Vec<u64>,
     looked_up: Arc<AtomicUsize>,
+    target: Arc<OnceLock<String>>,
     over: Arc<AtomicBool>,
 }
 
 impl Server {
     const LOOKUP: u32 = 1;
     const GETATTR: u32 = 3;
+    const READLINK: u32 = 5;
     const INIT: u32 = 26;
 
     fn serve(mut self) {
         let mut request = vec![0; 1 << 20];
         while !self.over.load(Ordering::Relaxed) {
+            if let Some(target) = self.target.clone().get() {
+                for id in std::mem::take(&mut self.hanging) {
+                    self.reply(id, &link_entry(target));
+                }
+            }
             // The time limit is for noticing that it is over. Before the mount the device tells an error.
             let mut events = [PollFd::new(self.device.as_fd(), PollFlags::POLLIN)];
             let ready = poll(&mut events, PollTimeout::from(20_u8)).unwrap_or(0) > 0;
@@ -126,21 +145,28 @@ impl Server {
     /// `struct fuse_in_header` begins with length, opcode (u32 each) and a unique id (u64).
     fn answer(&mut self, request: &[u8]) {
         let opcode = u32::from_ne_bytes(request[4..8].try_into().unwrap());
-        let body = match opcode {
-            Self::INIT => init(),
-            Self::GETATTR => root_attributes(),
+        let id = u64::from_ne_bytes(request[8..16].try_into().unwrap());
+        match opcode {
+            Self::INIT => self.reply(id, &init()),
+            Self::GETATTR => self.reply(id, &root_attributes()),
             Self::LOOKUP => {
                 self.looked_up.fetch_add(1, Ordering::Relaxed);
-                return;
+                self.hanging.push(id);
             }
-            _ => return,
-        };
-        let mut reply = Vec::new();
-        reply.extend_from_slice(&(16 + body.len() as u32).to_ne_bytes());
-        reply.extend_from_slice(&0_i32.to_ne_bytes());
-        reply.extend_from_slice(&request[8..16]);
-        reply.extend_from_slice(&body);
-        self.device.write_all(&reply).unwrap();
+            Self::READLINK => {
+                let target = self.target.clone();
+                self.reply(id, target.get().expect("a link that was told of").as_bytes());
+            }
+            _ => {}
+        }
+    }
+
+    fn reply(&mut self, id: u64, body: &[u8]) {
+        let mut reply = words(&[16 + body.len() as u32, 0]);
+        reply.extend_from_slice(&id.to_ne_bytes());
+        reply.extend_from_slice(body);
+        // Who asked may have been killed meanwhile.
+        let _ = self.device.write_all(&reply);
     }
 }
 
@@ -154,15 +180,35 @@ fn init() -> Vec<u8> {
     body
 }
 
-/// `struct fuse_attr_out` of a directory that everybody may enter, valid for long.
+/// How long an answer is valid, a u64.
+const VALID_SECONDS: [u32; 2] = [1000, 0];
+
+/// `struct fuse_attr_out` of a directory that everybody may enter.
 fn root_attributes() -> Vec<u8> {
-    const VALID_SECONDS: u32 = 1000;
-    const MODE: u32 = 0o40_755;
-    // Valid for (u64, u32), padding, inode 1 and five u64: size, blocks, three times.
-    let mut body = words(&[VALID_SECONDS, 0, 0, 0, 1, 0]);
-    body.resize(body.len() + 40, 0);
+    let mut body = words(&VALID_SECONDS);
+    body.extend_from_slice(&words(&[0, 0]));
+    body.extend_from_slice(&attributes(1, 0, 0o40_755));
+    body
+}
+
+/// `struct fuse_entry_out` of a symbolic link.
+fn link_entry(target: &str) -> Vec<u8> {
+    // Inode 2, its generation, and for how long the name and its attributes are valid.
+    let mut body = words(&[2, 0, 0, 0]);
+    body.extend_from_slice(&words(&VALID_SECONDS));
+    body.extend_from_slice(&words(&VALID_SECONDS));
+    body.extend_from_slice(&words(&[0, 0]));
+    body.extend_from_slice(&attributes(2, target.len() as u32, 0o120_777));
+    body
+}
+
+/// `struct fuse_attr`.
+fn attributes(inode: u32, size: u32, mode: u32) -> Vec<u8> {
+    let mut body = words(&[inode, 0, size, 0]);
+    // Blocks and three times.
+    body.resize(body.len() + 32, 0);
     // Three nanoseconds, mode, links, owner, group, device, block size, padding.
-    body.extend_from_slice(&words(&[0, 0, 0, MODE, 2, 0, 0, 0, 4096, 0]));
+    body.extend_from_slice(&words(&[0, 0, 0, mode, 1, 0, 0, 0, 4096, 0]));
     body
 }
 
