@@ -16,7 +16,7 @@ use futures_util::future::try_join_all;
 use prost::Message;
 
 use crate::guest::{AGENT_ID, Daemon, Floor, Lab, WORKSPACE_ID};
-use crate::responders::{BLOCK_FILE, ECHO, SINK, SOURCE};
+use crate::responders::{BLOCK_FILE, ECHO, SINK, SOURCE, SPAWN, SPAWN_MANY};
 use crate::table::{Bar, Row, Table, Unit, interleave, median_microseconds};
 
 /// The block that the file rows read and write, in bytes.
@@ -247,6 +247,41 @@ async fn execs(caller: &Caller, table: &mut Table) -> Result<()> {
         &rounds,
         Unit::OperationsPerSecond,
         Bar::NotUnder(0.8),
+    ));
+    execs_beside_a_responder(caller, table).await
+}
+
+/// The same against a responder on the same broker that decodes, spawns, waits and answers, and does nothing else: what
+/// the way through a broker costs any program that starts commands, which a loop around `posix_spawn` does not show.
+async fn execs_beside_a_responder(caller: &Caller, table: &mut Table) -> Result<()> {
+    let answering = |subject| Responder {
+        answers_in_protobuf: true,
+        ..Responder::floor(subject)
+    };
+    let (one, many, daemon) = (answering(SPAWN), answering(SPAWN_MANY), Responder::daemon());
+    let rounds = interleave(
+        ROUNDS,
+        async || caller.one_by_one(&one, 100, exec).await,
+        async || caller.one_by_one(&daemon, 100, exec).await,
+    )
+    .await?;
+    table.add(Row::of(
+        "  beside a responder that spawns, p50",
+        &rounds,
+        Unit::Microseconds,
+        Bar::None,
+    ));
+    let rounds = interleave(
+        ROUNDS,
+        async || caller.many_at_once(&many, 16, exec).await,
+        async || caller.many_at_once(&daemon, 16, exec).await,
+    )
+    .await?;
+    table.add(Row::of(
+        "  beside one that spawns, 32 in flight",
+        &rounds,
+        Unit::OperationsPerSecond,
+        Bar::None,
     ));
     Ok(())
 }

@@ -9,8 +9,12 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use axum::Json;
 use axum::routing::{get, post};
+use boxd::wire::proto::control_request::Op;
+use boxd::wire::proto::control_response::Result as Outcome;
+use boxd::wire::proto::{ControlRequest, ControlResponse, ExecResponse};
 use bytes::Bytes;
 use futures_util::StreamExt;
+use prost::Message;
 use serde_json::{Value, json};
 
 use crate::http::{self, BODY_BUFFER};
@@ -23,6 +27,10 @@ pub(crate) const ECHO: &str = "floor.echo";
 pub(crate) const SOURCE: &str = "floor.source";
 /// Puts the block that came into a file of its own and that in the place of the old one.
 pub(crate) const SINK: &str = "floor.sink";
+/// Runs the program that came in, then replies.
+pub(crate) const SPAWN: &str = "floor.spawn";
+/// The same on a thread of its own, for many at once.
+pub(crate) const SPAWN_MANY: &str = "floor.spawn_many";
 /// The file that both sides of the read row read, in the lab's directory in memory.
 pub(crate) const BLOCK_FILE: &str = "block";
 
@@ -71,11 +79,43 @@ async fn nats(url: &str, directory: &Path) -> Result<()> {
         let answer = match request.subject.as_str() {
             SOURCE => std::fs::read(directory.join(BLOCK_FILE))?.into(),
             SINK => replace(directory, &request.payload)?,
+            SPAWN => run_program(&request.payload)?,
+            SPAWN_MANY => {
+                let client = client.clone();
+                tokio::spawn(async move {
+                    let ran = tokio::task::spawn_blocking(move || run_program(&request.payload)).await;
+                    // A floor that fails answers nothing, and its caller runs out of patience.
+                    if let Ok(Ok(answer)) = ran {
+                        let _ = client.publish(reply, answer).await;
+                    }
+                });
+                continue;
+            }
             _ => request.payload,
         };
         client.publish(reply, answer).await?;
     }
     Ok(())
+}
+
+fn run_program(request: &[u8]) -> Result<Bytes> {
+    let request = ControlRequest::decode(request)?;
+    let Some(Op::Exec(exec)) = request.op else {
+        bail!("not an exec");
+    };
+    let program = exec.command.first().context("no program")?;
+    let (stdout, stderr) = spawn::run(program)?;
+    let result = ExecResponse {
+        stdout: stdout.into(),
+        stderr: stderr.into(),
+        ..Default::default()
+    };
+    let response = ControlResponse {
+        request_id: request.request_id,
+        result: Some(Outcome::Exec(result)),
+        ..Default::default()
+    };
+    Ok(response.encode_to_vec().into())
 }
 
 /// The least that a write does which leaves the old content or the new.

@@ -40,6 +40,8 @@ pub(crate) enum Bar {
     NotUnder(f64),
     /// Ours is at most this, in the unit of the row.
     Absolute(f64),
+    /// Shown for comparison.
+    None,
 }
 
 /// One line of the table.
@@ -83,7 +85,7 @@ impl Row {
             (Bar::UpTo(bar), Some(ratio)) => ratio <= bar,
             (Bar::NotUnder(bar), Some(ratio)) => ratio >= bar,
             (Bar::Absolute(bar), _) => self.ours <= bar,
-            (Bar::UpTo(_) | Bar::NotUnder(_), None) => false,
+            (Bar::UpTo(_) | Bar::NotUnder(_), None) | (Bar::None, _) => false,
         }
     }
 
@@ -92,6 +94,12 @@ impl Row {
             Bar::UpTo(bar) => format!("<= {bar:.2}x"),
             Bar::NotUnder(bar) => format!(">= {bar:.2}x"),
             Bar::Absolute(bar) => format!("<= {}", self.unit.show(bar)),
+            Bar::None => "-".into(),
+        };
+        let met = match self.bar {
+            Bar::None => "-",
+            _ if self.met() => "yes",
+            _ => "NO",
         };
         [
             self.what.clone(),
@@ -101,7 +109,7 @@ impl Row {
             self.ratio()
                 .map_or_else(|| "-".into(), |ratio| format!("{ratio:.2}x")),
             bar,
-            if self.met() { "yes".into() } else { "NO".into() },
+            met.into(),
         ]
     }
 }
@@ -133,8 +141,9 @@ impl Table {
                 println!("{}", "-".repeat(shown.len()));
             }
         }
-        let met = self.rows.iter().filter(|row| row.met()).count();
-        println!("{met} of {} bars met", self.rows.len());
+        let held = self.rows.iter().filter(|row| !matches!(row.bar, Bar::None));
+        let met = held.clone().filter(|row| row.met()).count();
+        println!("{met} of {} bars met", held.count());
     }
 }
 
