@@ -67,6 +67,9 @@ async fn gather(headers: &HeaderMap, body: Body, limit: u64) -> Result<Bytes, Er
         return Ok(Bytes::new());
     };
     let mut size = first.len() as u64;
+    if size > limit {
+        return Err(too_large(size));
+    }
     if Some(size) == announced {
         return Ok(first);
     }
@@ -135,6 +138,31 @@ pub(super) fn raw_json(bytes: impl Into<Body>) -> Response {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Code;
+
+    #[tokio::test]
+    async fn a_body_of_unknown_length_is_held_to_its_limit() {
+        let body = |sizes: &[usize]| {
+            let pieces: Vec<_> = sizes
+                .iter()
+                .map(|size| Ok::<_, Error>(Bytes::from(vec![b'x'; *size])))
+                .collect();
+            Body::from_stream(futures_util::stream::iter(pieces))
+        };
+        for (sizes, whole) in [
+            (&[10][..], Some(10)),
+            (&[4, 6], Some(10)),
+            (&[11], None),
+            (&[4, 7], None),
+            (&[4, 6, 1], None),
+        ] {
+            let gathered = gather(&HeaderMap::new(), body(sizes), 10).await;
+            match whole {
+                Some(length) => assert_eq!(gathered.unwrap().len(), length, "{sizes:?}"),
+                None => assert_eq!(gathered.unwrap_err().code(), Code::TooLarge, "{sizes:?}"),
+            }
+        }
+    }
 
     #[tokio::test]
     async fn a_body_that_pauses_too_long_ends_with_an_error() {
