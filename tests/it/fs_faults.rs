@@ -235,3 +235,34 @@ async fn a_full_file_system_is_told_with_what_is_free_and_appends_are_undone() {
         "the space is free again"
     );
 }
+
+/// A file with two names is written in place, so what is there would be lost if the room were not made sure of first.
+#[tokio::test]
+async fn a_write_in_place_that_does_not_fit_keeps_what_was() {
+    let mount = "mkdir \"$WORKSPACE/small\"; mount -t tmpfs -o size=1m,mode=755 tmpfs \"$WORKSPACE/small\"; \
+                 head -c 307200 /dev/zero | tr '\\0' o > \"$WORKSPACE/small/file\"; \
+                 ln \"$WORKSPACE/small/file\" \"$WORKSPACE/small/other\"";
+    let daemon = Daemon::builder().namespace(mount).start();
+    let http = daemon.http();
+    // Room for a draft of that size or for the file to grow, but not for both.
+    let new = vec![b'n'; 600 << 10];
+    let refused = http.put("/v1/fs/file?path=small/file", new).await;
+    refused.problem(507, "storage_full");
+    for name in ["file", "other"] {
+        let kept = http.get(&format!("/v1/fs/file?path=small/{name}")).await;
+        assert!(
+            kept.body.len() == 300 << 10 && kept.body.iter().all(|byte| *byte == b'o'),
+            "{name}"
+        );
+    }
+    let fits = http
+        .put("/v1/fs/file?path=small/file", vec![b'n'; 310 << 10])
+        .await;
+    assert_eq!(
+        fits.status,
+        200,
+        "what was reserved is given back: {}",
+        fits.text()
+    );
+    assert_eq!(fits.json()["atomic"], false);
+}

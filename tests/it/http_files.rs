@@ -426,3 +426,22 @@ async fn a_long_listing_is_whole_and_in_order() {
         .unwrap();
     assert!(out.parse::<usize>().unwrap() >= answer.body.len(), "{out}");
 }
+
+#[tokio::test]
+async fn rows_that_are_stored_at_the_same_time_are_all_kept() {
+    let daemon = Daemon::start();
+    let http = daemon.http();
+    let server = json!({ "type": "local", "command": "x" }).to_string();
+    let store = async |number: usize| {
+        let path = format!("/v1/config/mcp?directory=.&mcpName=row-{number}");
+        let request = http
+            .request(Method::PUT, &path)
+            .header("content-type", "application/json");
+        http.send(request.body(Full::from(server.clone())).unwrap()).await
+    };
+    let answers = futures_util::future::join_all((0..24).map(store)).await;
+    assert!(answers.iter().all(|answer| answer.status == 204));
+    let file = daemon.workspace().join(".sandbox-agent/config/mcp.json");
+    let map: serde_json::Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+    assert_eq!(map.as_object().unwrap().len(), 24);
+}

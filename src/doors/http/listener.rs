@@ -210,6 +210,20 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_name_that_another_daemon_took_over_is_left_to_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("boxd.sock");
+        let listen = Listen::Unix(path.clone());
+        let first = Listener::bind(&listen).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let second = Listener::bind(&listen).unwrap();
+        drop(first);
+        assert!(unix::UnixStream::connect(&path).is_ok());
+        drop(second);
+        assert!(!path.exists());
+    }
+
+    #[tokio::test]
     async fn a_file_is_never_replaced() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("precious");
