@@ -14,6 +14,7 @@ use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::errno::Errno;
@@ -55,12 +56,34 @@ struct Record {
 #[derive(Debug)]
 pub(super) struct Journal {
     directory: PathBuf,
-    file: File,
+    file: Arc<File>,
     fsync: bool,
     span: Duration,
     boot: Key,
     /// Boot clock of the first record that this daemon wrote to the current file.
     since: Option<u64>,
+}
+
+/// Records that were written and may not be on the disk yet. A disk takes its time, so this is told apart from writing
+/// them, which keeps them in order.
+#[derive(Debug)]
+pub(super) struct Unsynced {
+    /// `None` when nobody asked for more than writing.
+    file: Option<Arc<File>>,
+    path: PathBuf,
+}
+
+impl Unsynced {
+    /// Whether there is something to wait for.
+    pub(super) fn is_owed(&self) -> bool {
+        self.file.is_some()
+    }
+
+    /// Waits for the disk. Blocks.
+    pub(super) fn sync(self) -> Result<(), Error> {
+        let synced = self.file.map_or(Ok(()), |file| file.sync_data());
+        synced.map_err(|source| Error::from_path_io("journal", "sync", &self.path, source))
+    }
 }
 
 impl Journal {
@@ -71,7 +94,7 @@ impl Journal {
         for name in [PREVIOUS, CURRENT] {
             read(&directory.join(name), boot, span, &mut begun)?;
         }
-        let file = open_for_append(&directory.join(CURRENT))?;
+        let file = Arc::new(open_for_append(&directory.join(CURRENT))?);
         let mut journal = Self {
             directory: directory.to_owned(),
             file,
@@ -84,13 +107,17 @@ impl Journal {
         Ok((journal, begun))
     }
 
-    /// Notes that `key` is about to be used.
-    pub(super) fn begin(&mut self, key: Key) -> Result<(), Error> {
+    /// Notes that `key` is about to be used, which it may be when the answer was synced.
+    pub(super) fn begin(&mut self, key: Key) -> Result<Unsynced, Error> {
         self.take_turns()?;
-        self.write(key, Kind::Begun)
+        self.write(key, Kind::Begun)?;
+        Ok(Unsynced {
+            file: self.fsync.then(|| Arc::clone(&self.file)),
+            path: self.directory.join(CURRENT),
+        })
     }
 
-    /// Notes that `key` was not used after all.
+    /// Notes that `key` was not used after all. Should power fail before this is on the disk, the key is lost: safe.
     pub(super) fn undo(&mut self, key: Key) -> Result<(), Error> {
         self.write(key, Kind::Undone)
     }
@@ -102,13 +129,7 @@ impl Journal {
             kind,
             at_ms: wall_clock_ms(),
         };
-        let written = self.file.write_all(&record.encode());
-        let synced = if self.fsync {
-            written.and_then(|()| self.file.sync_data())
-        } else {
-            written
-        };
-        synced.map_err(|source| {
+        (&*self.file).write_all(&record.encode()).map_err(|source| {
             Error::from_path_io("journal", "append to", &self.directory.join(CURRENT), source)
         })
     }
@@ -130,7 +151,7 @@ impl Journal {
         let put_aside = |source| Error::from_path_io("journal", "put aside", &current, source);
         std::fs::rename(&current, self.directory.join(PREVIOUS)).map_err(put_aside)?;
         std::fs::rename(&fresh, &current).map_err(put_aside)?;
-        self.file = file;
+        self.file = Arc::new(file);
         self.since = Some(up);
         self.write(self.boot, Kind::Boot)
     }
@@ -257,10 +278,10 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let (mut journal, begun) = Journal::open(directory.path(), true, SPAN).unwrap();
         assert!(begun.is_empty());
-        journal.begin([1; 16]).unwrap();
+        journal.begin([1; 16]).unwrap().sync().unwrap();
         journal.begin([2; 16]).unwrap();
         journal.undo([2; 16]).unwrap();
-        journal.file.write_all(b"cut in the middle").unwrap();
+        (&*journal.file).write_all(b"cut in the middle").unwrap();
         drop(journal);
         let (mut journal, begun) = Journal::open(directory.path(), false, SPAN).unwrap();
         assert_eq!(begun, HashSet::from([[1; 16]]));

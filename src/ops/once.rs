@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::Run;
-use super::journal::{Journal, Key};
+use super::journal::{Journal, Key, Unsynced};
 use crate::error::Error;
 use crate::exec::{Environment, Finished};
 
@@ -166,8 +166,20 @@ impl Ledger {
         }
     }
 
-    /// Begins `name`, or answers what came of it.
-    pub(super) fn begin(&self, principal: &Arc<str>, name: &str, run: &Run) -> Result<Begin, Error> {
+    /// Begins `name`, or answers what came of it. Where keys are to survive power loss, it waits for the disk, and holds
+    /// up nobody meanwhile. When it is dropped half way the key is free again.
+    pub(super) async fn begin(&self, principal: &Arc<str>, name: &str, run: &Run) -> Result<Begin, Error> {
+        let (begin, unsynced) = self.note(principal, name, run)?;
+        if let Some(unsynced) = unsynced.filter(Unsynced::is_owed) {
+            let synced = tokio::task::spawn_blocking(move || unsynced.sync()).await;
+            synced.map_err(|panic| Error::Internal {
+                reason: format!("the journal panicked: {panic}"),
+            })??;
+        }
+        Ok(begin)
+    }
+
+    fn note(&self, principal: &Arc<str>, name: &str, run: &Run) -> Result<(Begin, Option<Unsynced>), Error> {
         let (key, fingerprint, now) = (hash(principal, name), fingerprint(run), Instant::now());
         let mut shared = self.shared.lock();
         if shared.is_lost(&key, now) {
@@ -176,7 +188,7 @@ impl Ledger {
         let pages = shared.principals.entry(Arc::clone(principal)).or_default();
         pages.forget(now);
         if let Some(entry) = pages.entries.get(&key) {
-            return entry.answer(name, fingerprint);
+            return Ok((entry.answer(name, fingerprint)?, None));
         }
         pages.entries.insert(
             key,
@@ -185,18 +197,21 @@ impl Ledger {
                 state: State::Running,
             },
         );
-        if let Some(journal) = &mut shared.journal
-            && let Err(error) = journal.begin(key)
-        {
-            shared.forget_key(principal, &key);
-            return Err(error);
-        }
-        Ok(Begin::Fresh(Guard {
+        let noted = shared.journal.as_mut().map(|journal| journal.begin(key));
+        let unsynced = match noted.transpose() {
+            Ok(unsynced) => unsynced,
+            Err(error) => {
+                shared.forget_key(principal, &key);
+                return Err(error);
+            }
+        };
+        let guard = Guard {
             ledger: self.clone(),
             principal: Arc::clone(principal),
             key,
             stage: Stage::Begun,
-        }))
+        };
+        Ok((Begin::Fresh(guard), unsynced))
     }
 }
 
@@ -356,4 +371,58 @@ fn fingerprint(run: &Run) -> u64 {
     pairs.sort();
     (&run.command, &run.cwd, exact, pairs, &run.stdin, run.timeout).hash(&mut hasher);
     hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::exec::{Command, Keep};
+
+    fn run() -> Run {
+        Run {
+            command: Command::Argv(vec!["true".into()]),
+            cwd: PathBuf::new(),
+            environment: Environment::Overlay(Vec::new()),
+            stdin: bytes::Bytes::new(),
+            timeout: None,
+            keep: Keep::first(0),
+        }
+    }
+
+    /// The disk is as slow as can be: no thread is there to wait for it.
+    #[test]
+    fn who_waits_for_the_disk_holds_up_nobody() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .max_blocking_threads(1)
+            .enable_time()
+            .build()
+            .unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let open = |fsync| {
+            let directory = Some(directory.path().to_owned());
+            Ledger::open(LedgerConfig { directory, fsync }).unwrap()
+        };
+        let (ledger, principal, run) = (open(true), Arc::<str>::from("somebody"), run());
+        let (release, released) = std::sync::mpsc::channel::<()>();
+        let busy = runtime.spawn_blocking(move || released.recv());
+        runtime.block_on(async {
+            let begin = ledger.begin(&principal, "key", &run);
+            tokio::pin!(begin);
+            let early = tokio::time::timeout(Duration::from_millis(20), &mut begin).await;
+            assert!(
+                early.is_err(),
+                "it did not wait for the disk, or nobody else went on"
+            );
+            let again = ledger.begin(&principal, "key", &run).await;
+            assert!(matches!(again, Err(Error::DuplicateInFlight { .. })), "{again:?}");
+            release.send(()).unwrap();
+            let Ok(Begin::Fresh(mut guard)) = begin.await else {
+                panic!("not begun")
+            };
+            guard.started();
+            busy.await.unwrap().unwrap();
+        });
+        let lost = open(false).outcome("somebody", "key");
+        assert!(matches!(lost, Outcome::Lost), "{lost:?}");
+    }
 }

@@ -232,7 +232,7 @@ impl Rooms {
         }
         let mut guard = match &call.idempotency_key {
             None => None,
-            Some(key) => match self.ledger.begin(&call.principal.id, key, &run)? {
+            Some(key) => match self.ledger.begin(&call.principal.id, key, &run).await? {
                 Begin::Replay(outcome) => return Ok(Reply::Ran(outcome)),
                 Begin::Fresh(guard) => Some(guard),
             },
