@@ -14,16 +14,17 @@ async fn a_background_child_neither_delays_the_answer_nor_dies() {
     for way in WAYS {
         let seconds = unique_seconds();
         let request = Request::shell(&format!("sleep {seconds} & echo done"));
-        let mut fastest = Duration::MAX;
-        for _ in 0..5 {
+        // A crowded machine may hold up any one of them.
+        let (mut attempts, mut fastest) = (0, Duration::MAX);
+        while fastest >= Duration::from_millis(50) && attempts < 20 {
             let (ran, took) = ways.timed(way, &request).await;
             assert_eq!((ran.text().as_str(), ran.code), ("done\n", 0));
-            fastest = fastest.min(took);
+            (attempts, fastest) = (attempts + 1, fastest.min(took));
         }
         assert!(fastest < Duration::from_millis(50), "{way:?}: {fastest:?}");
         assert_eq!(
             processes::with_argument(&seconds).len(),
-            5,
+            attempts,
             "{way:?}: the children live on"
         );
     }
