@@ -42,7 +42,8 @@ impl Host {
         Self::of_machine(Path::new("/"), workspace)
     }
 
-    fn of_machine(root: &Path, workspace: PathBuf) -> Self {
+    /// The machine whose files are below `root`: `/`, or what a test put there.
+    pub(crate) fn of_machine(root: &Path, workspace: PathBuf) -> Self {
         let seen = sampler::Seen::now(root, &workspace, Vec::new(), None);
         Self {
             root: root.to_path_buf(),

@@ -2,12 +2,13 @@
 //!
 //! There is no fixed number of operations. An operation is let in while descriptors, processes and memory last; else
 //! it waits, origins taking turns, and is refused when it waited too long or when what waits already is too much to
-//! keep in memory. Pings and operation control never come here.
+//! keep in memory. What needs no process does not wait behind what does: files can be read where nothing can be
+//! started. Pings and operation control never come here.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::oneshot;
 
 use super::error::Breaker;
@@ -36,6 +37,10 @@ pub(super) enum Weight {
     Light,
     /// A child process and its pipes.
     Heavy,
+}
+
+impl Weight {
+    const ALL: [Self; 2] = [Self::Light, Self::Heavy];
 }
 
 /// What one operation is expected to need until the next reading shows what it took.
@@ -102,7 +107,6 @@ pub(super) struct Counts {
 }
 
 struct Waiting {
-    weight: Weight,
     bytes: usize,
     admitted: oneshot::Sender<Permit>,
 }
@@ -111,7 +115,8 @@ struct State {
     capacity: Capacity,
     read: Instant,
     counts: Counts,
-    queue: FairQueue<Waiting>,
+    /// One for each weight, as [`Weight`] orders them.
+    queues: [FairQueue<Waiting>; 2],
     waiting_bytes: u64,
     pumping: bool,
 }
@@ -146,7 +151,7 @@ impl Admission {
             capacity: host.capacity(),
             read: Instant::now(),
             counts: Counts::default(),
-            queue: FairQueue::default(),
+            queues: Default::default(),
             waiting_bytes: 0,
             pumping: false,
         };
@@ -187,12 +192,11 @@ impl Admission {
         bytes: usize,
     ) -> Result<Admitted, (Error, Breaker)> {
         let mut state = self.state.lock();
-        if state.queue.is_empty() && self.take(&mut state, weight, bytes).is_ok() {
+        if state.queue(weight).is_empty() && self.take(&mut state, weight, bytes).is_ok() {
             return Ok(Admitted::Now(self.permit(&mut state, weight)));
         }
         let limit = state.capacity.mem_available / WAITING_PART;
-        // Each waiting request holds its payload and a task.
-        let size = bytes as u64 + 2048;
+        let size = waiting_size(bytes);
         if state.waiting_bytes + size > limit {
             let reason = format!(
                 "requests of {} bytes are waiting, {limit} may",
@@ -209,14 +213,8 @@ impl Admission {
         let (admitted, waiting) = oneshot::channel();
         state.waiting_bytes += size;
         *state.counts.queued(weight) += 1;
-        state.queue.push(
-            Arc::clone(origin),
-            Waiting {
-                weight,
-                bytes,
-                admitted,
-            },
-        );
+        let next = Waiting { bytes, admitted };
+        state.queue(weight).push(Arc::clone(origin), next);
         if !std::mem::replace(&mut state.pumping, true) {
             drop(self.tasks.detach("nats-admission", Arc::clone(self).pump()));
         }
@@ -228,26 +226,35 @@ impl Admission {
         loop {
             tokio::time::sleep(READING_AGE).await;
             let mut state = self.state.lock();
-            while let Some(next) = state.queue.front() {
-                let (weight, bytes) = (next.weight, next.bytes);
-                let abandoned = next.admitted.is_closed();
-                if !abandoned && self.take(&mut state, weight, bytes).is_err() {
-                    break;
-                }
-                let Some(next) = state.queue.pop() else { break };
-                state.waiting_bytes -= bytes as u64 + 2048;
-                *state.counts.queued(weight) -= 1;
-                if !abandoned {
-                    let permit = self.permit(&mut state, weight);
-                    // A receiver that went away this moment drops the permit; not under our lock.
-                    if let Err(unwanted) = next.admitted.send(permit) {
-                        parking_lot::MutexGuard::unlocked(&mut state, || drop(unwanted));
-                    }
-                }
+            for weight in Weight::ALL {
+                self.let_in(&mut state, weight);
             }
-            if state.queue.is_empty() {
+            if state.queues.iter().all(FairQueue::is_empty) {
                 state.pumping = false;
                 return;
+            }
+        }
+    }
+
+    /// Lets in what waits with that weight while there is room.
+    fn let_in(self: &Arc<Self>, state: &mut MutexGuard<'_, State>, weight: Weight) {
+        while let Some(next) = state.queue(weight).front() {
+            let bytes = next.bytes;
+            let abandoned = next.admitted.is_closed();
+            if !abandoned && self.take(state, weight, bytes).is_err() {
+                return;
+            }
+            let Some(next) = state.queue(weight).pop() else {
+                return;
+            };
+            state.waiting_bytes -= waiting_size(bytes);
+            *state.counts.queued(weight) -= 1;
+            if !abandoned {
+                let permit = self.permit(state, weight);
+                // A receiver that went away this moment drops the permit; not under our lock.
+                if let Err(unwanted) = next.admitted.send(permit) {
+                    MutexGuard::unlocked(state, || drop(unwanted));
+                }
             }
         }
     }
@@ -279,6 +286,17 @@ impl Admission {
             .unwrap_or("the machine");
         let reason = format!("no room after {} s of waiting in turn", WAIT_LIMIT.as_secs());
         Error::Overloaded { what, reason }
+    }
+}
+
+/// Each waiting request holds its payload and a task.
+fn waiting_size(bytes: usize) -> u64 {
+    bytes as u64 + 2048
+}
+
+impl State {
+    fn queue(&mut self, weight: Weight) -> &mut FairQueue<Waiting> {
+        &mut self.queues[weight as usize]
     }
 }
 
@@ -340,5 +358,53 @@ mod tests {
                 .take(&mut capacity(1 << 20, 0, 1 << 40))
                 .is_ok()
         );
+    }
+
+    /// A machine of that many processes, so that none is left when there are a hundred.
+    fn machine(most: u32) -> (tempfile::TempDir, Arc<Admission>) {
+        let root = tempfile::tempdir().unwrap();
+        let kernel = root.path().join("proc/sys/kernel");
+        std::fs::create_dir_all(&kernel).unwrap();
+        std::fs::write(root.path().join("proc/loadavg"), "0.00 0.00 0.00 1/100 1\n").unwrap();
+        let memory = "MemTotal: 8388608 kB\nMemAvailable: 8000000 kB\n";
+        std::fs::write(root.path().join("proc/meminfo"), memory).unwrap();
+        std::fs::write(kernel.join("pid_max"), most.to_string()).unwrap();
+        let host = Arc::new(Host::of_machine(root.path(), root.path().to_path_buf()));
+        (root, Admission::new(host, Tasks::new()))
+    }
+
+    #[tokio::test]
+    async fn what_needs_no_process_does_not_wait_behind_what_does() {
+        let (_root, admission) = machine(100);
+        let origin: Arc<str> = "origin".into();
+        let heavy = admission.try_admit(&origin, Weight::Heavy, 0);
+        assert!(matches!(heavy, Ok(Admitted::Later(_))));
+        let light = admission.try_admit(&origin, Weight::Light, 0);
+        assert!(matches!(light, Ok(Admitted::Now(_))));
+    }
+
+    #[tokio::test]
+    async fn what_waits_and_what_runs_is_counted_and_let_go_of() {
+        let (root, admission) = machine(100);
+        let origin: Arc<str> = "origin".into();
+        let waiting = admission.admit(&origin, Weight::Heavy, 1000);
+        let asked = async {
+            let queued = Counts {
+                heavy_queued: 1,
+                ..Counts::default()
+            };
+            assert_eq!(admission.counts(), queued);
+            assert!(admission.state.lock().waiting_bytes >= 1000);
+            std::fs::write(root.path().join("proc/sys/kernel/pid_max"), "1000").unwrap();
+        };
+        let (permit, ()) = tokio::join!(biased; waiting, asked);
+        let running = Counts {
+            heavy_running: 1,
+            ..Counts::default()
+        };
+        assert_eq!(admission.counts(), running);
+        assert_eq!(admission.state.lock().waiting_bytes, 0);
+        drop(permit.map_err(|(error, _)| error).unwrap());
+        assert_eq!(admission.counts(), Counts::default());
     }
 }
