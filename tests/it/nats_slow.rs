@@ -154,3 +154,27 @@ async fn a_reply_that_nobody_can_get_any_more_does_not_hold_up_the_stop() {
         asked.abort();
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn content_that_cannot_be_sent_yet_does_not_fill_the_memory() {
+    let broker = NatsServer::start();
+    let (daemon, proxy, plane) = behind_a_proxy(&broker).await;
+    std::fs::write(daemon.workspace().join("large"), vec![7; 1_000_000]).unwrap();
+    proxy.pace(0);
+    let reads: Vec<_> = (0..250).map(|_| read(plane.clone(), "large")).collect();
+    let all = tokio::spawn(join_all(reads));
+    let opened =
+        |count: u32| format!(r#"boxd_operations_total{{door="nats",op="fs.read",outcome="ok"}} {count}"#);
+    let begin = Instant::now();
+    while !daemon.http().get("/metrics").await.text().contains(&opened(250)) {
+        assert!(begin.elapsed() < PATIENCE, "not every file was opened");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let peak: u64 = peak.unwrap().trim().trim_end_matches(" kB").parse().unwrap();
+    proxy.pace(u64::MAX);
+    let sizes = all.await.unwrap();
+    assert!(sizes.iter().all(|size| *size > 1_000_000), "{sizes:?}");
+    assert!(peak < 160 << 10, "{peak} KiB for replies that cannot be sent");
+}

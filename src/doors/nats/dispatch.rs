@@ -11,7 +11,7 @@ use prost::Message as _;
 
 use super::admission::Weight;
 use super::answer::{Answer, Success};
-use super::error::{agent_error, refused};
+use super::error::{Breaker, agent_error, refused};
 use super::generation::Generation;
 use super::link::Link;
 use super::subjects::may_reply_to;
@@ -197,12 +197,17 @@ async fn perform_op(
     let name = operation.name();
     let limit = max_payload as u64;
     let outcome = match link.door.rooms.perform(call, operation).await {
-        Ok(Reply::File(open)) => content::read(open, request_id, limit).await.map(Success::Encoded),
+        Ok(Reply::File(open)) => content::read(link, open, request_id, limit)
+            .await
+            .map(Success::Encoded),
         Ok(reply) => reply::outcome(name, reply, limit).map(Success::Outcome),
         Err(error) => Err(error),
     };
     outcome.map_err(|error| {
         tracing::debug!(id = %call.request_id, op, error = &error as &dyn std::error::Error, "an operation failed");
-        agent_error(&error, op)
+        match error {
+            Error::Overloaded { .. } => refused(&error, Breaker::Wait, op),
+            error => agent_error(&error, op),
+        }
     })
 }

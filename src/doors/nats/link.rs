@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use async_nats::Subject;
 use bytes::Bytes;
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::Door;
@@ -22,11 +22,16 @@ use super::backoff::Backoff;
 use super::config::LinkConfig;
 use super::connect::{Failure, without_secret};
 use super::generation::{End, Generation};
+use crate::error::Error;
 use crate::ids::InstanceId;
 use crate::ops::{self, Principal, Scope};
 
 /// How long a reply is kept for the next generation when its own was lost.
 const REPLY_LIMIT: Duration = Duration::from_secs(60);
+/// File content that may be in memory on its way to the broker, KiB: a slow way must not fill the machine.
+const CONTENT_ROOM: u32 = 64 << 10;
+/// Longest wait for room in it.
+const ROOM_LIMIT: Duration = Duration::from_secs(10);
 /// How often a link that cannot be dialled as configured looks at its credential file again.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
 /// Different complaints that are remembered; after more, each may be in the log again.
@@ -80,6 +85,8 @@ pub(super) struct Link {
     state: watch::Sender<LinkState>,
     current: watch::Sender<Option<Arc<Generation>>>,
     removed: CancellationToken,
+    /// See [`Link::content_room`].
+    content: Arc<Semaphore>,
 }
 
 impl Link {
@@ -93,6 +100,7 @@ impl Link {
             state: watch::Sender::new(LinkState::Connecting),
             current: watch::Sender::new(None),
             removed: CancellationToken::new(),
+            content: Arc::new(Semaphore::new(CONTENT_ROOM as usize)),
         })
     }
 
@@ -146,6 +154,17 @@ impl Link {
             scopes: Arc::clone(&self.scopes),
             whole_machine: self.config.borrow().whole_machine,
         }
+    }
+
+    /// Room for `bytes` of file content, to be held until its reply is sent; more than there ever is waits for all.
+    pub(super) async fn content_room(&self, bytes: u64) -> Result<OwnedSemaphorePermit, Error> {
+        let kib = u32::try_from(bytes.div_ceil(1024)).unwrap_or(CONTENT_ROOM);
+        let room = Arc::clone(&self.content).acquire_many_owned(kib.min(CONTENT_ROOM));
+        let room = tokio::time::timeout(ROOM_LIMIT, room).await;
+        room.ok().and_then(Result::ok).ok_or_else(|| Error::Overloaded {
+            what: "the way to the broker",
+            reason: format!("earlier replies were not sent within {} s", ROOM_LIMIT.as_secs()),
+        })
     }
 
     /// Sends the answer to an operation over the generation that stands, or over the next one: a caller that
