@@ -254,4 +254,23 @@ mod tests {
             (FsEntryKind::Unspecified, -1500)
         );
     }
+
+    #[test]
+    fn every_figure_of_the_capacity_is_in_its_own_field() {
+        let sample = capacity(&host::Capacity {
+            mem_available: 1,
+            disk_free: 2,
+            fd_headroom: 3,
+            pid_headroom: 4,
+            nproc: 5,
+        });
+        let expected = HostCapacitySample {
+            mem_available_bytes: 1,
+            disk_free_bytes: 2,
+            fd_headroom: 3,
+            pid_headroom: 4,
+            nproc: 5,
+        };
+        assert_eq!(sample, expected);
+    }
 }

@@ -185,3 +185,17 @@ async fn an_account_that_forbids_replies_is_said_once() {
         deaf.log().contains("no request can arrive").then_some(())
     });
 }
+
+#[tokio::test]
+async fn a_connection_file_that_names_another_broker_moves_the_link() {
+    let (one, other) = (NatsServer::start(), NatsServer::start());
+    let (daemon, mut link) = Daemon::linked(&one);
+    let before = ControlPlane::connect(&link).await;
+    assert!(ping_once(&before).await.is_some());
+    link.urls = vec![other.url()];
+    link.write(&daemon.config_directory());
+    let after = ControlPlane::connect(&link).await;
+    let took = until_reachable(&after, true, Duration::from_secs(4)).await;
+    assert!(took < Duration::from_secs(3), "{took:?}");
+    until_reachable(&before, false, Duration::from_secs(2)).await;
+}

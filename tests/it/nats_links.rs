@@ -387,15 +387,18 @@ async fn an_idle_daemon_stops_within_its_bar_and_says_so() {
     let broker = NatsServer::start();
     let (mut daemon, link) = Daemon::linked(&broker);
     let plane = ControlPlane::connect(&link).await;
-    let mut events = plane.events().await;
+    let instance = plane.speaking(Family::Instance(daemon.instance()));
+    let feeds = [plane.events().await, instance.events().await];
     let begin = Instant::now();
     assert!(daemon.stop().success());
     let took = begin.elapsed();
     // The bar is 50 ms for the release build on a quiet machine.
     assert!(took < Duration::from_millis(500), "{took:?}");
-    loop {
-        if let Some(agent_event::Event::GoingOffline(_)) = events.next().await.event {
-            break;
+    for mut events in feeds {
+        loop {
+            if let Some(agent_event::Event::GoingOffline(_)) = events.next().await.event {
+                break;
+            }
         }
     }
 }

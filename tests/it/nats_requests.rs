@@ -288,12 +288,23 @@ async fn files_are_written_read_listed_moved_and_removed() {
         matches!(response.result, Some(Outcome::FsMove(_))),
         "{response:?}"
     );
+    let append = FsWriteRequest {
+        path: "moved".into(),
+        content: Bytes::from_static(b"+"),
+        append: true,
+        ..FsWriteRequest::default()
+    };
+    assert_eq!(plane.ask(Op::FsWrite(append)).await.error, None);
+    assert_eq!(
+        std::fs::read(daemon.workspace().join("moved")).unwrap(),
+        b"0123456789+"
+    );
     let stat = |path: &str| plane.ask(Op::FsStat(FsStatRequest { path: path.into() }));
     let Some(Outcome::FsStat(found)) = stat("moved").await.result else {
         panic!("no stat")
     };
     let entry = found.entry.unwrap();
-    assert_eq!((found.exists, entry.size, entry.mode & 0o777), (true, 10, 0o640));
+    assert_eq!((found.exists, entry.size, entry.mode & 0o777), (true, 11, 0o640));
     let Some(Outcome::FsStat(missing)) = stat("a/b/file").await.result else {
         panic!("no stat")
     };
@@ -339,6 +350,13 @@ async fn replies_larger_than_the_broker_carries_are_typed_errors() {
         path: "large".into(),
         ..Default::default()
     };
+    let first = |length| {
+        Op::FsRead(FsReadRequest {
+            length,
+            ..read.clone()
+        })
+    };
+    assert_eq!(plane.ask(first(1_048_520)).await.error, None, "it fits");
     let cases = [
         (
             Op::Exec(argv(&["head", "-c", "3000000", "/dev/zero"])),
@@ -352,6 +370,8 @@ async fn replies_larger_than_the_broker_carries_are_typed_errors() {
             1_048_576,
         ),
         (Op::FsRead(read.clone()), "fs_read", 3 << 20),
+        // Ten bytes over, with the id and the lengths.
+        (first(1_048_536), "fs_read", 1_048_577),
     ];
     for (op, name, at_least) in cases {
         let error = failed(plane.ask(op).await, ErrorCode::PayloadTooLarge);
@@ -400,6 +420,16 @@ async fn a_repeated_request_id_is_never_run_twice() {
     let again = ran(plane.ask_as("same", 0, command).await);
     assert_eq!(again, first, "the stored reply comes back, duration and all");
     assert_eq!(std::fs::read_to_string(count).unwrap(), "ran\n");
+}
+
+#[tokio::test]
+async fn requests_without_an_id_have_nothing_to_do_with_each_other() {
+    let (_broker, daemon, _link, plane) = linked().await;
+    for _ in 0..2 {
+        ran(plane.ask_as("", 0, Op::Exec(shell("echo ran >> count"))).await);
+    }
+    let count = std::fs::read_to_string(daemon.workspace().join("count")).unwrap();
+    assert_eq!(count, "ran\nran\n");
 }
 
 #[tokio::test]
