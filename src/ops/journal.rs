@@ -60,7 +60,7 @@ pub(super) struct Journal {
     fsync: bool,
     span: Duration,
     boot: Key,
-    /// Boot clock of the first record that this daemon wrote to the current file.
+    /// Boot clock of the oldest record in the current file.
     since: Option<u64>,
 }
 
@@ -91,9 +91,8 @@ impl Journal {
     pub(super) fn open(directory: &Path, fsync: bool, span: Duration) -> Result<(Self, HashSet<Key>), Error> {
         let boot = boot_id();
         let mut begun = HashSet::new();
-        for name in [PREVIOUS, CURRENT] {
-            read(&directory.join(name), boot, span, &mut begun)?;
-        }
+        read(&directory.join(PREVIOUS), boot, span, &mut begun)?;
+        let oldest = read(&directory.join(CURRENT), boot, span, &mut begun)?;
         let file = Arc::new(open_for_append(&directory.join(CURRENT))?);
         let mut journal = Self {
             directory: directory.to_owned(),
@@ -101,9 +100,13 @@ impl Journal {
             fsync,
             span,
             boot,
-            since: None,
+            since: oldest.map(|age| boot_clock_ms().saturating_sub(age.as_millis() as u64)),
         };
         journal.write(boot, Kind::Boot)?;
+        // Daemons that are restarted often would never see a file of theirs grow old.
+        if oldest.is_some_and(|age| age >= span) {
+            journal.put_aside()?;
+        }
         Ok((journal, begun))
     }
 
@@ -140,6 +143,10 @@ impl Journal {
         if Duration::from_millis(up.saturating_sub(since)) < self.span {
             return Ok(());
         }
+        self.put_aside()
+    }
+
+    fn put_aside(&mut self) -> Result<(), Error> {
         let current = self.directory.join(CURRENT);
         let fresh = self.directory.join(FRESH);
         let file = match open_for_append(&fresh) {
@@ -152,7 +159,7 @@ impl Journal {
         std::fs::rename(&current, self.directory.join(PREVIOUS)).map_err(put_aside)?;
         std::fs::rename(&fresh, &current).map_err(put_aside)?;
         self.file = Arc::new(file);
-        self.since = Some(up);
+        self.since = None;
         self.write(self.boot, Kind::Boot)
     }
 }
@@ -230,22 +237,28 @@ fn reserve(file: &File) {
     }
 }
 
-fn read(path: &Path, boot: Key, span: Duration, begun: &mut HashSet<Key>) -> Result<(), Error> {
+/// Adds the keys of the last `span` to `begun`; answers the age of the oldest key in the file.
+fn read(path: &Path, boot: Key, span: Duration, begun: &mut HashSet<Key>) -> Result<Option<Duration>, Error> {
     let bytes = match std::fs::read(path) {
         Ok(bytes) => bytes,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(source) => return Err(Error::from_path_io("journal", "read", path, source)),
     };
-    let mut same_boot = false;
+    let (mut same_boot, mut oldest) = (false, None);
     for record in bytes.as_chunks::<RECORD>().0.iter().filter_map(Record::decode) {
         match record.kind {
             Kind::Boot => same_boot = record.key == boot,
             Kind::Undone => drop(begun.remove(&record.key)),
-            Kind::Begun if record.age(same_boot) < span => drop(begun.insert(record.key)),
-            Kind::Begun => {}
+            Kind::Begun => {
+                let age = record.age(same_boot);
+                oldest = oldest.max(Some(age));
+                if age < span {
+                    begun.insert(record.key);
+                }
+            }
         }
     }
-    Ok(())
+    Ok(oldest)
 }
 
 fn boot_id() -> Key {
@@ -300,6 +313,35 @@ mod tests {
         }
         let size = |name: &str| std::fs::metadata(directory.path().join(name)).unwrap().len();
         assert!(size(CURRENT) + size(PREVIOUS) <= 4 * RECORD as u64);
+    }
+
+    #[test]
+    fn a_daemon_that_is_restarted_often_does_not_let_the_file_grow() {
+        let directory = tempfile::tempdir().unwrap();
+        let old = Record {
+            key: [7; 16],
+            up_ms: 0,
+            kind: Kind::Begun,
+            at_ms: wall_clock_ms() - 700_000,
+        };
+        let recent = Record {
+            key: [8; 16],
+            at_ms: wall_clock_ms() - 1000,
+            ..old
+        };
+        let before = [vec![old; 1000], vec![recent]].concat();
+        let bytes: Vec<u8> = before.iter().flat_map(Record::encode).collect();
+        std::fs::write(directory.path().join(CURRENT), bytes).unwrap();
+        for _restart in 0..3 {
+            let (_, begun) = Journal::open(directory.path(), false, SPAN).unwrap();
+            assert_eq!(
+                begun,
+                HashSet::from([recent.key]),
+                "a key that still matters was forgotten"
+            );
+        }
+        let size = std::fs::metadata(directory.path().join(CURRENT)).unwrap().len();
+        assert!(size < 10 * RECORD as u64, "{size}");
     }
 
     #[test]
