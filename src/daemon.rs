@@ -79,8 +79,8 @@ pub fn run(config: Config, main: Option<Main>, announce: impl FnOnce(&Announceme
             source,
         })?;
     let outcome = runtime.block_on(async {
-        let signals = signals::Signals::listen()?;
-        let daemon = Daemon::start(config, main, started, announce).await?;
+        let mut signals = signals::Signals::listen()?;
+        let daemon = Daemon::start(config, main, started, &mut signals, announce).await?;
         daemon.serve(signals).await
     });
     // Blocking work that hangs (a dead network file system) is left behind.
@@ -100,6 +100,7 @@ impl Daemon {
         config: Config,
         main: Option<Main>,
         started: Instant,
+        signals: &mut signals::Signals,
         announce: impl FnOnce(&Announcement),
     ) -> Result<Self, Error> {
         let (tasks, instance) = (Tasks::new(), InstanceId::mint());
@@ -139,12 +140,17 @@ impl Daemon {
         let links = compose::nats(&config, &state);
         let nats = nats::start(links, Arc::clone(&rooms), tasks.clone(), instance, metrics)?;
         let main = main.map(|main| MainCommand::start(&rooms, main)).transpose()?;
+        let links = tokio::select! {
+            links = nats.first_attempts() => links,
+            // A broker that says nothing does not keep the daemon from stopping.
+            () = signals.stop_foreseen() => nats.links(),
+        };
         let ready = Ready {
             pid: std::process::id(),
             http: addresses,
             token_file,
             instance: instance.to_string(),
-            links: nats.first_attempts().await.into_iter().map(link_state).collect(),
+            links: links.into_iter().map(link_state).collect(),
         };
         state.write_ready(&ready, config.ready_file.as_deref())?;
         tracing::info!(version = env!("CARGO_PKG_VERSION"), http = ?ready.http, took = ?started.elapsed(), "ready");

@@ -1,5 +1,7 @@
 //! Signals: what asks the daemon to stop, and what is passed on to the main command.
 
+use std::collections::VecDeque;
+
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::error::Error;
@@ -13,6 +15,8 @@ pub(super) struct Signals {
     user1: Signal,
     user2: Signal,
     window: Signal,
+    /// Those that came before anything could be done about them.
+    early: VecDeque<Meaning>,
 }
 
 /// What a signal means.
@@ -41,11 +45,27 @@ impl Signals {
             user1: listen(SignalKind::user_defined1())?,
             user2: listen(SignalKind::user_defined2())?,
             window: listen(SignalKind::window_change())?,
+            early: VecDeque::new(),
         })
     }
 
     /// The next signal. Cancel-safe.
     pub(super) async fn next(&mut self) -> Meaning {
+        if let Some(early) = self.early.pop_front() {
+            return early;
+        }
+        self.receive().await
+    }
+
+    /// Resolves when one asks to stop; [`Signals::next`] tells of it and of all that came before it. Cancel-safe.
+    pub(super) async fn stop_foreseen(&mut self) {
+        while !matches!(self.early.back(), Some(Meaning::Stop(_))) {
+            let early = self.receive().await;
+            self.early.push_back(early);
+        }
+    }
+
+    async fn receive(&mut self) -> Meaning {
         tokio::select! {
             _ = self.terminate.recv() => Meaning::Stop(libc::SIGTERM),
             _ = self.interrupt.recv() => Meaning::Stop(libc::SIGINT),

@@ -49,6 +49,29 @@ fn a_broker_that_says_nothing_does_not_keep_the_daemon_from_starting() {
     });
 }
 
+#[test]
+fn a_daemon_that_still_tries_its_links_stops_when_it_is_told_to() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let link = Connection::to(&format!("nats://{}", silent.local_addr().unwrap()));
+    let (tell, told) = mpsc::channel::<std::path::PathBuf>();
+    let stopper = std::thread::spawn(move || {
+        let state = told.recv().unwrap().join("state");
+        let (dialled, _) = silent.accept().unwrap();
+        let pid = std::fs::read_to_string(state.join("boxd.lock")).unwrap();
+        let pid = nix::unistd::Pid::from_raw(pid.trim().parse().unwrap());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+        // Nobody hangs up.
+        (std::time::Instant::now(), silent, dialled)
+    });
+    let (code, said) = Daemon::builder()
+        .connection(&link)
+        .refused_in(|directory| tell.send(directory.to_path_buf()).unwrap());
+    let (told, _silent, _dialled) = stopper.join().unwrap();
+    let took = told.elapsed();
+    assert_eq!(code, 0, "{said}");
+    assert!(took < Duration::from_secs(3), "{took:?}");
+}
+
 #[tokio::test]
 async fn links_stay_while_the_daemon_has_no_descriptor_to_look_at_their_files() {
     let broker = NatsServer::start();
