@@ -445,12 +445,12 @@ impl Error {
             libc::EISDIR => Self::WrongKind {
                 path: path.to_owned(),
                 found: "a directory",
-                expected: "not a directory",
+                expected: "something else",
                 errno,
             },
             libc::ENOTDIR => Self::WrongKind {
                 path: path.to_owned(),
-                found: "not a directory",
+                found: "no directory, or lies below something that is none",
                 expected: "a directory",
                 errno,
             },

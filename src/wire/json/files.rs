@@ -1,12 +1,14 @@
 //! Files: what is answered. A `path` is for reading; where that lost bytes, `pathB64` has them. Permission bits are
 //! octal strings: `"0644"`.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::text::readable;
+use super::text::{readable, to_base64};
 use super::time::rfc3339;
 use crate::fs::{self, Kind};
 
@@ -131,6 +133,9 @@ fn skipped_path(path: &Path, reason: &str) -> Unreadable {
 pub struct Listing {
     /// The directory, absolute.
     pub path: String,
+    /// Its exact bytes, base64, when they are not UTF-8.
+    #[serde(rename = "pathB64", skip_serializing_if = "Option::is_none")]
+    pub path_b64: Option<String>,
     /// What could be read.
     pub entries: Vec<Entry>,
     /// What could not be read.
@@ -139,8 +144,10 @@ pub struct Listing {
 
 impl From<&fs::Listing> for Listing {
     fn from(listing: &fs::Listing) -> Self {
+        let (path, path_b64) = readable(listing.root.as_os_str());
         Self {
-            path: listing.root.to_string_lossy().into_owned(),
+            path,
+            path_b64,
             entries: listing.entries.iter().map(Entry::from).collect(),
             unreadable: rows(&listing.unreadable),
         }
@@ -229,15 +236,25 @@ impl From<&fs::Written> for Written {
 pub struct Moved {
     /// Absolute source.
     pub from: String,
+    /// Its exact bytes, base64, when they are not UTF-8.
+    #[serde(rename = "fromB64", skip_serializing_if = "Option::is_none")]
+    pub from_b64: Option<String>,
     /// Absolute destination.
     pub to: String,
+    /// Its exact bytes, base64, when they are not UTF-8.
+    #[serde(rename = "toB64", skip_serializing_if = "Option::is_none")]
+    pub to_b64: Option<String>,
 }
 
 impl From<&fs::Moved> for Moved {
     fn from(moved: &fs::Moved) -> Self {
+        let (from, from_b64) = readable(moved.from.as_os_str());
+        let (to, to_b64) = readable(moved.to.as_os_str());
         Self {
-            from: moved.from.to_string_lossy().into_owned(),
-            to: moved.to.to_string_lossy().into_owned(),
+            from,
+            from_b64,
+            to,
+            to_b64,
         }
     }
 }
@@ -248,6 +265,9 @@ impl From<&fs::Moved> for Moved {
 pub struct Unpacked {
     /// Absolute paths in archive order, the first 1024.
     pub paths: Vec<String>,
+    /// The exact bytes of all of them, base64 and in the same order, when one is not UTF-8.
+    #[serde(rename = "pathsB64", skip_serializing_if = "Option::is_none")]
+    pub paths_b64: Option<Vec<String>>,
     /// Whether more was written than `paths` lists.
     pub truncated: bool,
     /// Entries that were not created because of their kind, with the reason.
@@ -257,12 +277,12 @@ pub struct Unpacked {
 
 impl From<&fs::Unpacked> for Unpacked {
     fn from(unpacked: &fs::Unpacked) -> Self {
+        let names = unpacked.paths.iter().map(|path| path.as_os_str());
+        let exact = names.clone().any(|name| name.to_str().is_none());
+        let bytes = |name: &OsStr| to_base64(name.as_bytes());
         Self {
-            paths: unpacked
-                .paths
-                .iter()
-                .map(|path| path.to_string_lossy().into_owned())
-                .collect(),
+            paths: names.clone().map(|name| readable(name).0).collect(),
+            paths_b64: exact.then(|| names.map(bytes).collect()),
             truncated: unpacked.truncated,
             skipped: rows(&unpacked.skipped),
         }
@@ -280,4 +300,42 @@ pub struct FileContent {
     pub offset: u64,
     /// Size of the whole file, bytes.
     pub total_size: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsString;
+    use std::os::unix::ffi::OsStringExt;
+
+    use serde_json::json;
+
+    use super::*;
+
+    fn path(bytes: &[u8]) -> PathBuf {
+        OsString::from_vec(bytes.to_vec()).into()
+    }
+
+    #[test]
+    fn wherever_a_path_lost_bytes_the_exact_ones_stand_beside_it() {
+        let moved = Moved::from(&fs::Moved {
+            from: path(b"/a\xff"),
+            to: path(b"/b"),
+        });
+        assert_eq!(
+            serde_json::to_value(moved).unwrap(),
+            json!({"from": "/a\u{fffd}", "fromB64": to_base64(b"/a\xff"), "to": "/b"})
+        );
+        let mut unpacked = fs::Unpacked {
+            paths: vec![path(b"/a"), path(b"/b\xff")],
+            truncated: false,
+            skipped: Vec::new(),
+        };
+        let answer = |unpacked: &fs::Unpacked| serde_json::to_value(Unpacked::from(unpacked)).unwrap();
+        assert_eq!(
+            answer(&unpacked)["pathsB64"],
+            json!([to_base64(b"/a"), to_base64(b"/b\xff")])
+        );
+        unpacked.paths.pop();
+        assert!(answer(&unpacked).get("pathsB64").is_none());
+    }
 }
