@@ -164,6 +164,7 @@ async fn what_was_left_running_by_earlier_commands_goes_as_well() {
 
 #[tokio::test]
 async fn an_idle_daemon_is_gone_at_once() {
+    crate::harness::alone();
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
         let mut daemon = Daemon::start();
         let mut kept = daemon.http().keep().await;
@@ -210,6 +211,7 @@ async fn a_reader_that_stands_still_does_not_hold_up_the_stop() {
 #[tokio::test(flavor = "multi_thread")]
 async fn health_and_ping_answer_beside_64_commands_and_hogs() {
     const COMMANDS: usize = 64;
+    crate::harness::alone();
     let ways = Ways::start().await;
     let seconds = ways::unique_seconds();
     let mut running = tokio::task::JoinSet::new();

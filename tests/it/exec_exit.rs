@@ -10,6 +10,7 @@ use crate::harness::{Request, WAYS, Way, Ways, eventually, processes};
 
 #[tokio::test]
 async fn a_background_child_neither_delays_the_answer_nor_dies() {
+    crate::harness::alone();
     let ways = Ways::start().await;
     for way in WAYS {
         let seconds = unique_seconds();

@@ -10,6 +10,7 @@ use crate::harness::{Request, WAYS, Ways, eventually, percentile, processes};
 
 #[tokio::test]
 async fn ping_and_health_answer_while_256_commands_run() {
+    crate::harness::alone();
     let ways = Ways::start().await;
     let file = ways.daemon.workspace().join("gate");
     nix::unistd::mkfifo(&file, nix::sys::stat::Mode::S_IRWXU).unwrap();
@@ -77,6 +78,7 @@ async fn ping_and_health_answer_while_256_commands_run() {
 
 #[tokio::test]
 async fn stuck_readers_and_writers_hold_up_nobody() {
+    crate::harness::alone();
     let ways = Ways::start().await;
     let workspace = ways.daemon.workspace();
     std::fs::File::create(workspace.join("large"))

@@ -25,6 +25,7 @@ async fn pings(plane: &ControlPlane, count: usize) -> Vec<Duration> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ping_answers_while_256_commands_run() {
+    crate::harness::alone();
     let broker = NatsServer::start();
     let (daemon, link) = Daemon::linked(&broker);
     let plane = ControlPlane::connect(&link).await;
@@ -84,6 +85,7 @@ async fn heartbeats_keep_their_pace_while_a_command_runs_for_twenty_seconds() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flood_of_replies_that_do_not_fit_does_not_delay_ping() {
+    crate::harness::alone();
     let broker = NatsServer::start();
     let (_daemon, link) = Daemon::linked(&broker);
     let plane = ControlPlane::connect(&link).await;
@@ -99,6 +101,7 @@ async fn a_flood_of_replies_that_do_not_fit_does_not_delay_ping() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn large_replies_do_not_delay_ping_and_all_arrive() {
+    crate::harness::alone();
     let broker = NatsServer::start();
     let (daemon, link) = Daemon::linked(&broker);
     let plane = ControlPlane::connect(&link).await;

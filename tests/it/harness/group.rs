@@ -21,6 +21,7 @@ impl Group {
     /// Starts `command` with its output appended to `log`.
     #[track_caller]
     pub(crate) fn spawn(name: &str, command: &mut Command, log: &Path) -> Self {
+        super::machine::share();
         let file = File::options().create(true).append(true).open(log).unwrap();
         let child = command
             .stdin(Stdio::null())

@@ -12,6 +12,7 @@ pub(crate) mod daemon;
 pub(crate) mod group;
 pub(crate) mod http;
 pub(crate) mod hung;
+mod machine;
 pub(crate) mod processes;
 pub(crate) mod proxy;
 pub(crate) mod ready;
@@ -26,6 +27,7 @@ pub(crate) use control::{ControlPlane, Family};
 pub(crate) use daemon::Daemon;
 pub(crate) use http::{Answer, Http, whole};
 pub(crate) use hung::HungFileSystem;
+pub(crate) use machine::alone;
 pub(crate) use proxy::Proxy;
 pub(crate) use ways::{Request, WAYS, Way, Ways};
 
