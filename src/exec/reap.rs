@@ -79,12 +79,14 @@ pub(super) struct Child {
 
 /// Keeps `SIGCHLD` from every thread that is started from now on, so that the reaper can read it from a descriptor: no
 /// handler interrupts anybody, and a thousand ends while it is busy are one wake-up. Children start with no signal
-/// blocked.
+/// blocked. Also sees to it that the kernel keeps the ends of children for us.
 pub fn hold_child_signals() -> Result<(), Error> {
-    child_signal().thread_block().map_err(|errno| Error::Io {
-        doing: "block SIGCHLD".into(),
-        source: errno.into(),
-    })
+    let fail = |source| Error::Io {
+        doing: "listen for SIGCHLD".into(),
+        source,
+    };
+    sys::stop_ignoring_children().map_err(fail)?;
+    child_signal().thread_block().map_err(|errno| fail(errno.into()))
 }
 
 fn child_signal() -> SigSet {

@@ -29,7 +29,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use nix::sys::resource::{UsageWho, getrusage};
-use nix::sys::signal::{SigSet, SigmaskHow, pthread_sigmask};
+use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, pthread_sigmask};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -419,6 +419,14 @@ fn pidfd_send_signal(pidfd: BorrowedFd<'_>, signal: c_int, flags: u32) -> io::Re
     } else {
         Err(io::Error::last_os_error())
     }
+}
+
+/// Puts the disposition of `SIGCHLD` back to its default. Whoever started us may have had it ignored, which outlives
+/// `execve`, and then the kernel lets children go at their end without telling anybody how they ended.
+pub(super) fn stop_ignoring_children() -> io::Result<()> {
+    // SAFETY: no handler of ours is replaced, and none is installed.
+    let before = unsafe { nix::sys::signal::signal(Signal::SIGCHLD, SigHandler::SigDfl) };
+    before.map(drop).map_err(io::Error::from)
 }
 
 /// A copy of a descriptor that may be one of 0, 1 and 2; the copy is above them and closes on exec.

@@ -45,6 +45,22 @@ async fn as_subreaper_it_reaps_orphans_and_keeps_every_exit_code() {
     orphans_and_codes(&ways).await;
 }
 
+#[tokio::test]
+async fn ends_are_known_where_whoever_started_the_daemon_ignores_them() {
+    let ways = Ways::with(Daemon::builder().prelude("trap '' CHLD"), NatsServer::start()).await;
+    for way in WAYS {
+        // One ends within its first milliseconds, one later; what they start has ends again, too.
+        for line in ["exit 3", "sleep 0.1; (exit 3)"] {
+            assert_eq!(
+                ways.run(way, &Request::shell(line)).await.code,
+                3,
+                "{way:?} {line}"
+            );
+        }
+    }
+    orphans_and_codes(&ways).await;
+}
+
 /// Many short orphans beside many commands with codes of their own.
 async fn orphans_and_codes(ways: &Ways) {
     let requests = (0..120).map(|index| async move {
