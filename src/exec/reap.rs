@@ -35,6 +35,9 @@ use crate::lifecycle::Tasks;
 /// How long orphans may stay zombies: under load the reaper looks once for many ends.
 const PATIENCE: Duration = Duration::from_millis(20);
 
+/// How long newborns are waited for until a pipe is said to be held: one may hang for as long as a file system does.
+const NEWBORNS: Duration = Duration::from_millis(200);
+
 /// How one child ended, and when it was waited for.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Reaped {
@@ -131,12 +134,14 @@ impl Reaper {
         })
     }
 
-    /// Resolves when no child that is being born now holds copies of the daemon's descriptors any more: until then a
-    /// pipe may seem to be held that nobody holds. On a crowded machine a newborn may have to wait for a processor.
+    /// Resolves when no child that is being born now holds copies of the daemon's descriptors any more, or after
+    /// [`NEWBORNS`]: until then a pipe may seem to be held that nobody holds. On a crowded machine a newborn may have to
+    /// wait for a processor.
     pub(super) async fn newborns_let_go(&self) {
         let births = self.registry.lock().births.clone();
+        let deadline = tokio::time::Instant::now() + NEWBORNS;
         for birth in births {
-            while !birth.let_go.load(Ordering::Acquire) {
+            while !birth.let_go.load(Ordering::Acquire) && tokio::time::Instant::now() < deadline {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         }
@@ -319,5 +324,21 @@ impl Drop for Child {
         if self.reaped.is_none() {
             self.reaper.forget(self);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_newborn_that_hangs_is_not_waited_for_without_end() {
+        let reaper = Reaper::default();
+        reaper.registry.lock().births.push(Arc::default());
+        let waiting = tokio::time::timeout(Duration::from_secs(5), reaper.newborns_let_go());
+        assert!(
+            waiting.await.is_ok(),
+            "one that never lets go holds up the answer of another command"
+        );
     }
 }
