@@ -98,3 +98,19 @@ fn now_ms() -> u64 {
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_millis() as u64)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_readable_at_the_exit_is_kept_also_when_no_time_is_left_for_more() {
+        let pipes = Pipes::open(false).unwrap();
+        nix::unistd::write(&pipes.child[1], b"last words").unwrap();
+        let held = pipes.child.each_ref().map(|end| end.try_clone().unwrap());
+        let mut pump = Pump::new(pipes, Bytes::new(), Keep::first(100));
+        pump.drain(std::future::ready(())).await;
+        drop(held);
+        assert_eq!(pump.log.totals(Channel::Stdout).total, 10);
+    }
+}
