@@ -1,10 +1,36 @@
-//! A birth under way, as other threads than the one that gives it see it. `sys` and the child itself write it, `reap`
-//! and `engine` read it; who does not want to wait any longer gives it up here.
+//! A birth under way, as other threads than the one that gives it see it, and how it can fail. `sys` and the child itself
+//! write it, `reap` and `engine` read it; who does not want to wait any longer gives it up here.
 
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
 use super::sys;
+
+/// The step between `clone` and the running program that failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// `clone` itself.
+    Fork,
+    /// A session of its own.
+    Session,
+    /// The working directory.
+    Cwd,
+    /// Standard input, output and error.
+    Stdio,
+    /// The limits that the daemon itself was started with.
+    Limits,
+    /// `execve`.
+    Exec,
+}
+
+/// A step that failed, and why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct StartFailure {
+    /// The step.
+    pub(super) stage: Stage,
+    /// Its errno.
+    pub(super) errno: i32,
+}
 
 /// What is known of it.
 #[derive(Debug, Default)]

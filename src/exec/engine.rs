@@ -18,6 +18,7 @@ use super::proc;
 use super::pump::Pump;
 use super::reap::{Child, Reaper};
 use super::run::Running;
+use super::seats::Seats;
 use super::spawn::{Pipes, Start};
 use super::spec::{Command, Environment, Finished, RunSpec};
 use super::sprint;
@@ -62,6 +63,7 @@ pub struct Engine {
     linger: Duration,
     kill_grace: Duration,
     inherited: Inherited,
+    seats: Seats,
     base: Base,
     instance: InstanceId,
     next_id: AtomicU64,
@@ -85,6 +87,8 @@ impl Engine {
             linger: config.linger,
             kill_grace: config.kill_grace,
             inherited: config.inherited,
+            // One more for the main command.
+            seats: Seats::reserve(2 * processors() + SPARE_BIRTHS + 1),
             base: Base::new(config.environment),
             instance,
             next_id: AtomicU64::new(1),
@@ -214,7 +218,9 @@ impl Engine {
         let started = Instant::now();
         let child = self
             .reaper
-            .register(birth, |birth| start.spawn(stdio, birth, &self.inherited))
+            .register(birth, |birth| {
+                start.spawn(stdio, birth, &self.inherited, &self.seats)
+            })
             .map_err(|failure| start.blame(failure))?;
         let leader = Some(Leader {
             pid: child.pid(),

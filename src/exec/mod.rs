@@ -1,7 +1,8 @@
 //! The process engine: every child process of the daemon is born, read, limited, killed and reaped here.
 //!
 //! `engine` is the handle; `spawn` prepares a birth and `sys` performs it; `run` accompanies the process, `read` and
-//! `drain` move its output into the numbered log of [`crate::stream`]; `reap` owns every wait; `kill` ends trees.
+//! `drain` move its output into the numbered log of [`crate::stream`]; `reap` owns every wait; `kill` ends trees;
+//! `seats` keeps what the daemon has open away from newborns.
 
 mod attached;
 mod birth;
@@ -17,6 +18,7 @@ mod pump;
 mod read;
 mod reap;
 mod run;
+mod seats;
 mod spawn;
 mod spec;
 mod sprint;

@@ -26,8 +26,8 @@ use parking_lot::Mutex;
 use tokio::io::Interest;
 use tokio::sync::Notify;
 
-use super::birth::Birth;
-use super::sys::{self, Born, Ended, StartFailure};
+use super::birth::{Birth, StartFailure};
+use super::sys::{self, Born, Ended};
 use super::watch::Watch;
 use crate::error::Error;
 use crate::lifecycle::Tasks;

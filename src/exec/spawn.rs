@@ -14,11 +14,12 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
 use nix::sys::stat::Mode;
 use nix::unistd::pipe2;
 
-use super::birth::Birth;
+use super::birth::{Birth, Stage, StartFailure};
 use super::environment::Built;
 use super::inherit::Inherited;
+use super::seats::{Seat, Seats};
 use super::spec::Command;
-use super::sys::{self, Born, Plan, Stage, StartFailure};
+use super::sys::{self, Born, Plan};
 use crate::error::Error;
 
 /// What the child's descriptors 0, 1 and 2 are, and the daemon's ends of them.
@@ -120,14 +121,19 @@ impl Start {
         child: &[OwnedFd; 3],
         birth: &Birth,
         inherited: &Inherited,
+        seats: &Seats,
     ) -> Result<Born, StartFailure> {
         let [stdin, stdout, stderr] = child;
+        let given = [stdin.as_fd(), stdout.as_fd(), stderr.as_fd(), self.cwd.as_fd()];
+        let seat = seats.take(given);
+        let [stdin, stdout, stderr, cwd] = seat.as_ref().and_then(Seat::given).unwrap_or(given);
         sys::spawn(&Plan {
             candidates: &self.candidates,
             arguments: &self.arguments,
             environment: &self.environment,
-            cwd: self.cwd.as_fd(),
-            stdio: [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()],
+            cwd,
+            stdio: [stdin, stdout, stderr],
+            end: seat.as_ref().and_then(Seat::end),
             nofile: inherited.nofile,
             oom_score_adj: inherited.oom_score_adj.as_deref(),
             birth,

@@ -33,39 +33,13 @@ use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, pthread_sigmask};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use super::birth::Birth;
+use super::birth::{Birth, Stage, StartFailure};
 use super::spec::Exit;
 
 /// Bytes of stack for the child until `execve`; it uses a few hundred.
 const STACK: usize = 64 * 1024;
 /// Signals that exist on Linux.
 const SIGNALS: c_int = 64;
-
-/// The step between `clone` and the running program that failed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Stage {
-    /// `clone` itself.
-    Fork,
-    /// A session of its own.
-    Session,
-    /// The working directory.
-    Cwd,
-    /// Standard input, output and error.
-    Stdio,
-    /// The limits that the daemon itself was started with.
-    Limits,
-    /// `execve`.
-    Exec,
-}
-
-/// A step that failed, and why.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct StartFailure {
-    /// The step.
-    pub(super) stage: Stage,
-    /// Its errno.
-    pub(super) errno: c_int,
-}
 
 /// Everything the child does, prepared so that it need not allocate.
 pub(super) struct Plan<'a> {
@@ -79,6 +53,8 @@ pub(super) struct Plan<'a> {
     pub(super) cwd: BorrowedFd<'a>,
     /// What becomes descriptors 0, 1 and 2; none of them is 0, 1 or 2 here.
     pub(super) stdio: [BorrowedFd<'a>; 3],
+    /// The child gets no copies of descriptors from this number on, where all of the above are below it.
+    pub(super) end: Option<RawFd>,
     /// `RLIMIT_NOFILE` (soft, hard) to go back to.
     pub(super) nofile: Option<(u64, u64)>,
     /// Text for `/proc/self/oom_score_adj`.
@@ -103,6 +79,7 @@ struct Shared {
     environment: Vec<*const c_char>,
     cwd: RawFd,
     stdio: [RawFd; 3],
+    end: Option<RawFd>,
     nofile: Option<libc::rlimit64>,
     oom_score_adj: Option<(*const c_char, usize)>,
     birth: *const Birth,
@@ -124,6 +101,7 @@ pub(super) fn spawn(plan: &Plan<'_>) -> Result<Born, StartFailure> {
         environment: null_terminated(plan.environment),
         cwd: plan.cwd.as_raw_fd(),
         stdio: plan.stdio.map(|fd| fd.as_raw_fd()),
+        end: plan.end,
         nofile: plan.nofile.map(|(soft, hard)| libc::rlimit64 {
             rlim_cur: soft,
             rlim_max: hard,
@@ -173,7 +151,9 @@ fn clone_child(stack: &mut [u128], shared: &mut Shared) -> Result<Born, c_int> {
     // thread until the child has called execve or _exit; `shared` lives on this thread's own stack for as long.
     let pid = unsafe {
         let top = stack.as_mut_ptr_range().end.cast::<c_void>();
-        let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::SIGCHLD;
+        // With the table of descriptors shared, the child copies for itself what it is to have of it.
+        let files = shared.end.map_or(0, |_| libc::CLONE_FILES);
+        let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | files | libc::SIGCHLD;
         libc::clone(
             child,
             top,
@@ -228,6 +208,11 @@ fn prepare(shared: &Shared) -> Result<(), StartFailure> {
     };
     // SAFETY: plain system calls on descriptors and values that the parent prepared and keeps alive.
     unsafe {
+        if let Some(end) = shared.end {
+            // Nothing may touch a descriptor before: until here they are the daemon's own.
+            let own = libc::syscall(libc::SYS_close_range, end, u32::MAX, libc::CLOSE_RANGE_UNSHARE);
+            step(Stage::Fork, own as c_int)?;
+        }
         for (target, source) in (0..).zip(shared.stdio) {
             step(Stage::Stdio, libc::dup2(source, target))?;
         }
@@ -261,6 +246,12 @@ fn prepare(shared: &Shared) -> Result<(), StartFailure> {
             libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut()),
         )
     }
+}
+
+/// Whether a child can be left without descriptors: not before Linux 5.9, nor where it is forbidden.
+pub(super) fn knows_close_range() -> bool {
+    // SAFETY: nothing has this number, so nothing is closed.
+    unsafe { libc::syscall(libc::SYS_close_range, u32::MAX, u32::MAX, 0_u32) == 0 }
 }
 
 /// Every signal back to its default, so that neither our handlers nor what we ignore (`SIGPIPE`) reach the program.
@@ -516,6 +507,7 @@ mod tests {
             environment: &[c"X=1".into()],
             cwd: cwd.as_fd(),
             stdio: [null.as_fd(), writer.as_fd(), writer.as_fd()],
+            end: None,
             nofile: None,
             oom_score_adj: None,
             birth: &Birth::default(),

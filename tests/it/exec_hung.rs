@@ -31,11 +31,13 @@ async fn in_time(asked: tokio::task::JoinHandle<serde_json::Value>) -> serde_jso
 
 /// Asks for the attributes of a file there and waits for no answer.
 async fn ask_and_hang(http: &Http, path: &str) -> tokio::net::TcpStream {
+    get_and_hang(http, &format!("/v1/fs/stat?path={path}")).await
+}
+
+async fn get_and_hang(http: &Http, target: &str) -> tokio::net::TcpStream {
     let mut socket = http.socket().await;
     let (host, token) = (http.address, http.token.clone().unwrap());
-    let request = format!(
-        "GET /v1/fs/stat?path={path} HTTP/1.1\r\nhost: {host}\r\nauthorization: Bearer {token}\r\n\r\n"
-    );
+    let request = format!("GET {target} HTTP/1.1\r\nhost: {host}\r\nauthorization: Bearer {token}\r\n\r\n");
     socket.write_all(request.as_bytes()).await.unwrap();
     socket
 }
@@ -101,6 +103,24 @@ async fn the_end_of_a_command_is_noticed_while_requests_for_files_hang() {
     assert_eq!(in_time(early).await["exitCode"], 5);
     assert_eq!(in_time(late).await["timedOut"], true);
     processes::assert_none(&seconds);
+}
+
+/// Who closes a copy of its descriptor hangs as well, so no newborn may have one.
+#[tokio::test(flavor = "multi_thread")]
+async fn commands_start_while_a_file_that_is_open_hangs() {
+    let ways = Ways::with(builder(), NatsServer::start()).await;
+    let hung = HungFileSystem::mount(&ways.daemon);
+    let file = hung.path(HungFileSystem::FILE);
+    let _reader = get_and_hang(&ways.http, &format!("/v1/fs/file?path={file}")).await;
+    hung.wait_for_reads(1);
+    let seconds = ways::unique_seconds();
+    for way in WAYS {
+        for line in ["exit 3", &format!("sleep {seconds} & exit 3")] {
+            let request = Request::shell(line).timeout(Duration::from_secs(5));
+            assert_eq!(ways.run(way, &request).await.code, 3, "{way:?} {line}");
+        }
+    }
+    assert_eq!(hung.flushes(), 0);
 }
 
 /// More requests than the daemon has threads for.

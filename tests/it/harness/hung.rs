@@ -1,5 +1,5 @@
 //! A file system that hangs, seen by one daemon only: FUSE whose server, this test, answers for its root directory and
-//! then says nothing, until it is told where all its names lead.
+//! then says nothing, until it is told where all its names lead. One file in it can be opened; then it hangs.
 //!
 //! It cannot outlive the test: when the test goes away, however it does, the kernel ends the connection with its
 //! descriptor, and every request that hangs in it fails.
@@ -22,12 +22,17 @@ use super::{Daemon, eventually, require};
 pub(crate) struct HungFileSystem {
     path: PathBuf,
     looked_up: Arc<AtomicUsize>,
+    read: Arc<AtomicUsize>,
+    flushed: Arc<AtomicUsize>,
     target: Arc<OnceLock<String>>,
     over: Arc<AtomicBool>,
     server: Option<JoinHandle<()>>,
 }
 
 impl HungFileSystem {
+    /// The name of the file that can be opened.
+    pub(crate) const FILE: &str = "opens";
+
     /// Mounts it as `hung` in the workspace of a daemon that has mounts of its own.
     #[track_caller]
     pub(crate) fn mount(daemon: &Daemon) -> Self {
@@ -39,11 +44,14 @@ impl HungFileSystem {
             .open("/dev/fuse")
             .expect("this test needs /dev/fuse");
         let (looked_up, over) = (Arc::<AtomicUsize>::default(), Arc::<AtomicBool>::default());
+        let (read, flushed) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
         let target = Arc::<OnceLock<String>>::default();
         let server = Server {
             device: device.try_clone().unwrap(),
             hanging: Vec::new(),
             looked_up: Arc::clone(&looked_up),
+            read: Arc::clone(&read),
+            flushed: Arc::clone(&flushed),
             target: Arc::clone(&target),
             over: Arc::clone(&over),
         };
@@ -51,6 +59,8 @@ impl HungFileSystem {
             server: Some(std::thread::spawn(move || server.serve())),
             path,
             looked_up,
+            read,
+            flushed,
             target,
             over,
         };
@@ -66,6 +76,19 @@ impl HungFileSystem {
     /// Hangs no longer: every name is a symbolic link to `target`.
     pub(crate) fn recover(&self, target: &Path) {
         self.target.set(target.display().to_string()).unwrap();
+    }
+
+    /// Waits until the file was read from this many times.
+    #[track_caller]
+    pub(crate) fn wait_for_reads(&self, count: usize) {
+        eventually("hanging reads", Duration::from_secs(20), || {
+            (self.read.load(Ordering::Relaxed) >= count).then_some(())
+        });
+    }
+
+    /// How often a descriptor of the file was closed.
+    pub(crate) fn flushes(&self) -> usize {
+        self.flushed.load(Ordering::Relaxed)
     }
 
     /// Waits until this many names were looked up since the start.
@@ -108,6 +131,8 @@ struct Server {
     /// Ids of look-ups without an answer.
     hanging: Vec<u64>,
     looked_up: Arc<AtomicUsize>,
+    read: Arc<AtomicUsize>,
+    flushed: Arc<AtomicUsize>,
     target: Arc<OnceLock<String>>,
     over: Arc<AtomicBool>,
 }
@@ -116,6 +141,9 @@ impl Server {
     const LOOKUP: u32 = 1;
     const GETATTR: u32 = 3;
     const READLINK: u32 = 5;
+    const OPEN: u32 = 14;
+    const READ: u32 = 15;
+    const FLUSH: u32 = 25;
     const INIT: u32 = 26;
 
     fn serve(mut self) {
@@ -149,6 +177,14 @@ impl Server {
         match opcode {
             Self::INIT => self.reply(id, &init()),
             Self::GETATTR => self.reply(id, &root_attributes()),
+            // The name stands behind the header of 40 bytes, with a NUL at its end.
+            Self::LOOKUP if request[40..].starts_with(HungFileSystem::FILE.as_bytes()) => {
+                self.reply(id, &file_entry());
+            }
+            // A handle and its flags.
+            Self::OPEN => self.reply(id, &words(&[1, 0, 0, 0])),
+            Self::READ => drop(self.read.fetch_add(1, Ordering::Relaxed)),
+            Self::FLUSH => drop(self.flushed.fetch_add(1, Ordering::Relaxed)),
             Self::LOOKUP => {
                 self.looked_up.fetch_add(1, Ordering::Relaxed);
                 self.hanging.push(id);
@@ -191,14 +227,24 @@ fn root_attributes() -> Vec<u8> {
     body
 }
 
-/// `struct fuse_entry_out` of a symbolic link.
+/// Of a symbolic link.
 fn link_entry(target: &str) -> Vec<u8> {
-    // Inode 2, its generation, and for how long the name and its attributes are valid.
-    let mut body = words(&[2, 0, 0, 0]);
+    entry(2, target.len() as u32, 0o120_777)
+}
+
+/// Of a file with something to read.
+fn file_entry() -> Vec<u8> {
+    entry(3, 1_000_000, 0o100_644)
+}
+
+/// `struct fuse_entry_out`.
+fn entry(inode: u32, size: u32, mode: u32) -> Vec<u8> {
+    // The inode, its generation, and for how long the name and its attributes are valid.
+    let mut body = words(&[inode, 0, 0, 0]);
     body.extend_from_slice(&words(&VALID_SECONDS));
     body.extend_from_slice(&words(&VALID_SECONDS));
     body.extend_from_slice(&words(&[0, 0]));
-    body.extend_from_slice(&attributes(2, target.len() as u32, 0o120_777));
+    body.extend_from_slice(&attributes(inode, size, mode));
     body
 }
 
