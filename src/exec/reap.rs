@@ -203,8 +203,10 @@ impl Reaper {
             if registry.is_being_born(pid) {
                 return;
             }
-            match registry.children.remove(&pid) {
-                Some(child) => child.wait(),
+            match registry.children.get(&pid) {
+                // The zombie was waited for meanwhile, and one of ours that runs has its pid by now.
+                Some(child) if !child.has_ended() => {}
+                Some(_) => drop(registry.children.remove(&pid)),
                 None if sys::bury(pid) => drop(self.orphans.fetch_add(1, Ordering::Relaxed)),
                 None => {}
             }
@@ -245,12 +247,16 @@ impl Registry {
 }
 
 impl Registered {
-    /// Waits in the place of the companion, who may have been faster.
-    fn wait(&self) {
-        if let Ok(ended) = sys::wait(self.pidfd.as_fd()) {
-            let at = Instant::now();
-            // Nobody else sets it.
-            let _ = self.reaped.set(Reaped { ended, at });
+    /// Waits in the place of the companion, who may have been faster. False while it runs.
+    fn has_ended(&self) -> bool {
+        match sys::wait(self.pidfd.as_fd()) {
+            Ok(ended) => {
+                let at = Instant::now();
+                // Nobody else sets it.
+                let _ = self.reaped.set(Reaped { ended, at });
+                true
+            }
+            Err(error) => error.kind() != io::ErrorKind::WouldBlock,
         }
     }
 }
