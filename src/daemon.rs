@@ -18,7 +18,7 @@ use crate::capability::Capability;
 use crate::config::Config;
 use crate::doors::{http, nats};
 use crate::error::Error;
-use crate::exec::Exit;
+use crate::exec::{Exit, Prepared};
 use crate::ids::InstanceId;
 use crate::lifecycle::Tasks;
 use crate::ops::Rooms;
@@ -67,7 +67,7 @@ struct Daemon {
 /// What kept it from starting, or the pillar that ended by itself.
 pub fn run(config: Config, main: Option<Main>, announce: impl FnOnce(&Announcement)) -> Result<u8, Error> {
     let started = Instant::now();
-    crate::exec::hold_child_signals()?;
+    let prepared = Prepared::before_threads()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(workers())
         .thread_name("boxd")
@@ -80,7 +80,7 @@ pub fn run(config: Config, main: Option<Main>, announce: impl FnOnce(&Announceme
         })?;
     let outcome = runtime.block_on(async {
         let mut signals = signals::Signals::listen()?;
-        let daemon = Daemon::start(config, main, started, &mut signals, announce).await?;
+        let daemon = Daemon::start(config, prepared, main, started, &mut signals, announce).await?;
         daemon.serve(signals).await
     });
     // Blocking work that hangs (a dead network file system) is left behind.
@@ -98,6 +98,7 @@ fn workers() -> usize {
 impl Daemon {
     async fn start(
         config: Config,
+        prepared: Prepared,
         main: Option<Main>,
         started: Instant,
         signals: &mut signals::Signals,
@@ -118,7 +119,15 @@ impl Daemon {
             token,
             token_file,
         } = compose::access(&config, &state)?;
-        let rooms = compose::rooms(&config, &state, instance, &tasks, Arc::clone(&metrics), started)?;
+        let rooms = compose::rooms(
+            &config,
+            prepared,
+            &state,
+            instance,
+            &tasks,
+            Arc::clone(&metrics),
+            started,
+        )?;
         if !earlier.killed.is_empty() {
             let leftovers = housekeeping::stop_leftovers(earlier, Arc::clone(rooms.engine()));
             drop(tasks.spawn("leftovers", leftovers));

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::config::{Config, Token};
 use crate::doors::{http, nats};
 use crate::error::Error;
-use crate::exec::{self, Engine, Inherited};
+use crate::exec::{self, Engine, Prepared};
 use crate::fs::Files;
 use crate::host::Host;
 use crate::ids::InstanceId;
@@ -59,6 +59,7 @@ pub(super) fn access(config: &Config, state: &State) -> Result<Admission, Error>
 /// The rooms, with the engine's reaper and the host's sampler running.
 pub(super) fn rooms(
     config: &Config,
+    prepared: Prepared,
     state: &State,
     instance: InstanceId,
     tasks: &Tasks,
@@ -69,7 +70,7 @@ pub(super) fn rooms(
         linger: config.exec.linger,
         kill_grace: config.exec.kill_grace,
         environment: config.children.clone(),
-        inherited: Inherited::take_over()?,
+        prepared,
     };
     let engine = Engine::start(engine, instance, tasks);
     let host = Arc::new(Host::new(config.workspace.root.clone()));

@@ -12,13 +12,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use super::attached::Attached;
 use super::birth::Birth;
 use super::environment::{Base, MARKER};
-use super::inherit::Inherited;
 use super::kill::{self, Leader, Tree};
+use super::prepare::Prepared;
 use super::proc;
 use super::pump::Pump;
 use super::reap::{Child, Reaper};
 use super::run::Running;
-use super::seats::Seats;
 use super::spawn::{Pipes, Start};
 use super::spec::{Command, Environment, Finished, RunSpec};
 use super::sprint;
@@ -34,7 +33,7 @@ const BIRTHS_HANG: Duration = Duration::from_millis(500);
 const SPARE_BIRTHS: usize = 64;
 
 /// Settings of the engine.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Config {
     /// How long the end of output is awaited after the leader's exit while a descendant holds the pipe.
     pub linger: Duration,
@@ -42,8 +41,8 @@ pub struct Config {
     pub kill_grace: Duration,
     /// The daemon's environment without anything of its own.
     pub environment: Vec<(OsString, OsString)>,
-    /// What the daemon changed about itself and children get back.
-    pub inherited: Inherited,
+    /// This process as it was prepared for being the daemon.
+    pub prepared: Prepared,
 }
 
 impl Default for Config {
@@ -52,7 +51,7 @@ impl Default for Config {
             linger: Duration::from_millis(20),
             kill_grace: Duration::from_millis(500),
             environment: Vec::new(),
-            inherited: Inherited::default(),
+            prepared: Prepared::default(),
         }
     }
 }
@@ -62,8 +61,7 @@ impl Default for Config {
 pub struct Engine {
     linger: Duration,
     kill_grace: Duration,
-    inherited: Inherited,
-    seats: Seats,
+    prepared: Prepared,
     base: Base,
     instance: InstanceId,
     next_id: AtomicU64,
@@ -86,9 +84,7 @@ impl Engine {
         Arc::new(Self {
             linger: config.linger,
             kill_grace: config.kill_grace,
-            inherited: config.inherited,
-            // One more for the main command.
-            seats: Seats::reserve(2 * processors() + SPARE_BIRTHS + 1),
+            prepared: config.prepared,
             base: Base::new(config.environment),
             instance,
             next_id: AtomicU64::new(1),
@@ -218,9 +214,7 @@ impl Engine {
         let started = Instant::now();
         let child = self
             .reaper
-            .register(birth, |birth| {
-                start.spawn(stdio, birth, &self.inherited, &self.seats)
-            })
+            .register(birth, |birth| start.spawn(stdio, birth, &self.prepared))
             .map_err(|failure| start.blame(failure))?;
         let leader = Some(Leader {
             pid: child.pid(),
@@ -304,6 +298,12 @@ impl Engine {
             .map(Capability::available)
             .into()
     }
+}
+
+/// Births that can be under way at once.
+pub(super) fn births_at_most() -> usize {
+    // One more for the main command.
+    2 * processors() + SPARE_BIRTHS + 1
 }
 
 fn processors() -> usize {

@@ -10,7 +10,7 @@ use crate::error::Error;
 
 /// What children are given back because the daemon changed it for itself.
 #[derive(Debug, Clone, Default)]
-pub struct Inherited {
+pub(super) struct Inherited {
     /// `RLIMIT_NOFILE` (soft, hard) of the daemon's start.
     pub(super) nofile: Option<(u64, u64)>,
     /// `oom_score_adj` of the daemon's start, when it was lowered.
@@ -23,7 +23,7 @@ const DAEMON_OOM_SCORE: i32 = -500;
 impl Inherited {
     /// Prepares this process for being the daemon: as many descriptors as the hard limit allows, last to be killed
     /// for memory where that is permitted, no core dumps, and orphans come to it. Answers what children get back.
-    pub fn take_over() -> Result<Self, Error> {
+    pub(super) fn take_over() -> Result<Self, Error> {
         nix::sys::prctl::set_child_subreaper(true).map_err(|errno| Error::Io {
             doing: "become a subreaper".into(),
             source: errno.into(),

@@ -2,7 +2,7 @@
 //!
 //! `engine` is the handle; `spawn` prepares a birth and `sys` performs it; `run` accompanies the process, `read` and
 //! `drain` move its output into the numbered log of [`crate::stream`]; `reap` owns every wait; `kill` ends trees;
-//! `seats` keeps what the daemon has open away from newborns.
+//! `prepare` makes this process fit to be the daemon; `seats` keeps what the daemon has open away from newborns.
 
 mod attached;
 mod birth;
@@ -13,6 +13,7 @@ mod feed;
 mod inherit;
 mod kill;
 mod members;
+mod prepare;
 mod proc;
 mod pump;
 mod read;
@@ -29,6 +30,5 @@ pub use crate::stream::{ChannelTotals, Keep, Kept};
 pub use attached::{Attached, Handle};
 pub use engine::{Config, Engine, Started};
 pub use environment::MARKER;
-pub use inherit::Inherited;
-pub use reap::hold_child_signals;
+pub use prepare::Prepared;
 pub use spec::{Command, EndRecord, Environment, Exit, Finished, Oom, Owner, RunSpec, signal_name};

@@ -83,7 +83,7 @@ pub(super) struct Child {
 /// Keeps `SIGCHLD` from every thread that is started from now on, so that the reaper can read it from a descriptor: no
 /// handler interrupts anybody, and a thousand ends while it is busy are one wake-up. Children start with no signal
 /// blocked. Also sees to it that the kernel keeps the ends of children for us.
-pub fn hold_child_signals() -> Result<(), Error> {
+pub(super) fn hold_child_signals() -> Result<(), Error> {
     let fail = |source| Error::Io {
         doing: "listen for SIGCHLD".into(),
         source,

@@ -19,7 +19,7 @@ pub(super) const GIVEN: usize = 4;
 const SHARE: u64 = 8;
 
 /// The seats, lowest first.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Seats {
     /// What is on a free seat.
     nothing: Option<OwnedFd>,

@@ -16,8 +16,8 @@ use nix::unistd::pipe2;
 
 use super::birth::{Birth, Stage, StartFailure};
 use super::environment::Built;
-use super::inherit::Inherited;
-use super::seats::{Seat, Seats};
+use super::prepare::Prepared;
+use super::seats::Seat;
 use super::spec::Command;
 use super::sys::{self, Born, Plan};
 use crate::error::Error;
@@ -120,9 +120,9 @@ impl Start {
         &self,
         child: &[OwnedFd; 3],
         birth: &Birth,
-        inherited: &Inherited,
-        seats: &Seats,
+        prepared: &Prepared,
     ) -> Result<Born, StartFailure> {
+        let Prepared { inherited, seats } = prepared;
         let [stdin, stdout, stderr] = child;
         let given = [stdin.as_fd(), stdout.as_fd(), stderr.as_fd(), self.cwd.as_fd()];
         let seat = seats.take(given);
