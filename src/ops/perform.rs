@@ -1,10 +1,12 @@
 //! `perform`: the one function between the doors and the rooms. It checks the principal, keeps the promise that a
 //! repeated request is never run twice, resolves paths, and asks the room.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
+use futures_util::FutureExt;
 use parking_lot::RwLock;
 use tracing::Instrument;
 
@@ -157,7 +159,7 @@ impl Rooms {
     /// the same) or the principal lacks the scope.
     pub async fn perform(&self, call: &Call, op: Op) -> Result<Reply, Error> {
         let (name, began) = (op.name(), Instant::now());
-        let outcome = self.checked(call, name, op).await;
+        let outcome = told(name, self.checked(call, name, op)).await;
         self.performed.fetch_add(1, Ordering::Relaxed);
         let code = outcome
             .as_ref()
@@ -303,6 +305,17 @@ impl Rooms {
     }
 }
 
+/// A bug in one operation is an answer to its caller like any other, and nobody else's affair.
+async fn told(name: &'static str, work: impl Future<Output = Result<Reply, Error>>) -> Result<Reply, Error> {
+    let outcome = AssertUnwindSafe(work).catch_unwind().await;
+    outcome.unwrap_or_else(|_panic| {
+        tracing::error!(name, "an operation panicked");
+        Err(Error::Internal {
+            reason: format!("{name} panicked"),
+        })
+    })
+}
+
 /// See [`Rooms::slot`].
 #[derive(Debug)]
 struct Slot(Arc<AtomicU64>);
@@ -364,5 +377,17 @@ impl ProcessConfig {
         }
         config.default_run_timeout_ms = config.default_run_timeout_ms.min(config.max_run_timeout_ms);
         Ok(config)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Code;
+
+    #[tokio::test]
+    async fn a_panic_is_an_answer() {
+        let outcome = told("ping", async { panic!("a bug") }).await;
+        assert_eq!(outcome.unwrap_err().code(), Code::Internal);
     }
 }
