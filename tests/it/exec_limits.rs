@@ -11,6 +11,8 @@ use crate::harness::{Daemon, NatsServer, Request, Way, Ways, eventually, process
 async fn time_limits_are_kept_when_no_descriptor_is_left() {
     let daemon = Daemon::builder().prelude("ulimit -n 100").start();
     let http = daemon.http();
+    let open = || std::fs::read_dir(processes::of(daemon.pid(), "fd")).map_or(0, Iterator::count);
+    let at_rest = open();
     let seconds = unique_seconds();
     let commands = (0..12).map(|_| {
         let line = format!("sleep {seconds} & sleep {seconds}; true");
@@ -28,7 +30,6 @@ async fn time_limits_are_kept_when_no_descriptor_is_left() {
     for _ in 0..60 {
         idle.push(http.socket().await);
     }
-    let open = || std::fs::read_dir(processes::of(daemon.pid(), "fd")).map_or(0, Iterator::count);
     eventually("all descriptors to be taken", Duration::from_secs(5), || {
         (open() >= 100).then_some(())
     });
@@ -38,6 +39,10 @@ async fn time_limits_are_kept_when_no_descriptor_is_left() {
     }
     drop(idle);
     processes::wait_until_gone(&seconds, Duration::from_secs(10));
+    // Until it has heard that they are gone, idle connections count.
+    eventually("descriptors to be free again", Duration::from_secs(10), || {
+        (open() <= at_rest + 8).then_some(())
+    });
     let ran = http.run(&Request::shell("exit 3").json()).await;
     assert_eq!(ran.json()["exitCode"], 3, "{}", ran.text());
 }
