@@ -6,7 +6,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 use crate::harness::ways::unique_seconds;
-use crate::harness::{Daemon, NatsServer, Request, WAYS, Way, Ways, eventually, processes};
+use crate::harness::{Daemon, NatsServer, PATIENCE, Request, WAYS, Way, Ways, eventually, processes};
 
 fn zombies_of(parent: i32) -> Vec<i32> {
     let is_zombie =
@@ -35,7 +35,7 @@ async fn as_subreaper_it_reaps_orphans_and_keeps_every_exit_code() {
     let seconds = unique_seconds();
     ways.run(Way::Nats, &Request::shell(&format!("(setsid sleep {seconds} &)")))
         .await;
-    let orphan = processes::wait_until_there(&seconds, Duration::from_secs(5));
+    let orphan = processes::wait_until_there(&seconds, PATIENCE);
     let parent = processes::status_field(orphan, "PPid").unwrap();
     assert_eq!(
         parent,
@@ -83,7 +83,11 @@ async fn orphans_and_codes(ways: &Ways) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn as_first_process_it_stops_the_tree_in_order() {
-    let mut ways = Ways::with(Daemon::builder().namespace("true"), NatsServer::start()).await;
+    // Time enough to act on the signal, also where many want the processor.
+    let daemon = Daemon::builder()
+        .namespace("true")
+        .config("[exec]\nkill_grace = \"10s\"");
+    let mut ways = Ways::with(daemon, NatsServer::start()).await;
     let (seconds, file) = (unique_seconds(), ways.daemon.workspace().join("asked-to-stop"));
     let polite = format!(
         "trap 'echo > {}; exit 0' TERM; echo up; sleep {seconds} & wait",
@@ -91,9 +95,9 @@ async fn as_first_process_it_stops_the_tree_in_order() {
     );
     let http = ways.http.clone();
     let running = tokio::spawn(async move { http.run(&Request::shell(&polite).json()).await });
-    processes::wait_until_there(&seconds, Duration::from_secs(5));
+    processes::wait_until_there(&seconds, PATIENCE);
     ways.daemon.signal(Signal::SIGTERM);
-    let status = ways.daemon.wait(Duration::from_secs(20));
+    let status = ways.daemon.wait(PATIENCE);
     assert_eq!(status.code(), Some(0));
     assert!(file.exists(), "a tree is asked before it is killed");
     processes::assert_none(&seconds);
