@@ -130,6 +130,7 @@ impl Daemon {
         } else {
             Vec::new()
         };
+        // Where /proc cannot be read, it is reached by its descriptor alone; commands are, by whoever accompanies them.
         if let Some(main) = self.main.as_ref().map(MainCommand::handle) {
             let _ = tokio::task::spawn_blocking(move || main.kill()).await;
         }

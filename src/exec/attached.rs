@@ -1,7 +1,8 @@
 //! The main command of an image: a process of the engine that keeps the daemon's own standard input and output
 //! instead of pipes, because whoever started the daemon reads those.
 
-use super::kill::{self, Tree};
+use super::kill;
+use super::members::Tree;
 use super::reap::Child;
 use super::spec::Exit;
 use crate::error::Error;

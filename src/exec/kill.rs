@@ -20,8 +20,7 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::members::{Identity, Look, Search};
-pub(super) use super::members::{Leader, Tree};
+use super::members::{Identity, Look, Search, Tree};
 use super::proc;
 use super::sys;
 

@@ -13,7 +13,8 @@ use futures_util::future::Either;
 use tokio::time::Instant as Deadline;
 
 use super::drain;
-use super::kill::{self, Leader, Tree};
+use super::kill;
+use super::members::{Leader, Tree};
 use super::proc;
 use super::pump::Pump;
 use super::read::Reader;

@@ -43,7 +43,7 @@ fn something_happened(child: &Child, pump: &Pump, limit: Duration) -> bool {
         .chain([child.as_fd()])
         .map(readable)
         .collect();
-    // Rounded up by the kernel's clock tick at most; an interrupted wait is looked at like an event.
+    // Rounded down to whole milliseconds; an interrupted wait is looked at like an event.
     let timeout = PollTimeout::try_from(limit).unwrap_or(PollTimeout::ZERO);
     !matches!(poll(&mut watched, timeout), Ok(0))
 }

@@ -203,12 +203,7 @@ async fn a_full_file_system_is_told_with_what_is_free_and_appends_are_undone() {
             append: !append.is_empty(),
             ..FsWriteRequest::default()
         };
-        let error = ways
-            .control
-            .ask(Op::FsWrite(write))
-            .await
-            .error
-            .expect("a refusal");
+        let error = ways.control.refused(Op::FsWrite(write)).await;
         assert_eq!(
             (error.code().as_str_name(), error.detail["errno"].as_str()),
             ("ERROR_CODE_OS", "28"),

@@ -115,12 +115,7 @@ async fn a_file_with_two_names_keeps_both() {
         content: b"wire".as_slice().into(),
         ..FsWriteRequest::default()
     };
-    let error = ways
-        .control
-        .ask(Op::FsWrite(write))
-        .await
-        .error
-        .expect("a refusal");
+    let error = ways.control.refused(Op::FsWrite(write)).await;
     assert_eq!(error.code(), ErrorCode::Os, "{error:?}");
     assert!(
         error.message.contains("hard links") && error.message.contains("fs.in_place"),

@@ -181,12 +181,7 @@ async fn names_that_cannot_be_are_refused_by_both_doors() {
             create_parents: true,
             ..FsWriteRequest::default()
         };
-        let error = ways
-            .control
-            .ask(Op::FsWrite(write))
-            .await
-            .error
-            .expect("a refusal");
+        let error = ways.control.refused(Op::FsWrite(write)).await;
         assert_eq!(error.code(), ErrorCode::Os, "{error:?}");
         assert!(error.message.contains(word), "{}", error.message);
         let target = format!("/v1/fs/file?path={}", encoded(path.as_bytes()));

@@ -145,7 +145,7 @@ async fn files_without_an_end_or_a_writer_are_refused_at_once() {
             path: path.into(),
             ..FsReadRequest::default()
         };
-        let error = ways.control.ask(Op::FsRead(read)).await.error.expect("a refusal");
+        let error = ways.control.refused(Op::FsRead(read)).await;
         assert_eq!(error.code().as_str_name(), "ERROR_CODE_OS", "{error:?}");
         assert!(
             begin.elapsed() < Duration::from_secs(5),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use boxd::wire::proto::control_request::Op;
-use boxd::wire::proto::{AgentEvent, ControlRequest, ControlResponse, Hello};
+use boxd::wire::proto::{AgentError, AgentEvent, ControlRequest, ControlResponse, Hello};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use prost::Message;
@@ -98,6 +98,11 @@ impl ControlPlane {
             );
             response
         }
+    }
+
+    /// The error of an operation that must be refused.
+    pub(crate) async fn refused(&self, op: Op) -> AgentError {
+        self.ask(op).await.error.expect("a refusal")
     }
 
     /// Sends any bytes as a request.
