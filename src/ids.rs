@@ -1,6 +1,8 @@
 //! Newtypes for the identifiers that travel through the house, so that one is never taken for another.
 
 use std::fmt;
+use std::num::ParseIntError;
+use std::str::FromStr;
 
 /// A process of the engine: `proc_N`, N counting from 1 in this daemon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -9,6 +11,15 @@ pub struct ProcessId(pub u64);
 impl fmt::Display for ProcessId {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "proc_{}", self.0)
+    }
+}
+
+impl FromStr for ProcessId {
+    type Err = ParseIntError;
+
+    fn from_str(text: &str) -> Result<Self, ParseIntError> {
+        // What has no prefix is no number either.
+        text.strip_prefix("proc_").unwrap_or_default().parse().map(Self)
     }
 }
 

@@ -5,19 +5,30 @@
 //! `Reply`; it never calls a room.
 
 mod journal;
+mod launch;
 mod once;
 mod perform;
 mod principal;
+mod process_config;
+mod processes;
 mod table;
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
 use crate::capability::Capability;
-use crate::exec;
+use crate::exec::{self, Process};
 use crate::fs;
 use crate::host;
+use crate::ids::ProcessId;
 
-pub use once::{Ledger, LedgerConfig, Outcome};
+pub use launch::{Create, Launch, Run};
+pub use once::{Ledger, LedgerConfig, Outcome, Product};
 pub use perform::{Call, Parts, Rooms};
 pub use principal::{Door, Principal, Scope};
+pub use process_config::{ProcessConfig, ProcessConfigPatch};
 pub use table::{OPERATIONS, Operation, operation};
 
 /// One unary operation with its arguments.
@@ -30,6 +41,67 @@ pub enum Op {
     },
     /// Run a command to its end.
     ProcessRun(Box<Run>),
+    /// Start a process that is asked for by its id.
+    ProcessCreate(Box<Create>),
+    /// Every process that is known.
+    ProcessList {
+        /// Of this owner only.
+        owner: Option<exec::Owner>,
+    },
+    /// One process.
+    ProcessGet {
+        /// Its id.
+        id: ProcessId,
+    },
+    /// Wait for the end of a process.
+    ProcessWait {
+        /// Its id.
+        id: ProcessId,
+        /// Longest wait; `None` waits for ever.
+        limit: Option<Duration>,
+    },
+    /// Write to the standard input or terminal of a process.
+    ProcessInput {
+        /// Its id.
+        id: ProcessId,
+        /// What to write.
+        bytes: Bytes,
+    },
+    /// End the standard input of a process.
+    ProcessCloseStdin {
+        /// Its id.
+        id: ProcessId,
+    },
+    /// Send a signal.
+    ProcessSignal {
+        /// Whose id.
+        id: ProcessId,
+        /// The signal's number.
+        signal: i32,
+        /// Whom it is for.
+        scope: exec::Scope,
+    },
+    /// Ask a whole tree to end.
+    ProcessStop {
+        /// The id of its process.
+        id: ProcessId,
+        /// Longest wait for the end.
+        wait: Duration,
+        /// What is alive then is killed; `None` leaves it alive.
+        kill_after: Option<Duration>,
+    },
+    /// Kill a whole tree.
+    ProcessKill {
+        /// The id of its process.
+        id: ProcessId,
+        /// Longest wait for the end.
+        wait: Duration,
+    },
+    /// Forget a process that has ended.
+    ProcessDelete {
+        /// Its id.
+        id: ProcessId,
+    },
     /// Read the limits for processes made over HTTP.
     ProcessConfigGet,
     /// Change some of them.
@@ -70,7 +142,20 @@ pub enum Reply {
         uptime_ms: u64,
     },
     /// To [`Op::ProcessRun`]; shared because the ledger keeps it for repeats.
-    Ran(std::sync::Arc<exec::Finished>),
+    Ran(Arc<exec::Finished>),
+    /// To the operations on one process.
+    Process(Arc<Process>),
+    /// To [`Op::ProcessList`], oldest first.
+    Processes(Vec<Arc<Process>>),
+    /// To [`Op::ProcessInput`]: bytes written.
+    Input(u64),
+    /// To the operations that signal.
+    Signalled {
+        /// As it is now.
+        process: Arc<Process>,
+        /// Whom the signal reached.
+        signalled: exec::Signalled,
+    },
     /// To both process config operations.
     ProcessConfig(ProcessConfig),
     /// To [`Op::FsRead`]: an open file, to be read by the door at its own pace.
@@ -88,69 +173,7 @@ pub enum Reply {
     /// To [`Op::FsUnpack`].
     Unpacked(fs::Unpacked),
     /// To [`Op::HostMetrics`].
-    Metrics(std::sync::Arc<host::Sample>),
+    Metrics(Arc<host::Sample>),
     /// To [`Op::HostCapabilities`].
     Capabilities(Vec<Capability>),
-}
-
-/// Run a command to its end, as a caller asks for it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Run {
-    /// What to run.
-    pub command: exec::Command,
-    /// Working directory as the caller gave it; empty is the workspace root.
-    pub cwd: std::path::PathBuf,
-    /// The environment.
-    pub environment: exec::Environment,
-    /// Standard input.
-    pub stdin: bytes::Bytes,
-    /// Wall time limit; `None` is none.
-    pub timeout: Option<std::time::Duration>,
-    /// What is kept of each output channel.
-    pub keep: exec::Keep,
-}
-
-/// Limits for processes made over HTTP; every value is above zero.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ProcessConfig {
-    /// Processes running at once.
-    pub max_concurrent_processes: u64,
-    /// Time limit of a run that names none, milliseconds.
-    pub default_run_timeout_ms: u64,
-    /// Longest time limit a run may name, milliseconds.
-    pub max_run_timeout_ms: u64,
-    /// Bytes of each output channel that a run answers.
-    pub max_output_bytes: u64,
-    /// Bytes of log kept per process.
-    pub max_log_bytes_per_process: u64,
-    /// Bytes of one input request.
-    pub max_input_bytes_per_request: u64,
-}
-
-impl Default for ProcessConfig {
-    fn default() -> Self {
-        Self {
-            max_concurrent_processes: 64,
-            default_run_timeout_ms: 30_000,
-            max_run_timeout_ms: 300_000,
-            max_output_bytes: 1_048_576,
-            max_log_bytes_per_process: 10_485_760,
-            max_input_bytes_per_request: 65_536,
-        }
-    }
-}
-
-/// The values to change in a [`ProcessConfig`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[expect(
-    missing_docs,
-    reason = "each names the field of ProcessConfig that it changes"
-)]
-pub struct ProcessConfigPatch {
-    pub max_concurrent_processes: Option<u64>,
-    pub default_run_timeout_ms: Option<u64>,
-    pub max_run_timeout_ms: Option<u64>,
-    pub max_output_bytes: Option<u64>,
-    pub max_log_bytes_per_process: Option<u64>,
-    pub max_input_bytes_per_request: Option<u64>,
 }

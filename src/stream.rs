@@ -1,5 +1,16 @@
 //! Numbered records and what is kept of them. Pure: no tokio, no clock, no locks; callers pass bytes and `now`.
+//!
+//! `record` is what writers make and readers get, `log` numbers and counts it, `shelf` keeps it per channel, `keep` says
+//! how much; `cursor` is where a reader stands, and `read` what it gets.
 
+mod cursor;
+mod keep;
 mod log;
+mod read;
+mod record;
+mod shelf;
 
-pub use log::{Channel, ChannelTotals, Item, Keep, Kept, Log, Record};
+pub use cursor::Cursor;
+pub use keep::{ChannelTotals, Keep, Kept, Tail, Totals};
+pub use log::Log;
+pub use record::{Channel, Gap, Holder, Item, Record, Spilled, Stored};

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::config::{Config, Token};
 use crate::doors::{http, nats};
 use crate::error::Error;
-use crate::exec::{self, Engine, Prepared};
+use crate::exec::{self, Engine, Prepared, Spool};
 use crate::fs::Files;
 use crate::host::Host;
 use crate::ids::InstanceId;
@@ -66,14 +66,15 @@ pub(super) fn rooms(
     metrics: Arc<Metrics>,
     started: Instant,
 ) -> Result<Arc<Rooms>, Error> {
+    let host = Arc::new(Host::new(config.workspace.root.clone()));
     let engine = exec::Config {
         linger: config.exec.linger,
         kill_grace: config.exec.kill_grace,
         environment: config.children.clone(),
         prepared,
+        spool: Spool::new(state.spool(), host.capacity().mem_available),
     };
     let engine = Engine::start(engine, instance, tasks);
-    let host = Arc::new(Host::new(config.workspace.root.clone()));
     host.start(Arc::clone(&engine), tasks);
     let ledger = Ledger::open(LedgerConfig {
         directory: state.journal(),

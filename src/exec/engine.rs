@@ -5,28 +5,36 @@ use std::os::fd::{OwnedFd, RawFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
+use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::attached::Attached;
 use super::birth::Birth;
 use super::environment::{Base, MARKER};
+use super::feed::Feeder;
+use super::input::Input;
 use super::kill;
 use super::members::{Leader, Tree};
+use super::output::{Gate, Output};
 use super::prepare::Prepared;
 use super::proc;
-use super::pump::Pump;
+use super::process::{About, Parts, Process};
+use super::pump::{Pump, Tap};
+use super::read::Reader;
 use super::reap::{Child, Reaper};
 use super::run::Running;
 use super::spawn::{Pipes, Start};
-use super::spec::{Command, Environment, Finished, RunSpec};
+use super::spec::{Command, EndRecord, Environment, Finished, ProcessSpec, Retention, Stdin};
+use super::spool::Spool;
 use super::sprint;
 use super::sys;
 use crate::capability::Capability;
 use crate::error::Error;
 use crate::ids::{InstanceId, ProcessId};
 use crate::lifecycle::Tasks;
+use crate::stream::{Channel, Keep, Log};
 
 /// A birth takes a millisecond; after this long without a permit, those who hold one hang.
 const BIRTHS_HANG: Duration = Duration::from_millis(500);
@@ -44,6 +52,8 @@ pub struct Config {
     pub environment: Vec<(OsString, OsString)>,
     /// This process as it was prepared for being the daemon.
     pub prepared: Prepared,
+    /// Where output goes that does not fit in memory.
+    pub spool: Arc<Spool>,
 }
 
 impl Default for Config {
@@ -53,6 +63,7 @@ impl Default for Config {
             kill_grace: Duration::from_millis(500),
             environment: Vec::new(),
             prepared: Prepared::default(),
+            spool: Spool::new(None, 0),
         }
     }
 }
@@ -74,6 +85,7 @@ pub struct Engine {
     spare_births: Arc<Semaphore>,
     /// Threads lent to the first milliseconds of commands.
     sprints: Semaphore,
+    spool: Arc<Spool>,
     tasks: Tasks,
 }
 
@@ -93,13 +105,14 @@ impl Engine {
             births: Arc::new(Semaphore::new(2 * processors())),
             spare_births: Arc::new(Semaphore::new(SPARE_BIRTHS)),
             sprints: Semaphore::new(4 * processors()),
+            spool: config.spool,
             tasks: tasks.clone(),
         })
     }
 
     /// Starts a command; its time limit covers the start too. What was started must be [finished](Started::finish) in
     /// a task of its own, so that it outlives whoever asked for it. An error means that nothing runs.
-    pub async fn spawn(self: &Arc<Self>, spec: RunSpec) -> Result<Started, Error> {
+    pub async fn spawn(self: &Arc<Self>, spec: ProcessSpec) -> Result<Started, Error> {
         let (asked, limit) = (Instant::now(), spec.timeout.unwrap_or(Duration::MAX));
         let timed_out = |_| Error::Timeout {
             what: "the start of the program",
@@ -118,7 +131,7 @@ impl Engine {
                 engine.stay_with(started, asked.checked_add(limit));
             }
             if let Err(Ok(unwanted)) = deliver.send(born) {
-                kill::kill_tree(&unwanted.running.tree);
+                kill::kill_tree(unwanted.running.process.tree());
             }
         }));
         let left = limit.saturating_sub(asked.elapsed());
@@ -133,9 +146,23 @@ impl Engine {
         })?
     }
 
-    /// Runs a command to its end: see [`Engine::spawn`].
-    pub async fn run(self: &Arc<Self>, spec: RunSpec) -> Result<Finished, Error> {
-        self.spawn(spec).await?.finish().await
+    /// Runs a command to its end, for an answer that keeps this much: see [`Engine::spawn`].
+    pub async fn run(self: &Arc<Self>, spec: ProcessSpec, keep: Keep) -> Result<Finished, Error> {
+        self.spawn(spec).await?.finish(keep).await
+    }
+
+    /// Starts a process and accompanies it, whoever asked for it: see [`Engine::spawn`].
+    pub async fn start_process(self: &Arc<Self>, spec: ProcessSpec) -> Result<Arc<Process>, Error> {
+        let started = self.spawn(spec).await?;
+        let process = Arc::clone(started.process());
+        let id = process.id();
+        // The daemon's stop does not wait for it: it may run for ever.
+        drop(self.tasks.detach("process", async move {
+            if let Err(error) = started.accompany().await {
+                tracing::error!(%id, %error, "a process was lost");
+            }
+        }));
+        Ok(process)
     }
 
     /// Lends the thread to a newborn, unless many are lent or its time limit is near: that is kept elsewhere.
@@ -180,25 +207,86 @@ impl Engine {
     }
 
     /// The time limit of what was `asked` for then counts from then.
-    fn give_birth(&self, spec: RunSpec, asked: Instant, birth: &Arc<Birth>) -> Result<Started, Error> {
-        let pipes = Pipes::open(!spec.stdin.is_empty())?;
+    fn give_birth(&self, spec: ProcessSpec, asked: Instant, birth: &Arc<Birth>) -> Result<Started, Error> {
+        let with_input = !matches!(&spec.stdin, Stdin::Bytes(bytes) if bytes.is_empty());
+        let pipes = Pipes::open(with_input)?;
         let newborn = self.bear(&spec.command, &spec.cwd, &spec.environment, &pipes.child, birth)?;
         let spent = newborn.started.saturating_duration_since(asked);
-        let running = Running {
+        let output = self.output(spec.retention, spec.record_limit);
+        let tap = |channel, pipe: OwnedFd| Tap {
+            channel,
+            reader: Reader::new(pipe),
+        };
+        let interactive = spec.stdin == Stdin::Open;
+        let (stdin, input) = match (spec.stdin, pipes.stdin) {
+            (Stdin::Open, Some(pipe)) => (Feeder::new(None, Bytes::new()), Input::pipe(pipe)),
+            (Stdin::Bytes(bytes), pipe) => (Feeder::new(pipe, bytes), Input::closed()),
+            (Stdin::Open, None) => (Feeder::new(None, Bytes::new()), Input::closed()),
+        };
+        let pump = Pump {
+            output: Arc::clone(&output),
+            stdin,
+            taps: [
+                tap(Channel::Stdout, pipes.stdout),
+                tap(Channel::Stderr, pipes.stderr),
+            ],
+        };
+        let about = About {
+            command: spec.command,
+            cwd: spec.cwd,
+            interactive,
+            owner: spec.owner,
+            labels: spec.labels,
+            created_at: SystemTime::now(),
+            pid: newborn.child.pid(),
+        };
+        let process = Process::new(Parts {
             id: newborn.id,
+            about,
             tree: newborn.tree,
+            input,
+            output,
+        });
+        let running = Running {
+            process,
             child: newborn.child,
             timeout: spec.timeout.map(|limit| limit.saturating_sub(spent)),
+            on_exit: spec.on_exit,
             linger: self.linger,
             kill_grace: self.kill_grace,
             started: newborn.started,
         };
-        let pump = Pump::new(pipes, spec.stdin, spec.keep);
         Ok(Started {
             running,
             pump,
             tasks: self.tasks.clone(),
         })
+    }
+
+    fn output(&self, retention: Retention, record_limit: usize) -> Arc<Output> {
+        let spooled = |keep| Output::spooled(Log::new(keep).with_record_limit(record_limit), &self.spool);
+        match retention {
+            Retention::Answer(keep) => Output::in_memory(keep),
+            Retention::DropOldest(bytes) => spooled(Keep::newest(bytes)),
+            Retention::Block(capacity) => {
+                let output = spooled(Keep::all());
+                output.set_gate(Gate {
+                    capacity,
+                    ..Gate::OPEN
+                });
+                output
+            }
+            Retention::Fail(limit) => {
+                let output = spooled(Keep::all());
+                output.limit(limit);
+                output
+            }
+        }
+    }
+
+    /// Where output goes that does not fit in memory.
+    pub fn spool(&self) -> &Arc<Spool> {
+        &self.spool
     }
 
     /// The one way from a command to a registered child.
@@ -319,9 +407,23 @@ pub struct Started {
 }
 
 impl Started {
+    /// The process.
+    pub fn process(&self) -> &Arc<Process> {
+        &self.running.process
+    }
+
     /// Accompanies it to its end. Not to be dropped half way: the command would lose its reader.
-    pub async fn finish(self) -> Result<Finished, Error> {
+    pub async fn accompany(self) -> Result<Arc<EndRecord>, Error> {
         self.running.finish(self.pump, &self.tasks).await
+    }
+
+    /// The same, for an answer that keeps this much of the output.
+    pub async fn finish(self, keep: Keep) -> Result<Finished, Error> {
+        let process = Arc::clone(self.process());
+        self.accompany().await?;
+        process.finished(keep).ok_or_else(|| Error::Internal {
+            reason: "a command that ended has no end".into(),
+        })
     }
 }
 

@@ -1,8 +1,9 @@
 //! The process engine: every child process of the daemon is born, read, limited, killed and reaped here.
 //!
-//! `engine` is the handle; `spawn` prepares a birth and `sys` performs it; `run` accompanies the process, `read` and
-//! `drain` move its output into the numbered log of [`crate::stream`]; `reap` owns every wait; `kill` ends trees;
-//! `prepare` makes this process fit to be the daemon; `seats` keeps what the daemon has open away from newborns.
+//! `engine` is the handle; `spawn` prepares a birth and `sys` performs it; `process` is what others see of it and `registry`
+//! knows them all; `run` accompanies it, `read` and `drain` move its output into `output`, which is the numbered log of
+//! [`crate::stream`] with its readers, and `spool` takes what does not fit in memory; `reap` owns every wait; `kill` ends
+//! trees; `prepare` makes this process fit to be the daemon; `seats` keeps what the daemon has open away from newborns.
 
 mod attached;
 mod birth;
@@ -11,24 +12,36 @@ mod engine;
 mod environment;
 mod feed;
 mod inherit;
+mod input;
 mod kill;
 mod members;
+mod output;
 mod prepare;
 mod proc;
+mod process;
 mod pump;
 mod read;
 mod reap;
+mod registry;
 mod run;
 mod seats;
 mod spawn;
 mod spec;
+mod spool;
 mod sprint;
 mod sys;
 mod watch;
 
-pub use crate::stream::{ChannelTotals, Keep, Kept};
+pub use crate::stream::{Keep, Kept};
 pub use attached::{Attached, Handle};
 pub use engine::{Config, Engine, Started};
 pub use environment::MARKER;
+pub use output::{Gate, Output};
 pub use prepare::Prepared;
-pub use spec::{Command, EndRecord, Environment, Exit, Finished, Oom, Owner, RunSpec, signal_name};
+pub use process::{About, Process, Scope, Signalled};
+pub use registry::{Registry, RegistryLimits, RowKey};
+pub use spec::{
+    Command, EndRecord, Environment, Exit, Finished, Limit, OnExit, Oom, Owner, ProcessSpec, Retention,
+    Stdin, signal_name, signal_number,
+};
+pub use spool::Spool;

@@ -1,45 +1,54 @@
 //! The daemon's ends of a command's pipes: input goes in, output comes out into the numbered log.
 
-use std::convert::Infallible;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::feed::Feeder;
+use super::output::Output;
 use super::read::Reader;
-use super::spawn::Pipes;
-use crate::stream::{Channel, Keep, Log};
+use crate::stream::Channel;
 
 /// Input on its way in, output on its way out.
 #[derive(Debug)]
 pub(super) struct Pump {
-    pub(super) log: Log,
+    pub(super) output: Arc<Output>,
     pub(super) stdin: Feeder,
-    pub(super) stdout: Reader,
-    pub(super) stderr: Reader,
+    pub(super) taps: [Tap; 2],
 }
 
-impl Pump {
-    /// Takes the daemon's ends; those of the child are closed.
-    pub(super) fn new(pipes: Pipes, input: Bytes, keep: Keep) -> Self {
-        Self {
-            log: Log::new(keep),
-            stdin: Feeder::new(pipes.stdin, input),
-            stdout: Reader::new(pipes.stdout),
-            stderr: Reader::new(pipes.stderr),
-        }
-    }
+/// One pipe and the channel that it is.
+#[derive(Debug)]
+pub(super) struct Tap {
+    pub(super) channel: Channel,
+    pub(super) reader: Reader,
+}
 
-    /// Moves bytes for ever. Cancel-safe: what was read is in the log, what was written is off the input.
-    pub(super) async fn run(&mut self) -> Infallible {
-        loop {
-            tokio::select! {
-                output = next(&mut self.stdout, &mut self.stderr) => match output {
-                    Some((channel, bytes)) => self.log.append(channel, bytes, now_ms()),
-                    None => return self.stdin.feed().await,
-                },
-                never = self.stdin.feed() => match never {},
+/// More was written than may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Overflow;
+
+impl Pump {
+    /// Moves bytes until there are too many, else for ever. Cancel-safe: what was read is in the log, what was written is
+    /// off the input.
+    pub(super) async fn run(&mut self) -> Overflow {
+        let (output, taps) = (&self.output, &mut self.taps);
+        let reading = async {
+            loop {
+                output.settle().await;
+                output.room().await;
+                match next(taps).await {
+                    Some((channel, bytes)) => output.append(channel, bytes),
+                    None => std::future::pending().await,
+                }
+                if output.is_over() {
+                    return Overflow;
+                }
             }
+        };
+        tokio::select! {
+            overflow = reading => overflow,
+            never = self.stdin.feed() => match never {},
         }
     }
 
@@ -47,12 +56,13 @@ impl Pump {
     pub(super) async fn drain(&mut self, limit: impl Future<Output = ()>) {
         self.stdin.close();
         self.read_now();
-        if self.ended() {
+        if self.taps.iter().all(|tap| tap.reader.ended()) {
             return;
         }
+        let (output, taps) = (&self.output, &mut self.taps);
         let rest = async {
-            while let Some((channel, bytes)) = next(&mut self.stdout, &mut self.stderr).await {
-                self.log.append(channel, bytes, now_ms());
+            while let Some((channel, bytes)) = next(taps).await {
+                output.append(channel, bytes);
             }
         };
         tokio::select! {
@@ -62,29 +72,21 @@ impl Pump {
         }
     }
 
-    /// Whether both channels have ended.
-    fn ended(&self) -> bool {
-        self.stdout.ended() && self.stderr.ended()
-    }
-
     /// At most what a full pipe holds per channel: a descendant that goes on writing is not waited for here.
     pub(super) fn read_now(&mut self) {
-        for (channel, reader) in [
-            (Channel::Stdout, &mut self.stdout),
-            (Channel::Stderr, &mut self.stderr),
-        ] {
-            let log = &mut self.log;
-            reader.read_now(|bytes| log.append(channel, bytes, now_ms()));
+        for Tap { channel, reader } in &mut self.taps {
+            let output = &self.output;
+            reader.read_now(|bytes| output.append(*channel, bytes));
         }
     }
 }
 
 /// The next bytes of either channel, `None` when both have ended. Cancel-safe.
-async fn next(stdout: &mut Reader, stderr: &mut Reader) -> Option<(Channel, Bytes)> {
+async fn next([first, second]: &mut [Tap; 2]) -> Option<(Channel, Bytes)> {
     loop {
         let (channel, bytes) = tokio::select! {
-            bytes = stdout.next(), if !stdout.ended() => (Channel::Stdout, bytes),
-            bytes = stderr.next(), if !stderr.ended() => (Channel::Stderr, bytes),
+            bytes = first.reader.next(), if !first.reader.ended() => (first.channel, bytes),
+            bytes = second.reader.next(), if !second.reader.ended() => (second.channel, bytes),
             else => return None,
         };
         if let Some(bytes) = bytes {
@@ -93,24 +95,31 @@ async fn next(stdout: &mut Reader, stderr: &mut Reader) -> Option<(Channel, Byte
     }
 }
 
-fn now_ms() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_millis() as u64)
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::spawn::Pipes;
     use super::*;
+    use crate::stream::Keep;
 
     #[tokio::test]
     async fn what_is_readable_at_the_exit_is_kept_also_when_no_time_is_left_for_more() {
         let pipes = Pipes::open(false).unwrap();
         nix::unistd::write(&pipes.child[1], b"last words").unwrap();
         let held = pipes.child.each_ref().map(|end| end.try_clone().unwrap());
-        let mut pump = Pump::new(pipes, Bytes::new(), Keep::first(100));
+        let tap = |channel, pipe| Tap {
+            channel,
+            reader: Reader::new(pipe),
+        };
+        let mut pump = Pump {
+            output: Output::in_memory(Keep::first(100)),
+            stdin: Feeder::new(pipes.stdin, Bytes::new()),
+            taps: [
+                tap(Channel::Stdout, pipes.stdout),
+                tap(Channel::Stderr, pipes.stderr),
+            ],
+        };
         pump.drain(std::future::ready(())).await;
         drop(held);
-        assert_eq!(pump.log.totals(Channel::Stdout).total, 10);
+        assert_eq!(pump.output.totals()[Channel::Stdout].total, 10);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::Interest;
@@ -27,9 +28,18 @@ pub(super) struct Reader {
 
 impl Reader {
     /// Of an end that does not block.
-    pub(super) fn new(pipe: OwnedFd) -> Self {
+    pub(super) fn new(pipe: impl Into<Arc<OwnedFd>>) -> Self {
         Self {
             pipe: Some(Watch::new(pipe, Interest::READABLE)),
+            buffer: BytesMut::new(),
+            size: SMALLEST,
+        }
+    }
+
+    /// Of nothing: it has ended.
+    pub(super) fn none() -> Self {
+        Self {
+            pipe: None,
             buffer: BytesMut::new(),
             size: SMALLEST,
         }

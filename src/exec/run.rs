@@ -7,30 +7,30 @@
 //!      +-- time limit or daemon's kill: the tree is killed, then as above         +-- pipes still held: drain on
 //! ```
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::future::Either;
 use tokio::time::Instant as Deadline;
 
 use super::drain;
-use super::kill;
-use super::members::{Leader, Tree};
+use super::members::Leader;
 use super::proc;
-use super::pump::Pump;
+use super::process::Process;
+use super::pump::{Overflow, Pump, Tap};
 use super::read::Reader;
 use super::reap::{Child, Reaped};
-use super::spec::{EndRecord, Finished, Oom};
+use super::spec::{EndRecord, Limit, OnExit, Oom};
 use crate::error::Error;
-use crate::ids::ProcessId;
 use crate::lifecycle::Tasks;
-use crate::stream::{Channel, Log};
+use crate::stream::Totals;
 
 /// A child that runs.
 pub(super) struct Running {
-    pub(super) id: ProcessId,
-    pub(super) tree: Tree,
+    pub(super) process: Arc<Process>,
     pub(super) child: Child,
     pub(super) timeout: Option<Duration>,
+    pub(super) on_exit: OnExit,
     pub(super) linger: Duration,
     pub(super) kill_grace: Duration,
     pub(super) started: Instant,
@@ -40,40 +40,35 @@ pub(super) struct Running {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Ended {
     ByItself,
-    TimedOut,
+    ByLimit(Limit),
     Cancelled,
+    /// The daemon stops.
+    Stopped,
 }
 
 impl Running {
-    /// Runs to the end. Not to be dropped half way: the child would lose its reader.
-    pub(super) async fn finish(mut self, mut pump: Pump, tasks: &Tasks) -> Result<Finished, Error> {
+    /// Runs to the end, which is kept in the process. Not to be dropped half way: the child would lose its reader.
+    pub(super) async fn finish(mut self, mut pump: Pump, tasks: &Tasks) -> Result<Arc<EndRecord>, Error> {
         let outcome = self.until_exit(&mut pump, tasks).await;
         let (reaped, ended) = match outcome {
             Ok(outcome) => outcome,
             Err(error) => {
                 // Nobody would see its end.
-                kill_tree(self.tree.clone(), tasks).await;
+                kill_tree(&self.process, tasks).await;
                 return Err(error);
             }
         };
         pump.drain(self.patience()).await;
-        let Pump {
-            mut log,
-            stdout,
-            stderr,
-            ..
-        } = pump;
-        let lingering = hand_over([stdout, stderr], tasks).await;
-        let end = self.end_record(&mut log, &reaped, ended, lingering);
-        Ok(Finished {
-            id: self.id,
-            stdout: log.kept(Channel::Stdout),
-            stderr: log.kept(Channel::Stderr),
-            end,
-        })
+        if self.on_exit == OnExit::KillTree && ended == Ended::ByItself {
+            kill_tree(&self.process, tasks).await;
+            pump.read_now();
+        }
+        let lingering = self.hand_over(pump.taps, tasks).await;
+        let end = |seq, totals| self.end_record(seq, totals, &reaped, ended, lingering);
+        Ok(self.process.seal(end))
     }
 
-    /// Pumps until the leader has been waited for; its time limit and the daemon's kill are kept meanwhile.
+    /// Pumps until the leader has been waited for; limits, cancels and the daemon's kill are kept meanwhile.
     async fn until_exit(&mut self, pump: &mut Pump, tasks: &Tasks) -> Result<(Reaped, Ended), Error> {
         let limit = self
             .timeout
@@ -81,18 +76,29 @@ impl Running {
         let ended = tokio::select! {
             biased;
             reaped = self.child.exited() => return reaped.map(|reaped| (reaped, Ended::ByItself)),
-            () = sleep_until(limit) => Ended::TimedOut,
-            () = tasks.killing() => Ended::Cancelled,
-            never = pump.run() => match never {},
+            () = sleep_until(limit) => Ended::ByLimit(Limit::Wall),
+            () = tasks.killing() => Ended::Stopped,
+            () = self.process.cancelled() => Ended::Cancelled,
+            overflow = pump.run() => Ended::from(overflow),
         };
         let killing = match ended {
-            Ended::Cancelled => Either::Left(leave_in_time(self.tree.leader.clone(), self.kill_grace)),
-            Ended::ByItself | Ended::TimedOut => Either::Right(kill_tree(self.tree.clone(), tasks)),
+            Ended::Stopped => {
+                Either::Left(leave_in_time(self.process.tree().leader.clone(), self.kill_grace))
+            }
+            Ended::ByItself | Ended::ByLimit(_) | Ended::Cancelled => {
+                Either::Right(kill_tree(&self.process, tasks))
+            }
         };
         let dying = async { tokio::join!(self.child.exited(), killing).0 };
+        let pumping = async {
+            loop {
+                // What it writes beyond its limit while it dies is counted.
+                let _overflow = pump.run().await;
+            }
+        };
         let reaped = tokio::select! {
             reaped = dying => reaped?,
-            never = pump.run() => match never {},
+            never = pumping => never,
         };
         Ok((reaped, ended))
     }
@@ -103,43 +109,62 @@ impl Running {
         self.child.reaper().newborns_let_go().await;
     }
 
-    fn end_record(&self, log: &mut Log, reaped: &Reaped, ended: Ended, lingering: Vec<u32>) -> EndRecord {
+    /// Pipes that descendants still hold are read to their end elsewhere; answers who holds them.
+    async fn hand_over(&self, taps: [Tap; 2], tasks: &Tasks) -> Vec<u32> {
+        let open: Vec<_> = taps.into_iter().filter(|tap| !tap.reader.ended()).collect();
+        if open.is_empty() {
+            return Vec::new();
+        }
+        let readers = open.iter().map(|tap| &tap.reader);
+        let inodes: Vec<u64> = readers.filter_map(Reader::inode).collect();
+        for tap in open {
+            let (stop, after_exit) = (tasks.clone(), Arc::clone(self.process.after_exit()));
+            tasks.detach("drain after exit", async move {
+                tokio::select! {
+                    () = drain::to_the_end(tap, after_exit) => {}
+                    () = stop.killing() => {}
+                }
+            });
+        }
+        tokio::task::spawn_blocking(move || proc::holders(&inodes))
+            .await
+            .unwrap_or_default()
+    }
+
+    fn end_record(
+        &self,
+        seq: u64,
+        output: Totals,
+        reaped: &Reaped,
+        ended: Ended,
+        lingering: Vec<u32>,
+    ) -> EndRecord {
+        let limit = match ended {
+            Ended::ByLimit(limit) => Some(limit),
+            Ended::ByItself | Ended::Cancelled | Ended::Stopped => None,
+        };
         EndRecord {
-            seq: log.next_seq(),
+            seq,
             exit: reaped.ended.exit,
-            timed_out: ended == Ended::TimedOut,
-            cancelled: ended == Ended::Cancelled,
+            timed_out: limit == Some(Limit::Wall),
+            cancelled: matches!(ended, Ended::Cancelled | Ended::Stopped),
+            sent_signal: self.process.sent_signal(),
+            limit,
             oom: Oom::Unknown,
             peak_rss: reaped.ended.peak_rss,
             user_cpu: reaped.ended.user_cpu,
             system_cpu: reaped.ended.system_cpu,
             wall: reaped.at.saturating_duration_since(self.started),
-            stdout: log.totals(Channel::Stdout),
-            stderr: log.totals(Channel::Stderr),
+            output,
             lingering,
         }
     }
 }
 
-/// Pipes that descendants still hold are read to their end elsewhere; answers who holds them.
-async fn hand_over(pipes: [Reader; 2], tasks: &Tasks) -> Vec<u32> {
-    let open: Vec<_> = pipes.into_iter().filter(|pipe| !pipe.ended()).collect();
-    if open.is_empty() {
-        return Vec::new();
+impl From<Overflow> for Ended {
+    fn from(_: Overflow) -> Self {
+        Self::ByLimit(Limit::Output)
     }
-    let inodes: Vec<u64> = open.iter().filter_map(Reader::inode).collect();
-    for pipe in open {
-        let stop = tasks.clone();
-        tasks.detach("drain after exit", async move {
-            tokio::select! {
-                () = drain::to_the_end(pipe) => {}
-                () = stop.killing() => {}
-            }
-        });
-    }
-    tokio::task::spawn_blocking(move || proc::holders(&inodes))
-        .await
-        .unwrap_or_default()
 }
 
 /// The daemon stops: it sweeps all trees in one go, so here only the leader's group is asked and then killed, which
@@ -157,16 +182,14 @@ async fn leave_in_time(leader: Option<Leader>, grace: Duration) {
 }
 
 /// Kills a tree whose time is over, all of it before anybody is told.
-async fn kill_tree(tree: Tree, tasks: &Tasks) {
-    let killing = async move { tokio::task::spawn_blocking(move || kill::kill_tree(&tree)).await };
+async fn kill_tree(process: &Arc<Process>, tasks: &Tasks) {
+    let process = Arc::clone(process);
     let killed = tasks
-        .spawn("kill tree", killing)
-        .await
-        .ok()
-        .and_then(Result::ok)
-        .unwrap_or_default();
-    if killed.unseen || !killed.survivors.is_empty() {
-        tracing::warn!(?killed, "a tree whose time was over may not be gone");
+        .spawn("kill tree", async move { process.kill().await })
+        .await;
+    match killed {
+        Ok(Ok(killed)) if killed.survivors.is_empty() && !killed.unseen => {}
+        killed => tracing::warn!(?killed, "a tree whose time was over may not be gone"),
     }
 }
 

@@ -1,13 +1,15 @@
 //! What to run and what came of it: plain data, no system calls. Every room and `ops` speak to the engine in these.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 
 use crate::ids::ProcessId;
-use crate::stream::{ChannelTotals, Keep, Kept};
+use crate::stream::{Keep, Kept, Totals};
 
 /// The program of a process.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -42,23 +44,79 @@ pub enum Owner {
     System,
 }
 
-/// A command to be run to its end.
+/// What the process reads.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Stdin {
+    /// These bytes, then the end of file.
+    Bytes(Bytes),
+    /// What is written to it while it runs, until it is closed.
+    Open,
+}
+
+/// What becomes of descendants that hold the output when the leader has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum OnExit {
+    /// They live on.
+    #[default]
+    LeaveTree,
+    /// They are killed.
+    KillTree,
+}
+
+/// How the output is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Retention {
+    /// In memory, for an answer of so many bytes of each channel.
+    Answer(Keep),
+    /// The newest so many bytes; older ones are dropped and counted.
+    DropOldest(u64),
+    /// All of it, until it is released; above so many bytes the pipe is not read.
+    Block(u64),
+    /// All of it; with more bytes than these the process is killed.
+    Fail(u64),
+}
+
+/// A process to be started.
 #[derive(Debug, Clone)]
-pub struct RunSpec {
+pub struct ProcessSpec {
     /// What to run.
     pub command: Command,
     /// Absolute working directory; checked before anything else so that blame is right.
     pub cwd: PathBuf,
     /// The environment.
     pub environment: Environment,
-    /// Bytes for standard input, end of file after the last one.
-    pub stdin: Bytes,
+    /// Standard input.
+    pub stdin: Stdin,
     /// Wall time after which the whole tree is killed; `None` is no limit.
     pub timeout: Option<Duration>,
-    /// How much output is kept per channel.
-    pub keep: Keep,
+    /// How its output is kept.
+    pub retention: Retention,
+    /// Bytes of one output record at most.
+    pub record_limit: usize,
+    /// What becomes of its descendants.
+    pub on_exit: OnExit,
     /// Who it belongs to.
     pub owner: Owner,
+    /// What the caller knows it by.
+    pub labels: BTreeMap<String, String>,
+}
+
+impl ProcessSpec {
+    /// A command without input, limits or labels, whose answer keeps this much.
+    pub fn new(command: Command, cwd: impl Into<PathBuf>, keep: Keep) -> Self {
+        Self {
+            command,
+            cwd: cwd.into(),
+            environment: Environment::Overlay(Vec::new()),
+            stdin: Stdin::Bytes(Bytes::new()),
+            timeout: None,
+            retention: Retention::Answer(keep),
+            record_limit: usize::MAX,
+            on_exit: OnExit::LeaveTree,
+            owner: Owner::User,
+            labels: BTreeMap::new(),
+        }
+    }
 }
 
 /// How the leader ended.
@@ -81,6 +139,22 @@ pub fn signal_name(number: i32) -> String {
         .map_or_else(|_| format!("SIG{number}"), |signal| signal.as_str().to_owned())
 }
 
+/// The number of a signal by its name with or without `SIG`, in any case, or by its number; `None` when there is none.
+pub fn signal_number(name: &str) -> Option<i32> {
+    if let Ok(number) = name.parse::<i32>() {
+        return (1..=64).contains(&number).then_some(number);
+    }
+    let upper = name.to_ascii_uppercase();
+    let full = if upper.starts_with("SIG") {
+        upper
+    } else {
+        format!("SIG{upper}")
+    };
+    full.parse::<nix::sys::signal::Signal>()
+        .ok()
+        .map(|signal| signal as i32)
+}
+
 /// Whether the kernel killed the process for want of memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Oom {
@@ -90,6 +164,31 @@ pub enum Oom {
     No,
     /// There is no cgroup of its own to ask.
     Unknown,
+}
+
+/// A limit that a process can run into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Limit {
+    /// Memory.
+    Memory,
+    /// Processes.
+    Pids,
+    /// Time on the wall.
+    Wall,
+    /// Bytes of output.
+    Output,
+}
+
+impl Limit {
+    /// The stable name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Memory => "memory",
+            Self::Pids => "pids",
+            Self::Wall => "wall",
+            Self::Output => "output",
+        }
+    }
 }
 
 /// Why and how a process ended: the last record of its log.
@@ -103,6 +202,10 @@ pub struct EndRecord {
     pub timed_out: bool,
     /// Whether a cancel or the daemon's stop ended it.
     pub cancelled: bool,
+    /// The last signal that we sent to it: a death by another one was not our doing.
+    pub sent_signal: Option<i32>,
+    /// The limit that ended it, when one did.
+    pub limit: Option<Limit>,
     /// Whether it was killed for want of memory.
     pub oom: Oom,
     /// Peak resident set of the leader, bytes; `None` when it was no larger than the daemon's own: the kernel starts a
@@ -114,10 +217,8 @@ pub struct EndRecord {
     pub system_cpu: Duration,
     /// From spawn to the leader's exit.
     pub wall: Duration,
-    /// Standard output.
-    pub stdout: ChannelTotals,
-    /// Standard error.
-    pub stderr: ChannelTotals,
+    /// What each channel carried.
+    pub output: Totals,
     /// Processes that still hold an output pipe; they were left alive.
     pub lingering: Vec<u32>,
 }
@@ -132,5 +233,5 @@ pub struct Finished {
     /// What was kept of standard error.
     pub stderr: Kept,
     /// The end record.
-    pub end: EndRecord,
+    pub end: Arc<EndRecord>,
 }

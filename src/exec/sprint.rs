@@ -22,10 +22,14 @@ pub(super) fn sprint(child: &mut Child, pump: &mut Pump, until: Instant) {
     }
     loop {
         let left = until.saturating_duration_since(Instant::now());
-        if left.is_zero() || !something_happened(child, pump, left) {
+        // What may not be read now, or is too much for memory, takes more than a sprint.
+        if left.is_zero() || !pump.output.is_open() || !something_happened(child, pump, left) {
             return;
         }
         pump.read_now();
+        if pump.output.is_over() {
+            return;
+        }
         // What keeps us from asking keeps whoever accompanies it from it, too, and is reported there.
         if child.has_exited().unwrap_or(true) {
             return;
@@ -36,7 +40,7 @@ pub(super) fn sprint(child: &mut Child, pump: &mut Pump, until: Instant) {
 /// Waits for output, an end of file or the end of the child.
 fn something_happened(child: &Child, pump: &Pump, limit: Duration) -> bool {
     let readable = |fd| PollFd::new(fd, PollFlags::POLLIN);
-    let outputs = [pump.stdout.open(), pump.stderr.open()];
+    let outputs = pump.taps.each_ref().map(|tap| tap.reader.open());
     let mut watched: Vec<_> = outputs
         .into_iter()
         .flatten()

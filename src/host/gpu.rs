@@ -3,15 +3,12 @@
 //! A driver takes tens of milliseconds to seconds to answer, so it is asked at a slower pace than the rest is sampled,
 //! in a process of the engine like any other, and hardly ever where the program does not exist.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-
 use super::{Gpu, Host};
 use crate::error::Error;
-use crate::exec::{Command, Engine, Environment, Exit, Finished, Owner, RunSpec};
+use crate::exec::{Command, Engine, Environment, Exit, Finished, Owner, ProcessSpec};
 use crate::lifecycle::Tasks;
 use crate::stream::Keep;
 
@@ -30,6 +27,8 @@ const RETRY: Duration = Duration::from_secs(600);
 
 /// A driver that takes longer hangs.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// More than any answer has.
+const KEEP: Keep = Keep::first(64 << 10);
 
 /// Asks until the daemon stops.
 pub(super) async fn watch(host: Arc<Host>, engine: Arc<Engine>, tasks: Tasks) -> Result<(), Error> {
@@ -38,7 +37,7 @@ pub(super) async fn watch(host: Arc<Host>, engine: Arc<Engine>, tasks: Tasks) ->
         // A task of its own: a question that is under way must be heard to its end.
         let question = tasks.spawn("nvidia-smi", {
             let engine = Arc::clone(&engine);
-            async move { engine.run(spec()).await }
+            async move { engine.run(spec(), KEEP).await }
         });
         let answer = tokio::select! {
             () = tasks.stopping() => return Ok(()),
@@ -65,15 +64,12 @@ pub(super) async fn watch(host: Arc<Host>, engine: Arc<Engine>, tasks: Tasks) ->
     }
 }
 
-fn spec() -> RunSpec {
-    RunSpec {
-        command: Command::Argv(QUESTION.map(Into::into).into()),
-        cwd: PathBuf::from("/"),
+fn spec() -> ProcessSpec {
+    ProcessSpec {
         environment: Environment::Overlay(vec![("LC_ALL".into(), "C".into())]),
-        stdin: Bytes::new(),
         timeout: Some(PATIENCE),
-        keep: Keep::first(64 << 10),
         owner: Owner::System,
+        ..ProcessSpec::new(Command::Argv(QUESTION.map(Into::into).into()), "/", KEEP)
     }
 }
 

@@ -12,17 +12,16 @@
 //! lost instead of running again.
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::Run;
 use super::journal::{Journal, Key, Unsynced};
 use crate::error::Error;
-use crate::exec::{Environment, Finished};
+use crate::exec::Finished;
+use crate::ids::ProcessId;
 
 /// How long an outcome is remembered after it was reached.
 const REMEMBER: Duration = Duration::from_secs(600);
@@ -76,9 +75,18 @@ struct Entry {
 #[derive(Debug)]
 enum State {
     Running,
-    Done(Arc<Finished>),
+    Done(Product),
     Evicted,
     Lost,
+}
+
+/// What came of a key.
+#[derive(Debug, Clone)]
+pub enum Product {
+    /// A command ran to its end.
+    Ran(Arc<Finished>),
+    /// A process was made; it is asked for by its id.
+    Made(ProcessId),
 }
 
 /// What is known of a key without beginning it.
@@ -89,7 +97,7 @@ pub enum Outcome {
     /// Being worked on.
     Running,
     /// It ran: this came of it.
-    Done(Arc<Finished>),
+    Done(Product),
     /// It ran, its outcome had to be dropped.
     Evicted,
     /// It may have run, its outcome was lost with an earlier daemon.
@@ -102,7 +110,7 @@ pub(super) enum Begin {
     /// Never seen: run it and tell the guard.
     Fresh(Guard),
     /// It ran: this is its outcome.
-    Replay(Arc<Finished>),
+    Replay(Product),
 }
 
 /// A key that is being worked on.
@@ -160,7 +168,7 @@ impl Ledger {
         match entry.map(|entry| &entry.state) {
             None => Outcome::Unknown,
             Some(State::Running) => Outcome::Running,
-            Some(State::Done(finished)) => Outcome::Done(Arc::clone(finished)),
+            Some(State::Done(finished)) => Outcome::Done(finished.clone()),
             Some(State::Evicted) => Outcome::Evicted,
             Some(State::Lost) => Outcome::Lost,
         }
@@ -168,8 +176,13 @@ impl Ledger {
 
     /// Begins `name`, or answers what came of it. Where keys are to survive power loss, it waits for the disk, and holds
     /// up nobody meanwhile. When it is dropped half way the key is free again.
-    pub(super) async fn begin(&self, principal: &Arc<str>, name: &str, run: &Run) -> Result<Begin, Error> {
-        let (begin, unsynced) = self.note(principal, name, run)?;
+    pub(super) async fn begin(
+        &self,
+        principal: &Arc<str>,
+        name: &str,
+        fingerprint: u64,
+    ) -> Result<Begin, Error> {
+        let (begin, unsynced) = self.note(principal, name, fingerprint)?;
         if let Some(unsynced) = unsynced.filter(Unsynced::is_owed) {
             let synced = tokio::task::spawn_blocking(move || unsynced.sync()).await;
             synced.map_err(|panic| Error::Internal {
@@ -179,8 +192,13 @@ impl Ledger {
         Ok(begin)
     }
 
-    fn note(&self, principal: &Arc<str>, name: &str, run: &Run) -> Result<(Begin, Option<Unsynced>), Error> {
-        let (key, fingerprint, now) = (hash(principal, name), fingerprint(run), Instant::now());
+    fn note(
+        &self,
+        principal: &Arc<str>,
+        name: &str,
+        fingerprint: u64,
+    ) -> Result<(Begin, Option<Unsynced>), Error> {
+        let (key, now) = (hash(principal, name), Instant::now());
         let mut shared = self.shared.lock();
         if shared.is_lost(&key, now) {
             return Err(Error::Lost { key: name.to_owned() });
@@ -233,7 +251,7 @@ impl Guard {
     }
 
     /// Stores the outcome for repeats.
-    pub(super) fn finish(mut self, outcome: &Arc<Finished>) {
+    pub(super) fn finish(mut self, outcome: &Product) {
         self.stage = Stage::Finished;
         let mut shared = self.ledger.shared.lock();
         if let Some(pages) = shared.principals.get_mut(&self.principal) {
@@ -296,17 +314,17 @@ impl Entry {
             State::Running => Err(Error::DuplicateInFlight { key }),
             State::Evicted => Err(Error::Evicted { key }),
             State::Lost => Err(Error::Lost { key }),
-            State::Done(outcome) => Ok(Begin::Replay(Arc::clone(outcome))),
+            State::Done(outcome) => Ok(Begin::Replay(outcome.clone())),
         }
     }
 }
 
 impl Pages {
-    fn keep(&mut self, key: Key, outcome: &Arc<Finished>) {
+    fn keep(&mut self, key: Key, outcome: &Product) {
         let Some(entry) = self.entries.get_mut(&key) else {
             return;
         };
-        entry.state = State::Done(Arc::clone(outcome));
+        entry.state = State::Done(outcome.clone());
         self.kept_bytes += size(outcome);
         self.kept.push_back(key);
         self.ended.push_back((Instant::now(), key));
@@ -344,7 +362,10 @@ impl Pages {
     }
 }
 
-fn size(outcome: &Finished) -> usize {
+fn size(outcome: &Product) -> usize {
+    let Product::Ran(outcome) = outcome else {
+        return size_of::<Entry>();
+    };
     let kept = [&outcome.stdout, &outcome.stderr].map(|kept| kept.head.len() + kept.tail.len());
     size_of::<Finished>() + size_of::<Entry>() + kept.iter().sum::<usize>()
 }
@@ -360,35 +381,9 @@ fn hash(principal: &str, name: &str) -> Key {
     key
 }
 
-/// What makes two requests the same command. How much output is kept is the door's affair, not the caller's.
-fn fingerprint(run: &Run) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    let (exact, pairs) = match &run.environment {
-        Environment::Overlay(pairs) => (false, pairs),
-        Environment::Exact(pairs) => (true, pairs),
-    };
-    let mut pairs: Vec<_> = pairs.iter().collect();
-    pairs.sort();
-    (&run.command, &run.cwd, exact, pairs, &run.stdin, run.timeout).hash(&mut hasher);
-    hasher.finish()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::exec::{Command, Keep};
-
-    fn run() -> Run {
-        Run {
-            command: Command::Argv(vec!["true".into()]),
-            cwd: PathBuf::new(),
-            environment: Environment::Overlay(Vec::new()),
-            stdin: bytes::Bytes::new(),
-            timeout: None,
-            keep: Keep::first(0),
-        }
-    }
-
     /// The disk is as slow as can be: no thread is there to wait for it.
     #[test]
     fn who_waits_for_the_disk_holds_up_nobody() {
@@ -402,18 +397,18 @@ mod tests {
             let directory = Some(directory.path().to_owned());
             Ledger::open(LedgerConfig { directory, fsync }).unwrap()
         };
-        let (ledger, principal, run) = (open(true), Arc::<str>::from("somebody"), run());
+        let (ledger, principal) = (open(true), Arc::<str>::from("somebody"));
         let (release, released) = std::sync::mpsc::channel::<()>();
         let busy = runtime.spawn_blocking(move || released.recv());
         runtime.block_on(async {
-            let begin = ledger.begin(&principal, "key", &run);
+            let begin = ledger.begin(&principal, "key", 7);
             tokio::pin!(begin);
             let early = tokio::time::timeout(Duration::from_millis(20), &mut begin).await;
             assert!(
                 early.is_err(),
                 "it did not wait for the disk, or nobody else went on"
             );
-            let again = ledger.begin(&principal, "key", &run).await;
+            let again = ledger.begin(&principal, "key", 7).await;
             assert!(matches!(again, Err(Error::DuplicateInFlight { .. })), "{again:?}");
             release.send(()).unwrap();
             let Ok(Begin::Fresh(mut guard)) = begin.await else {

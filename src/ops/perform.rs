@@ -10,11 +10,11 @@ use futures_util::FutureExt;
 use parking_lot::RwLock;
 use tracing::Instrument;
 
-use super::once::{Begin, Ledger};
-use super::{Door, Op, Outcome, Principal, ProcessConfig, ProcessConfigPatch, Reply, Run, operation};
+use super::once::Ledger;
+use super::{Op, Outcome, Principal, ProcessConfig, Reply, operation};
 use crate::capability::Capability;
 use crate::error::Error;
-use crate::exec::{self, Engine};
+use crate::exec::{Engine, Registry};
 use crate::fs::{Files, Reach};
 use crate::host::Host;
 use crate::ids::RequestId;
@@ -36,20 +36,21 @@ pub struct Call {
 /// Every room, behind the one function that the doors call.
 #[derive(Debug)]
 pub struct Rooms {
-    workspace: Workspace,
-    engine: Arc<Engine>,
+    pub(super) workspace: Workspace,
+    pub(super) engine: Arc<Engine>,
+    pub(super) processes: Arc<Registry>,
     files: Arc<Files>,
     host: Arc<Host>,
-    ledger: Ledger,
-    process_config: RwLock<ProcessConfig>,
+    pub(super) ledger: Ledger,
+    pub(super) process_config: RwLock<ProcessConfig>,
     /// Operations that were answered.
     performed: AtomicU64,
     /// Processes made over HTTP that run now.
-    http_processes: Arc<AtomicU64>,
+    pub(super) http_processes: Arc<AtomicU64>,
     /// `fs.confine`.
     confine: bool,
     metrics: Arc<Metrics>,
-    tasks: Tasks,
+    pub(super) tasks: Tasks,
     started: Instant,
 }
 
@@ -93,6 +94,7 @@ impl Rooms {
         Self {
             workspace,
             engine,
+            processes: Arc::default(),
             files,
             host,
             ledger,
@@ -109,6 +111,11 @@ impl Rooms {
     /// The engine, for doors that attach streams and report counts.
     pub fn engine(&self) -> &Arc<Engine> {
         &self.engine
+    }
+
+    /// Every process that can be asked for, for heartbeats and events.
+    pub fn processes(&self) -> &Registry {
+        &self.processes
     }
 
     /// The host room, for heartbeats and metrics pages.
@@ -131,9 +138,10 @@ impl Rooms {
         self.ledger.outcome(&principal.id, key)
     }
 
-    /// Lets go of outcomes that are remembered no longer.
+    /// Lets go of outcomes and processes that are remembered no longer.
     pub fn forget_old(&self) {
         self.ledger.forget_old();
+        self.processes.forget_old(Instant::now());
     }
 
     /// Operations answered since the start.
@@ -196,9 +204,19 @@ impl Rooms {
                 nonce,
                 uptime_ms: self.uptime_ms(),
             }),
-            Op::ProcessRun(run) => self.run(call, *run).await,
-            Op::ProcessConfigGet => Ok(Reply::ProcessConfig(self.process_config())),
-            Op::ProcessConfigSet(patch) => self.set_process_config(&patch).map(Reply::ProcessConfig),
+            Op::ProcessRun(_)
+            | Op::ProcessCreate(_)
+            | Op::ProcessList { .. }
+            | Op::ProcessGet { .. }
+            | Op::ProcessWait { .. }
+            | Op::ProcessInput { .. }
+            | Op::ProcessCloseStdin { .. }
+            | Op::ProcessSignal { .. }
+            | Op::ProcessStop { .. }
+            | Op::ProcessKill { .. }
+            | Op::ProcessDelete { .. }
+            | Op::ProcessConfigGet
+            | Op::ProcessConfigSet(_) => self.dispatch_process(call, op).await,
             Op::FsRead(read) => self.files.open(self.reach(call), read).await.map(Reply::File),
             Op::FsWrite(write) => self
                 .files
@@ -224,70 +242,6 @@ impl Rooms {
         }
     }
 
-    /// Runs in a task of its own: a command outlives the connection that asked for it, and so does its entry in the
-    /// ledger.
-    async fn run(&self, call: &Call, run: Run) -> Result<Reply, Error> {
-        if !call.principal.whole_machine {
-            return Err(Error::ConsentRequired {
-                what: "running commands on the whole machine",
-            });
-        }
-        let mut guard = match &call.idempotency_key {
-            None => None,
-            Some(key) => match self.ledger.begin(&call.principal.id, key, &run).await? {
-                Begin::Replay(outcome) => return Ok(Reply::Ran(outcome)),
-                Begin::Fresh(guard) => Some(guard),
-            },
-        };
-        let slot = self.slot(call)?;
-        let spec = self.spec(run)?;
-        let engine = Arc::clone(&self.engine);
-        let work = self.tasks.spawn("process.run", async move {
-            let started = engine.spawn(spec).await?;
-            if let Some(guard) = &mut guard {
-                guard.started();
-            }
-            let outcome = Arc::new(started.finish().await?);
-            if let Some(guard) = guard {
-                guard.finish(&outcome);
-            }
-            drop(slot);
-            Ok(Reply::Ran(outcome))
-        });
-        work.await.map_err(|panic| Error::Internal {
-            reason: format!("a run panicked: {panic}"),
-        })?
-    }
-
-    /// A place among the processes made over HTTP, which alone are counted; given back when dropped.
-    fn slot(&self, call: &Call) -> Result<Option<Slot>, Error> {
-        if call.principal.door != Door::Http {
-            return Ok(None);
-        }
-        let limit = self.process_config().max_concurrent_processes;
-        let taken = Slot(Arc::clone(&self.http_processes));
-        let running = self.http_processes.fetch_add(1, Ordering::Relaxed);
-        if running < limit {
-            return Ok(Some(taken));
-        }
-        Err(Error::Conflict {
-            what: "process limit".into(),
-            reason: format!("{running} processes run, maxConcurrentProcesses is {limit}"),
-        })
-    }
-
-    fn spec(&self, run: Run) -> Result<exec::RunSpec, Error> {
-        Ok(exec::RunSpec {
-            command: run.command,
-            cwd: self.workspace.resolve(&run.cwd)?,
-            environment: run.environment,
-            stdin: run.stdin,
-            timeout: run.timeout,
-            keep: run.keep,
-            owner: exec::Owner::User,
-        })
-    }
-
     /// How far the paths of this caller reach.
     fn reach(&self, call: &Call) -> Reach {
         match (call.principal.whole_machine, self.confine) {
@@ -295,13 +249,6 @@ impl Rooms {
             (true, true) => Reach::Confined,
             (true, false) => Reach::Machine,
         }
-    }
-
-    fn set_process_config(&self, patch: &ProcessConfigPatch) -> Result<ProcessConfig, Error> {
-        let mut config = self.process_config.write();
-        let changed = config.patched(patch)?;
-        *config = changed;
-        Ok(changed)
     }
 }
 
@@ -314,70 +261,6 @@ async fn told(name: &'static str, work: impl Future<Output = Result<Reply, Error
             reason: format!("{name} panicked"),
         })
     })
-}
-
-/// See [`Rooms::slot`].
-#[derive(Debug)]
-struct Slot(Arc<AtomicU64>);
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-impl ProcessConfig {
-    /// This configuration with the values of `patch`; zero is refused by field, and the default time limit is
-    /// lowered to the longest one allowed.
-    pub fn patched(self, patch: &ProcessConfigPatch) -> Result<Self, Error> {
-        let mut config = self;
-        let fields = [
-            (
-                "maxConcurrentProcesses",
-                patch.max_concurrent_processes,
-                &mut config.max_concurrent_processes,
-            ),
-            (
-                "defaultRunTimeoutMs",
-                patch.default_run_timeout_ms,
-                &mut config.default_run_timeout_ms,
-            ),
-            (
-                "maxRunTimeoutMs",
-                patch.max_run_timeout_ms,
-                &mut config.max_run_timeout_ms,
-            ),
-            (
-                "maxOutputBytes",
-                patch.max_output_bytes,
-                &mut config.max_output_bytes,
-            ),
-            (
-                "maxLogBytesPerProcess",
-                patch.max_log_bytes_per_process,
-                &mut config.max_log_bytes_per_process,
-            ),
-            (
-                "maxInputBytesPerRequest",
-                patch.max_input_bytes_per_request,
-                &mut config.max_input_bytes_per_request,
-            ),
-        ];
-        for (field, value, slot) in fields {
-            match value {
-                Some(0) => {
-                    return Err(Error::Invalid {
-                        field,
-                        reason: "must be above zero".into(),
-                    });
-                }
-                Some(value) => *slot = value,
-                None => {}
-            }
-        }
-        config.default_run_timeout_ms = config.default_run_timeout_ms.min(config.max_run_timeout_ms);
-        Ok(config)
-    }
 }
 
 #[cfg(test)]

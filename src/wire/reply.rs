@@ -16,6 +16,7 @@ use crate::exec;
 use crate::fs;
 use crate::host;
 use crate::ops::Reply;
+use crate::stream::Channel;
 
 /// The result for the operation of the stable name `name`; `limit` is what the broker carries, bytes.
 pub fn outcome(name: &'static str, reply: Reply, limit: u64) -> Result<Outcome, Error> {
@@ -37,7 +38,14 @@ pub fn outcome(name: &'static str, reply: Reply, limit: u64) -> Result<Outcome, 
             entry: found.map(|entry| entry_at(&entry, &entry.path)),
         }),
         Reply::Metrics(sample) => Outcome::Metrics(metrics(&sample)),
-        Reply::File(_) | Reply::ProcessConfig(_) | Reply::Unpacked(_) | Reply::Capabilities(_) => {
+        Reply::File(_)
+        | Reply::Process(_)
+        | Reply::Processes(_)
+        | Reply::Input(_)
+        | Reply::Signalled { .. }
+        | Reply::ProcessConfig(_)
+        | Reply::Unpacked(_)
+        | Reply::Capabilities(_) => {
             return Err(Error::Internal {
                 reason: format!("{name} has no message on the control wire"),
             });
@@ -48,7 +56,7 @@ pub fn outcome(name: &'static str, reply: Reply, limit: u64) -> Result<Outcome, 
 /// A command's answer: whole, or [`Error::TooLarge`] when output had to be dropped to bound memory.
 fn ran(finished: &exec::Finished, limit: u64) -> Result<ExecResponse, Error> {
     if finished.stdout.omitted > 0 || finished.stderr.omitted > 0 {
-        let size = finished.end.stdout.total + finished.end.stderr.total;
+        let size = finished.end.output[Channel::Stdout].total + finished.end.output[Channel::Stderr].total;
         return Err(Error::TooLarge {
             what: "the output of the command",
             size,
@@ -157,12 +165,9 @@ mod tests {
     use super::*;
     use crate::error::Code;
     use crate::ids::ProcessId;
+    use crate::stream::Totals;
 
     fn finished(exit: exec::Exit, timed_out: bool) -> exec::Finished {
-        let channel = || exec::ChannelTotals {
-            total: 2,
-            digest: blake3::hash(b"ab"),
-        };
         let captured = || exec::Kept {
             head: Bytes::from_static(b"ab"),
             tail: Bytes::new(),
@@ -172,20 +177,21 @@ mod tests {
             id: ProcessId(1),
             stdout: captured(),
             stderr: captured(),
-            end: exec::EndRecord {
+            end: Arc::new(exec::EndRecord {
                 seq: 3,
                 exit,
                 timed_out,
                 cancelled: false,
+                sent_signal: None,
+                limit: None,
                 oom: exec::Oom::Unknown,
                 peak_rss: None,
                 user_cpu: Duration::ZERO,
                 system_cpu: Duration::ZERO,
                 wall: Duration::from_millis(7),
-                stdout: channel(),
-                stderr: channel(),
+                output: Totals::of(&[(Channel::Stdout, b"ab"), (Channel::Stderr, b"ab")]),
                 lingering: Vec::new(),
-            },
+            }),
         }
     }
 
@@ -220,7 +226,9 @@ mod tests {
     fn output_that_was_dropped_is_never_passed_off_as_whole() {
         let mut finished = finished(exec::Exit::Code(0), false);
         finished.stderr.omitted = 5;
-        finished.end.stderr.total = 1000;
+        let mut end = exec::EndRecord::clone(&finished.end);
+        end.output = Totals::of(&[(Channel::Stdout, b"ab"), (Channel::Stderr, &[b'x'; 1000])]);
+        finished.end = Arc::new(end);
         let error = exec_response(finished).unwrap_err();
         assert_eq!(error.code(), Code::TooLarge);
         assert!(error.to_string().contains("1002"), "{error}");

@@ -14,7 +14,7 @@ use super::proto::{
 use crate::error::Error;
 use crate::exec;
 use crate::fs;
-use crate::ops::{Op, Run};
+use crate::ops::{Launch, Op, Run};
 
 /// A command; `keep` is how much of each output channel the answer can carry.
 pub fn exec(request: ExecRequest, keep: exec::Keep) -> Result<Op, Error> {
@@ -25,11 +25,13 @@ pub fn exec(request: ExecRequest, keep: exec::Keep) -> Result<Op, Error> {
         .map(|(name, value)| (name.into(), value.into()))
         .collect();
     Ok(Op::ProcessRun(Box::new(Run {
-        command,
-        cwd: request.cwd.into(),
-        environment: exec::Environment::Overlay(environment),
+        launch: Launch {
+            cwd: request.cwd.into(),
+            environment: exec::Environment::Overlay(environment),
+            timeout: (request.timeout_ms > 0).then(|| Duration::from_millis(request.timeout_ms.into())),
+            ..Launch::new(command)
+        },
         stdin: request.stdin,
-        timeout: (request.timeout_ms > 0).then(|| Duration::from_millis(request.timeout_ms.into())),
         keep,
     })))
 }
@@ -177,7 +179,7 @@ mod tests {
             ..Default::default()
         };
         assert_eq!(
-            run(request).unwrap().command,
+            run(request).unwrap().launch.command,
             exec::Command::Shell("echo a  b $X".into())
         );
     }
@@ -190,8 +192,11 @@ mod tests {
             ..Default::default()
         };
         let run = run(request).unwrap();
-        assert_eq!(run.command, exec::Command::Argv(vec!["ls".into(), "".into()]));
-        assert_eq!(run.timeout, None);
+        assert_eq!(
+            run.launch.command,
+            exec::Command::Argv(vec!["ls".into(), "".into()])
+        );
+        assert_eq!(run.launch.timeout, None);
     }
 
     #[test]

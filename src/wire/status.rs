@@ -5,22 +5,24 @@ use std::collections::BTreeMap;
 use super::proto::{OpExit, OpLostReason, OpState, OpStatus};
 use super::reply::exit_code;
 use crate::exec::{EndRecord, Exit, Finished, Oom, signal_name};
-use crate::ops::Outcome;
+use crate::ops::{Outcome, Product};
+use crate::stream::Channel;
 
 /// The status of the command whose request id was `op_id`.
 pub fn op_status(op_id: String, outcome: &Outcome) -> OpStatus {
     let (state, exit, lost_reason) = match outcome {
         Outcome::Running => (OpState::Running, None, OpLostReason::Unspecified),
-        Outcome::Done(finished) => (
+        Outcome::Done(Product::Ran(finished)) => (
             OpState::Complete,
             Some(op_exit(finished)),
             OpLostReason::Unspecified,
         ),
-        Outcome::Evicted => (OpState::Lost, None, OpLostReason::Evicted),
+        // A streamed one is known to whoever streams it, as long as it is known at all.
+        Outcome::Evicted | Outcome::Done(Product::Made(_)) => (OpState::Lost, None, OpLostReason::Evicted),
         Outcome::Lost | Outcome::Unknown => (OpState::Lost, None, OpLostReason::AgentRestarted),
     };
     let next_seq = match outcome {
-        Outcome::Done(finished) => finished.end.seq + 1,
+        Outcome::Done(Product::Ran(finished)) => finished.end.seq + 1,
         _ => 1,
     };
     OpStatus {
@@ -34,7 +36,7 @@ pub fn op_status(op_id: String, outcome: &Outcome) -> OpStatus {
 
 fn op_exit(finished: &Finished) -> OpExit {
     let end = &finished.end;
-    let channels = [("stdout", &end.stdout), ("stderr", &end.stderr)];
+    let channels = [Channel::Stdout, Channel::Stderr].map(|channel| (channel.as_str(), &end.output[channel]));
     OpExit {
         exit_code: exit_code(end),
         timed_out: end.timed_out,

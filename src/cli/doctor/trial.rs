@@ -1,6 +1,6 @@
 //! Rooms of our own, put together as the daemon does but with no door: what they can do here, and whether they do it.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ use crate::fs::{self, Files};
 use crate::host::Host;
 use crate::ids::{InstanceId, RequestId};
 use crate::lifecycle::Tasks;
-use crate::ops::{Call, Door, Ledger, LedgerConfig, Op, Parts, Principal, Reply, Rooms, Run};
+use crate::ops::{Call, Door, Launch, Ledger, LedgerConfig, Op, Parts, Principal, Reply, Rooms, Run};
 use crate::telemetry::Metrics;
 
 /// How long the command of the self-test may take.
@@ -79,11 +79,11 @@ impl Trial {
             source,
         })?;
         let run = Run {
-            command: exec::Command::Argv(vec![program.into(), "version".into()]),
-            cwd: PathBuf::new(),
-            environment: exec::Environment::Overlay(Vec::new()),
+            launch: Launch {
+                timeout: Some(PATIENCE),
+                ..Launch::new(exec::Command::Argv(vec![program.into(), "version".into()]))
+            },
             stdin: Bytes::new(),
-            timeout: Some(PATIENCE),
             keep: exec::Keep::first(ENOUGH),
         };
         let Reply::Ran(finished) = self.perform(Op::ProcessRun(Box::new(run))).await? else {

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use crate::exec::{Command, Environment, Keep, Owner, RunSpec};
+use crate::exec::{Command, Keep, ProcessSpec};
 use crate::ops::Rooms;
 use crate::wire::proto::GoingOfflineReason;
 
@@ -17,16 +17,13 @@ pub(super) async fn reason(rooms: &Rooms) -> GoingOfflineReason {
     if !Path::new(SYSTEMD).is_dir() {
         return GoingOfflineReason::UserStop;
     }
-    let question = RunSpec {
-        command: Command::Argv(["systemctl", "is-system-running"].map(Into::into).to_vec()),
-        cwd: "/".into(),
-        environment: Environment::Overlay(Vec::new()),
-        stdin: bytes::Bytes::new(),
+    let keep = Keep::first(64);
+    let command = Command::Argv(["systemctl", "is-system-running"].map(Into::into).to_vec());
+    let question = ProcessSpec {
         timeout: Some(ASK_LIMIT),
-        keep: Keep::first(64),
-        owner: Owner::User,
+        ..ProcessSpec::new(command, "/", keep)
     };
-    match rooms.engine().clone().run(question).await {
+    match rooms.engine().clone().run(question, keep).await {
         Ok(answer) if answer.stdout.head.trim_ascii() == b"stopping" => GoingOfflineReason::HostShutdown,
         Ok(_) | Err(_) => GoingOfflineReason::UserStop,
     }

@@ -6,16 +6,21 @@
 //! a `...B64` field beside the readable one. Nothing here does I/O.
 
 mod decode;
+mod end;
 mod file_requests;
 mod files;
 mod host;
+mod launch;
 mod operation;
 mod process;
+mod process_info;
+mod process_requests;
 mod run;
 mod text;
 mod time;
 
 pub use decode::{Unknown, decode};
+pub use end::End;
 pub use file_requests::{
     ArchiveArguments, ListArguments, MkdirArguments, MoveRequest, ReadArguments, RemoveArguments,
     StatArguments, WriteArguments, mode, path,
@@ -24,5 +29,10 @@ pub use files::{Entry, FileContent, Listing, Moved, PathReply, Stat, Unpacked, U
 pub use host::{Capabilities, Capability, Gpu, Limits, Metrics, Ping, Pong};
 pub use operation::{Decoded, decode_op, encode_file, encode_reply};
 pub use process::{Config, ConfigPatch};
+pub use process_info::{Exited, Info, Infos, InputReply, Owner, SignalReply};
+pub use process_requests::{
+    CreateRequest, IdArguments, InputEncoding, InputRequest, ProcessListArguments, SignalRequest,
+    WaitArguments, input_bytes, process_id,
+};
 pub use run::{Encoding, RunReply, RunRequest};
 pub use time::{http_date, rfc3339};

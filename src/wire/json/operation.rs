@@ -6,11 +6,14 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    ArchiveArguments, Capabilities, Config, ConfigPatch, Encoding, FileContent, ListArguments, Listing,
-    Metrics, MkdirArguments, MoveRequest, Moved, PathReply, Ping, Pong, ReadArguments, RemoveArguments,
-    RunReply, RunRequest, Stat, StatArguments, Unknown, Unpacked, WriteArguments, Written, decode, text,
+    ArchiveArguments, Capabilities, Config, ConfigPatch, CreateRequest, Encoding, FileContent, IdArguments,
+    Info, Infos, InputReply, InputRequest, ListArguments, Listing, Metrics, MkdirArguments, MoveRequest,
+    Moved, PathReply, Ping, Pong, ProcessListArguments, ReadArguments, RemoveArguments, RunReply, RunRequest,
+    SignalReply, SignalRequest, Stat, StatArguments, Unknown, Unpacked, WaitArguments, WriteArguments,
+    Written, decode, text,
 };
 use crate::error::Error;
+use crate::ids::ProcessId;
 use crate::ops::{OPERATIONS, Op, ProcessConfig, Reply};
 
 /// An operation with what its payload says about the call and the answer.
@@ -44,6 +47,20 @@ pub fn decode_op(name: &str, payload: &[u8], config: &ProcessConfig) -> Result<D
             encoding = request.encoding.take().unwrap_or_default();
             Op::ProcessRun(Box::new(request.into_run(config)?))
         }
+        "process.create" => {
+            let mut request = strict::<CreateRequest>(payload)?;
+            idempotency_key = request.idempotency_key.take();
+            Op::ProcessCreate(Box::new(request.into_create(config)?))
+        }
+        "process.list" => strict::<ProcessListArguments>(payload)?.into_op(),
+        "process.get" => Op::ProcessGet { id: id(payload)? },
+        "process.wait" => strict::<WaitArguments>(payload)?.into_wait()?,
+        "process.input" => strict::<InputRequest>(payload)?.into_op(None, config)?,
+        "process.stdin.close" => Op::ProcessCloseStdin { id: id(payload)? },
+        "process.signal" => strict::<SignalRequest>(payload)?.into_op(None)?,
+        "process.stop" => strict::<WaitArguments>(payload)?.into_stop()?,
+        "process.kill" => strict::<WaitArguments>(payload)?.into_kill()?,
+        "process.delete" => Op::ProcessDelete { id: id(payload)? },
         "process.config.get" => strict::<Nothing>(payload).map(|_| Op::ProcessConfigGet)?,
         "process.config.set" => Op::ProcessConfigSet(strict::<ConfigPatch>(payload)?.into()),
         "fs.read" => Op::FsRead(strict::<ReadArguments>(payload)?.into_op()?),
@@ -71,6 +88,10 @@ fn strict<T: serde::de::DeserializeOwned>(payload: &[u8]) -> Result<T, Error> {
     decode(payload, Unknown::Refused)
 }
 
+fn id(payload: &[u8]) -> Result<ProcessId, Error> {
+    strict::<IdArguments>(payload)?.id()
+}
+
 fn no_such(name: &str) -> Error {
     let known: Vec<_> = OPERATIONS.iter().map(|row| row.name).collect();
     Error::Unsupported {
@@ -89,6 +110,12 @@ pub fn encode_reply(reply: &Reply, encoding: Encoding) -> Result<Vec<u8>, Error>
             uptime_ms: *uptime_ms,
         }),
         Reply::Ran(finished) => bytes(&RunReply::new(finished, encoding, None)),
+        Reply::Process(process) => bytes(&Info::from(&**process)),
+        Reply::Processes(processes) => bytes(&Infos::from(processes.as_slice())),
+        Reply::Input(bytes_written) => bytes(&InputReply {
+            bytes_written: *bytes_written,
+        }),
+        Reply::Signalled { process, signalled } => bytes(&SignalReply::new(process, signalled)),
         Reply::ProcessConfig(config) => bytes(&Config::from(*config)),
         Reply::File(_) => Err(Error::Internal {
             reason: "the content of a file is encoded by encode_file".into(),
@@ -127,6 +154,15 @@ mod tests {
     fn payload(name: &str) -> &'static str {
         match name {
             "process.run" => r#"{"command":"true","idempotencyKey":"k","encoding":"base64"}"#,
+            "process.create" => r#"{"command":"true","idempotencyKey":"k","interactive":true}"#,
+            "process.input" => r#"{"id":"proc_1","data":"eA=="}"#,
+            "process.signal" => r#"{"id":"proc_1","signal":"TERM"}"#,
+            "process.get"
+            | "process.wait"
+            | "process.stdin.close"
+            | "process.stop"
+            | "process.kill"
+            | "process.delete" => r#"{"id":"proc_1"}"#,
             "fs.write" => r#"{"path":"a","content":"x","mode":"0600"}"#,
             "fs.move" => r#"{"from":"a","to":"b"}"#,
             "fs.unpack" => r#"{"contentB64":""}"#,

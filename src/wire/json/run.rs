@@ -1,19 +1,20 @@
 //! A command run to its end: the request of the compatible contract with our additions, and its answer.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use super::text::{captured_text, from_base64, to_base64};
+use super::end::{End, exit_code, is_zero, milliseconds};
+use super::launch::{check_key, environment, program, refuse_unenforceable, stdin, without_nul};
+use super::text::{captured_text, to_base64};
 use crate::error::Error;
-use crate::exec::{Command, Environment, Exit, Finished, Keep, Kept, Oom, signal_name};
-use crate::ops::{ProcessConfig, Run};
+use crate::exec::{Finished, Keep, Kept};
+use crate::ops::{Launch, ProcessConfig, Run};
+use crate::stream::Channel;
 
 /// How standard output and standard error are written into the answer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -67,31 +68,26 @@ impl RunRequest {
     pub fn into_run(self, config: &ProcessConfig) -> Result<Run, Error> {
         refuse_unenforceable("user", self.user.as_ref())?;
         refuse_unenforceable("limits", self.limits.as_ref())?;
-        if let Some(key) = &self.idempotency_key
-            && !(1..=256).contains(&key.len())
-        {
-            let reason = format!("has {} bytes, 1 to 256 are allowed", key.len());
-            return Err(Error::Invalid {
-                field: "idempotencyKey",
-                reason,
-            });
-        }
+        check_key(self.idempotency_key.as_deref())?;
         let timeout_ms = self.effective_timeout_ms(config);
         let keep = Keep::both_ends(self.effective_output_bytes(config));
         let command = self.command.ok_or(Error::Invalid {
             field: "command",
             reason: "is required".into(),
         })?;
+        let command = program(
+            command,
+            self.args.unwrap_or_default(),
+            self.shell.unwrap_or(false),
+        )?;
         Ok(Run {
-            command: program(
-                command,
-                self.args.unwrap_or_default(),
-                self.shell.unwrap_or(false),
-            )?,
-            cwd: PathBuf::from(without_nul("cwd", self.cwd.unwrap_or_default())?),
-            environment: environment(self.env.unwrap_or_default())?,
+            launch: Launch {
+                cwd: PathBuf::from(without_nul("cwd", self.cwd.unwrap_or_default())?),
+                environment: environment(self.env.unwrap_or_default())?,
+                timeout: Some(Duration::from_millis(timeout_ms)),
+                ..Launch::new(command)
+            },
             stdin: stdin(self.stdin, self.stdin_b64)?,
-            timeout: Some(Duration::from_millis(timeout_ms)),
             keep,
         })
     }
@@ -110,74 +106,6 @@ impl RunRequest {
             asked.min(config.max_output_bytes)
         })
     }
-}
-
-/// A limit that cannot be kept is refused, never ignored.
-fn refuse_unenforceable(field: &'static str, value: Option<&Value>) -> Result<(), Error> {
-    match value {
-        None | Some(Value::Null) => Ok(()),
-        Some(_) => Err(Error::Unsupported {
-            what: format!("process.run with {field:?}"),
-            why: "this build cannot enforce it".into(),
-            fix: Some(format!("leave {field:?} out")),
-        }),
-    }
-}
-
-fn program(command: String, args: Vec<String>, shell: bool) -> Result<Command, Error> {
-    if command.is_empty() {
-        return Err(Error::Invalid {
-            field: "command",
-            reason: "must not be empty".into(),
-        });
-    }
-    let command = without_nul("command", command)?;
-    let mut words = vec![OsString::from(command)];
-    for argument in args {
-        words.push(without_nul("args", argument)?.into());
-    }
-    if shell {
-        Ok(Command::Shell(words.join(" ".as_ref())))
-    } else {
-        Ok(Command::Argv(words))
-    }
-}
-
-fn environment(variables: BTreeMap<String, String>) -> Result<Environment, Error> {
-    let mut pairs = Vec::with_capacity(variables.len());
-    for (name, value) in variables {
-        if name.is_empty() || name.contains('=') {
-            let reason = format!("{name:?} is no name of a variable: it must not be empty or contain \"=\"");
-            return Err(Error::Invalid { field: "env", reason });
-        }
-        pairs.push((
-            without_nul("env", name)?.into(),
-            without_nul("env", value)?.into(),
-        ));
-    }
-    Ok(Environment::Overlay(pairs))
-}
-
-fn stdin(text: Option<String>, base64: Option<String>) -> Result<Bytes, Error> {
-    match (text, base64) {
-        (Some(_), Some(_)) => Err(Error::Invalid {
-            field: "stdinB64",
-            reason: "give either stdin or stdinB64".into(),
-        }),
-        (Some(text), None) => Ok(text.into()),
-        (None, Some(encoded)) => from_base64("stdinB64", &encoded).map(Bytes::from),
-        (None, None) => Ok(Bytes::new()),
-    }
-}
-
-fn without_nul(field: &'static str, text: String) -> Result<String, Error> {
-    if text.contains('\0') {
-        return Err(Error::Invalid {
-            field,
-            reason: "must not contain a NUL byte".into(),
-        });
-    }
-    Ok(text)
 }
 
 /// How a command ended and what it wrote.
@@ -200,28 +128,9 @@ pub struct RunReply {
     pub stderr_truncated: bool,
     /// From spawn to exit, milliseconds.
     pub duration_ms: u64,
-    /// The signal that ended it: `SIGKILL`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub signal: Option<String>,
-    /// Its number.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub signal_number: Option<i32>,
-    /// Whether a core was dumped.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    pub core_dumped: bool,
-    /// Whether a cancel or the daemon's stop ended it.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    pub cancelled: bool,
-    /// `true` when the kernel killed it for want of memory, `false` when not, `"unknown"` without a cgroup of its own.
-    #[schema(value_type = Value)]
-    pub oom: Value,
-    /// Peak resident set of the leader, bytes; left out when it was no larger than that of the daemon, which hides it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub peak_rss_bytes: Option<u64>,
-    /// CPU time in user and kernel mode, milliseconds.
-    pub cpu_ms: u64,
-    /// Processes that still hold an output pipe; they were left alive.
-    pub lingering: Vec<u32>,
+    /// Why it ended.
+    #[serde(flatten)]
+    pub end: End,
     /// The id of the process in this daemon.
     pub process_id: String,
     /// The encoding of `stdout` and `stderr`.
@@ -251,50 +160,30 @@ pub struct RunReply {
     pub stderr_blake3: String,
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
-fn is_zero(value: &u64) -> bool {
-    *value == 0
-}
-
 impl RunReply {
     /// The answer for a finished command. `timeout_ms` is the time limit that applied.
     pub fn new(finished: &Finished, encoding: Encoding, timeout_ms: Option<u64>) -> Self {
         let end = &finished.end;
-        let (exit_code, signal_number, core_dumped) = match end.exit {
-            Exit::Code(code) => (Some(code), None, false),
-            Exit::Signal { number, core_dumped } => (None, Some(number), core_dumped),
-        };
         Self {
-            exit_code: if end.timed_out { None } else { exit_code },
+            exit_code: exit_code(end),
             timed_out: end.timed_out,
             stdout: channel(&finished.stdout, encoding),
             stderr: channel(&finished.stderr, encoding),
             stdout_truncated: finished.stdout.omitted > 0,
             stderr_truncated: finished.stderr.omitted > 0,
             duration_ms: milliseconds(end.wall),
-            signal: signal_number.map(signal_name),
-            signal_number,
-            core_dumped,
-            cancelled: end.cancelled,
-            oom: match end.oom {
-                Oom::Yes => Value::Bool(true),
-                Oom::No => Value::Bool(false),
-                Oom::Unknown => Value::from("unknown"),
-            },
-            peak_rss_bytes: end.peak_rss,
-            cpu_ms: milliseconds(end.user_cpu + end.system_cpu),
-            lingering: end.lingering.clone(),
+            end: End::from(&**end),
             process_id: finished.id.to_string(),
             encoding,
             timeout_ms,
-            stdout_bytes: end.stdout.total,
-            stderr_bytes: end.stderr.total,
+            stdout_bytes: end.output[Channel::Stdout].total,
+            stderr_bytes: end.output[Channel::Stderr].total,
             stdout_omitted_bytes: finished.stdout.omitted,
             stderr_omitted_bytes: finished.stderr.omitted,
             stdout_head_bytes: head_bytes(&finished.stdout),
             stderr_head_bytes: head_bytes(&finished.stderr),
-            stdout_blake3: end.stdout.digest.to_string(),
-            stderr_blake3: end.stderr.digest.to_string(),
+            stdout_blake3: end.output[Channel::Stdout].digest.to_string(),
+            stderr_blake3: end.output[Channel::Stderr].digest.to_string(),
         }
     }
 }
@@ -315,15 +204,16 @@ fn head_bytes(captured: &Kept) -> u64 {
     }
 }
 
-fn milliseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
-    use crate::exec::{ChannelTotals, EndRecord};
+    use bytes::Bytes;
+
+    use crate::exec::{Command, EndRecord, Exit, Oom};
     use crate::ids::ProcessId;
+    use crate::stream::Totals;
     use crate::wire::json::{Unknown, decode};
 
     fn request(text: &str) -> Result<Run, Error> {
@@ -369,47 +259,44 @@ mod tests {
 
     #[test]
     fn limits_are_those_of_the_configuration() {
-        let timeout = |text: &str| request(text).unwrap().timeout.unwrap().as_millis();
+        let timeout = |text: &str| request(text).unwrap().launch.timeout.unwrap().as_millis();
         assert_eq!(timeout(r#"{"command":"a"}"#), 30_000);
         assert_eq!(timeout(r#"{"command":"a","timeoutMs":0}"#), 30_000);
         assert_eq!(timeout(r#"{"command":"a","timeoutMs":999999999}"#), 300_000);
         let keep = request(r#"{"command":"a","maxOutputBytes":9999999999}"#)
             .unwrap()
             .keep;
-        assert_eq!(keep.head + keep.tail, 1_048_576);
+        assert_eq!(keep, Keep::both_ends(1_048_576));
         let keep = request(r#"{"command":"a","maxOutputBytes":1}"#).unwrap().keep;
-        assert_eq!((keep.head, keep.tail), (1, 0));
+        assert_eq!(keep, Keep::both_ends(1));
     }
 
     #[test]
     fn a_shell_line_takes_its_arguments() {
         let run = request(r#"{"command":"echo a","args":["b c"],"shell":true}"#).unwrap();
-        assert_eq!(run.command, Command::Shell("echo a b c".into()));
+        assert_eq!(run.launch.command, Command::Shell("echo a b c".into()));
     }
 
     fn finished(exit: Exit, stdout: Kept) -> Finished {
-        let totals = ChannelTotals {
-            total: 3,
-            digest: blake3::hash(b""),
-        };
         Finished {
             id: ProcessId(7),
             stdout,
             stderr: Kept::default(),
-            end: EndRecord {
+            end: Arc::new(EndRecord {
                 seq: 1,
                 exit,
                 timed_out: false,
                 cancelled: false,
+                sent_signal: None,
+                limit: None,
                 oom: Oom::Unknown,
                 peak_rss: Some(4096),
                 user_cpu: Duration::from_millis(2),
                 system_cpu: Duration::from_millis(3),
                 wall: Duration::from_millis(9),
-                stdout: totals.clone(),
-                stderr: totals,
+                output: Totals::of(&[(Channel::Stdout, b"abc"), (Channel::Stderr, b"abc")]),
                 lingering: vec![12],
-            },
+            }),
         }
     }
 

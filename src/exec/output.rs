@@ -1,0 +1,467 @@
+//! The output of one process while it runs and afterwards: one numbered log, one writer, any number of readers.
+//!
+//! ```text
+//!   pump --append--> log --next(cursor)--> readers, each at its own pace
+//!                     | ^
+//!              settle v | next                gate: whether the pump may read more
+//!                   spool
+//! ```
+//!
+//! A reader that stops reading costs nobody anything: it holds a cursor, not a place in a queue. What does not fit into
+//! memory goes to the spool; what is not to be kept is dropped and counted.
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use super::spool::{Segment, Spool};
+use crate::error::Error;
+use crate::stream::{Channel, Cursor, Item, Keep, Kept, Log, Record, Stored, Tail, Totals};
+
+/// When the pump may read more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Gate {
+    /// A record.
+    pub after: u64,
+    /// Bytes that may stand behind it.
+    pub window: u64,
+    /// Bytes that may be kept in all.
+    pub capacity: u64,
+}
+
+impl Gate {
+    /// Always.
+    pub const OPEN: Self = Self {
+        after: 0,
+        window: u64::MAX,
+        capacity: u64::MAX,
+    };
+}
+
+/// The shared log of one process.
+#[derive(Debug)]
+pub struct Output {
+    state: Mutex<State>,
+    /// Something was added, or the end came.
+    news: Notify,
+    /// The gate may be open now.
+    room: Notify,
+    /// Where it may grow beyond memory; `None` for logs that are bounded to fit.
+    spool: Option<Arc<Spool>>,
+}
+
+#[derive(Debug)]
+struct State {
+    log: Log,
+    gate: Gate,
+    sealed: bool,
+    /// Bytes that may be written at most.
+    limit: u64,
+    /// Taken by whoever writes to the spool.
+    segment: Option<Segment>,
+    /// The spool takes nothing: what is in memory is all there is room for.
+    stuck: bool,
+}
+
+impl Output {
+    /// An empty one that keeps this much in memory.
+    pub fn in_memory(keep: Keep) -> Arc<Self> {
+        Arc::new(Self::new(Log::new(keep), None))
+    }
+
+    /// An empty one that may grow into the spool.
+    pub fn spooled(log: Log, spool: &Arc<Spool>) -> Arc<Self> {
+        spool.join();
+        Arc::new(Self::new(log, Some(Arc::clone(spool))))
+    }
+
+    fn new(log: Log, spool: Option<Arc<Spool>>) -> Self {
+        Self {
+            state: Mutex::new(State {
+                log,
+                gate: Gate::OPEN,
+                sealed: false,
+                limit: u64::MAX,
+                segment: None,
+                stuck: false,
+            }),
+            news: Notify::new(),
+            room: Notify::new(),
+            spool,
+        }
+    }
+
+    /// Adds bytes as they arrive. What comes after the seal is no part of the log.
+    pub fn append(&self, channel: Channel, bytes: Bytes) {
+        let mut state = self.state.lock();
+        if !state.sealed {
+            state.log.append(channel, bytes, now_ms());
+            drop(state);
+            self.news.notify_waiters();
+        }
+    }
+
+    /// Adds a sign of life.
+    pub fn mark(&self) {
+        let mut state = self.state.lock();
+        if !state.sealed {
+            state.log.mark(now_ms());
+            drop(state);
+            self.news.notify_waiters();
+        }
+    }
+
+    /// Nothing is added any more. `end` gets the sequence of the end record and the totals, and what it keeps is there
+    /// before any reader learns of the end.
+    pub fn seal<T>(&self, end: impl FnOnce(u64, Totals) -> T) -> T {
+        let mut state = self.state.lock();
+        let kept = end(state.log.next_seq(), state.log.totals());
+        state.sealed = true;
+        drop(state);
+        self.news.notify_waiters();
+        self.room.notify_waiters();
+        kept
+    }
+
+    /// Whether the end is in.
+    pub fn is_sealed(&self) -> bool {
+        self.state.lock().sealed
+    }
+
+    /// What stands behind `cursor`, about `max` bytes of it, as soon as there is something; empty at the end. Cancel-safe:
+    /// the cursor moves with the answer.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] when the spool cannot be read.
+    pub async fn next(&self, cursor: &mut Cursor, max: u64) -> Result<Vec<Item>, Error> {
+        loop {
+            let mut news = std::pin::pin!(self.news.notified());
+            news.as_mut().enable();
+            let mut ahead = cursor.clone();
+            let (items, sealed) = {
+                let mut state = self.state.lock();
+                (state.log.read(&mut ahead, max), state.sealed)
+            };
+            if !items.is_empty() || sealed {
+                let items = in_memory(items).await?;
+                *cursor = ahead;
+                return Ok(items);
+            }
+            news.await;
+        }
+    }
+
+    /// What stands behind `cursor` now, about `max` bytes of it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] when the spool cannot be read.
+    pub async fn read(&self, cursor: &mut Cursor, max: u64) -> Result<Vec<Item>, Error> {
+        let mut ahead = cursor.clone();
+        let items = self.state.lock().log.read(&mut ahead, max);
+        let items = in_memory(items).await?;
+        *cursor = ahead;
+        Ok(items)
+    }
+
+    /// Resolves when the pump may read more. Cancel-safe.
+    pub async fn room(&self) {
+        loop {
+            let mut room = std::pin::pin!(self.room.notified());
+            room.as_mut().enable();
+            if self.is_open() {
+                return;
+            }
+            room.await;
+        }
+    }
+
+    /// Whether the pump may read more.
+    pub fn is_open(&self) -> bool {
+        let state = self.state.lock();
+        if state.gate == Gate::OPEN && !state.stuck {
+            return true;
+        }
+        let no_memory = || {
+            let share = self.spool.as_ref().map_or(u64::MAX, |spool| spool.share());
+            state.stuck && state.log.in_memory() >= share
+        };
+        state.log.behind(state.gate.after) < state.gate.window
+            && state.log.retained() < state.gate.capacity
+            && !no_memory()
+    }
+
+    /// Decides when the pump may read more from now on.
+    pub fn set_gate(&self, gate: Gate) {
+        self.state.lock().gate = gate;
+        self.room.notify_waiters();
+    }
+
+    /// Lets go of the records up to `seq`.
+    pub fn release(&self, seq: u64) {
+        self.state.lock().log.release(seq);
+        self.room.notify_waiters();
+    }
+
+    /// Lets go of the oldest records, of those up to `seq` only, until at most `bytes` are kept; answers the last one that
+    /// went.
+    pub fn release_down_to(&self, bytes: u64, seq: u64) -> Option<u64> {
+        let last = self.state.lock().log.release_down_to(bytes, seq);
+        self.room.notify_waiters();
+        last
+    }
+
+    /// Bytes that are kept now.
+    pub fn retained(&self) -> u64 {
+        self.state.lock().log.retained()
+    }
+
+    /// Bytes behind record `seq`.
+    pub fn behind(&self, seq: u64) -> u64 {
+        self.state.lock().log.behind(seq)
+    }
+
+    /// The sequence that the next record, or the end record, gets.
+    pub fn next_seq(&self) -> u64 {
+        self.state.lock().log.next_seq()
+    }
+
+    /// Totals and digests so far.
+    pub fn totals(&self) -> Totals {
+        self.state.lock().log.totals()
+    }
+
+    /// What was kept of a channel, put together as far as `keep` goes.
+    pub fn kept(&self, channel: Channel, keep: Keep) -> Kept {
+        self.state.lock().log.kept(channel, keep)
+    }
+
+    /// Bounds what may be written, bytes.
+    pub(super) fn limit(&self, bytes: u64) {
+        self.state.lock().limit = bytes;
+    }
+
+    /// Whether more was written than may be.
+    pub(super) fn is_over(&self) -> bool {
+        let state = self.state.lock();
+        state.log.written() > state.limit
+    }
+
+    /// Moves out of memory what is too much for it. Cancel-safe: nothing is lost, what was not moved is in memory.
+    pub(super) async fn settle(&self) {
+        let Some(spool) = &self.spool else { return };
+        let share = spool.share();
+        let (excess, segment) = {
+            let mut state = self.state.lock();
+            if state.log.in_memory() <= share {
+                return;
+            }
+            (state.log.excess(share / 2), state.segment.take())
+        };
+        let (spool, pieces) = (
+            Arc::clone(spool),
+            excess.iter().map(|(.., bytes)| bytes.clone()).collect(),
+        );
+        let writing = tokio::task::spawn_blocking(move || {
+            let (mut segment, pieces): (_, Vec<Bytes>) = (segment, pieces);
+            let written = spool.write(&mut segment, &pieces);
+            (written, segment)
+        });
+        let Ok((written, segment)) = writing.await else {
+            return;
+        };
+        let mut state = self.state.lock();
+        state.segment = segment;
+        state.stuck = written.is_err();
+        match written {
+            Ok(places) => {
+                for ((seq, channel, _), place) in excess.into_iter().zip(places) {
+                    state.log.spilled(seq, channel, place);
+                }
+            }
+            Err(error) => {
+                tracing::debug!(%error, "output stays in memory");
+                self.without_disk(&mut state, &excess);
+            }
+        }
+    }
+
+    /// What is to be dropped sooner or later is dropped now; what may not be dropped closes the gate.
+    fn without_disk(&self, state: &mut State, excess: &[(u64, Channel, Bytes)]) {
+        if let (Tail::Together(_), Some((seq, ..))) = (state.log.keep().tail, excess.last()) {
+            state.log.release(*seq);
+            state.stuck = false;
+        }
+        self.room.notify_waiters();
+    }
+}
+
+impl Drop for Output {
+    fn drop(&mut self) {
+        if let Some(spool) = &self.spool {
+            spool.leave();
+        }
+    }
+}
+
+/// The same items with all of their bytes in memory.
+async fn in_memory(items: Vec<Item<Stored>>) -> Result<Vec<Item>, Error> {
+    let spilled = |item: &Item<Stored>| {
+        matches!(
+            item,
+            Item::Record(Record {
+                bytes: Stored::Spilled(_),
+                ..
+            })
+        )
+    };
+    if !items.iter().any(spilled) {
+        return items.into_iter().map(fetched).collect();
+    }
+    let fetching = tokio::task::spawn_blocking(move || items.into_iter().map(fetched).collect());
+    fetching.await.map_err(|panic| Error::Internal {
+        reason: format!("reading the spool panicked: {panic}"),
+    })?
+}
+
+fn fetched(item: Item<Stored>) -> Result<Item, Error> {
+    let record = match item {
+        Item::Gap(gap) => return Ok(Item::Gap(gap)),
+        Item::Record(record) => record,
+    };
+    let bytes = match record.bytes {
+        Stored::Memory(bytes) => bytes,
+        Stored::Spilled(place) => {
+            let read = place.holder.read(place.position, place.length);
+            read.map_err(|source| Error::Io {
+                doing: "read output from the spool".into(),
+                source,
+            })?
+        }
+    };
+    Ok(Item::Record(Record {
+        seq: record.seq,
+        channel: record.channel,
+        at_ms: record.at_ms,
+        offset: record.offset,
+        bytes,
+    }))
+}
+
+fn now_ms() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_millis() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(items: &[Item]) -> String {
+        let texts = items.iter().map(|item| match item {
+            Item::Record(record) => String::from_utf8_lossy(&record.bytes).into_owned(),
+            Item::Gap(gap) => format!("<{}>", gap.bytes),
+        });
+        texts.collect()
+    }
+
+    #[tokio::test]
+    async fn a_reader_waits_for_what_is_new_and_for_the_end() {
+        let output = Output::in_memory(Keep::newest(100));
+        let (mut cursor, writer) = (Cursor::start(), Arc::clone(&output));
+        let next = async { text(&output.next(&mut cursor, 100).await.unwrap()) };
+        let write = async { writer.append(Channel::Stdout, Bytes::from("new")) };
+        assert_eq!(tokio::join!(next, write).0, "new");
+        let end = async { output.next(&mut cursor, 100).await.unwrap().len() };
+        let seal = async { writer.seal(|seq, _| seq) };
+        assert_eq!(tokio::join!(end, seal), (0, 2));
+        writer.append(Channel::Stdout, Bytes::from("late"));
+        assert_eq!(output.totals()[Channel::Stdout].total, 3, "the end was sealed");
+    }
+
+    #[tokio::test]
+    async fn what_does_not_fit_in_memory_comes_back_from_the_spool() {
+        let directory = tempfile::tempdir().unwrap();
+        let spool = Spool::new(Some(directory.path().to_owned()), 0);
+        let output = Output::spooled(Log::new(Keep::all()), &spool);
+        let mut all = Vec::new();
+        for step in 0..200_u8 {
+            let piece = vec![step; 100_000];
+            all.extend_from_slice(&piece);
+            output.append(Channel::Stdout, piece.into());
+            output.settle().await;
+        }
+        assert!(output.state.lock().log.in_memory() <= spool.share());
+        assert!(spool.used() > 15_000_000, "{}", spool.used());
+        output.seal(|_, _| ());
+        let (mut cursor, mut read) = (Cursor::start(), Vec::new());
+        loop {
+            let items = output.next(&mut cursor, 1 << 20).await.unwrap();
+            let Some(last) = items.last() else { break };
+            assert!(matches!(last, Item::Record(_)));
+            for item in items {
+                if let Item::Record(record) = item {
+                    read.extend_from_slice(&record.bytes);
+                }
+            }
+        }
+        assert_eq!(blake3::hash(&read), blake3::hash(&all));
+        output.release(u64::MAX);
+        drop(output);
+        assert_eq!(spool.used(), 0);
+    }
+
+    #[tokio::test]
+    async fn without_a_disk_the_oldest_are_dropped_or_the_gate_closes() {
+        let spool = Spool::new(None, 0);
+        let share = spool.share();
+        let (dropping, blocking) = (
+            Output::spooled(Log::new(Keep::newest(u64::MAX)), &spool),
+            Output::spooled(Log::new(Keep::all()), &spool),
+        );
+        let mut written = 0;
+        while written < 3 * share {
+            for output in [&dropping, &blocking] {
+                if output.is_open() {
+                    output.append(Channel::Stdout, vec![b'x'; 100_000].into());
+                    output.settle().await;
+                }
+            }
+            written += 100_000;
+        }
+        assert!(dropping.retained() <= share && dropping.is_open());
+        assert!(!blocking.is_open() && blocking.retained() < share + 200_000);
+        let first = dropping.read(&mut Cursor::start(), 1).await.unwrap();
+        assert!(matches!(first[0], Item::Gap(_)), "what was dropped is told");
+        blocking.release(blocking.next_seq() - 1);
+        assert!(blocking.is_open());
+    }
+
+    #[tokio::test]
+    async fn the_gate_opens_when_records_are_released() {
+        let output = Output::in_memory(Keep::all());
+        let gate = |after| Gate {
+            after,
+            window: 4,
+            capacity: 100,
+        };
+        output.set_gate(gate(0));
+        output.append(Channel::Stdout, Bytes::from("four"));
+        assert!(!output.is_open());
+        assert_eq!(output.next_seq(), 2, "what was gathered is a record now");
+        let (room, release) = (output.room(), async { output.set_gate(gate(1)) });
+        tokio::join!(room, release);
+        output.set_gate(Gate {
+            capacity: 4,
+            ..gate(1)
+        });
+        assert!(!output.is_open(), "as much is kept as may be");
+        output.release(1);
+        assert!(output.is_open());
+    }
+}

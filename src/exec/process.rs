@@ -1,0 +1,307 @@
+//! A process as everybody else sees it: what it is, what it wrote, how it ended, and the ways to act on it. Doors attach to
+//! it and none of them owns it; `run` accompanies it.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
+
+use super::input::Input;
+use super::kill;
+use super::members::Tree;
+use super::output::Output;
+use super::spec::{Command, EndRecord, Finished, Owner};
+use crate::error::Error;
+use crate::ids::ProcessId;
+use crate::stream::{Channel, Cursor, Keep, Totals};
+
+/// Bytes kept of what descendants wrote after the end.
+const AFTER_EXIT: u64 = 64 << 10;
+
+/// Whom a signal is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// The process and everything that it started.
+    Tree,
+    /// The process alone.
+    Leader,
+}
+
+/// Whom a signal reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Signalled {
+    /// Their pids.
+    pub pids: Vec<i32>,
+    /// Those who would not end.
+    pub survivors: Vec<i32>,
+    /// Only the process and its group could be reached: `/proc` cannot be read.
+    pub unseen: bool,
+    /// `cgroup` when nobody can have escaped, else `best_effort`.
+    pub tree: &'static str,
+}
+
+/// Without a cgroup a process that cleared its environment may escape.
+const BEST_EFFORT: &str = "best_effort";
+
+impl Signalled {
+    fn nobody() -> Self {
+        Self {
+            pids: Vec::new(),
+            survivors: Vec::new(),
+            unseen: false,
+            tree: BEST_EFFORT,
+        }
+    }
+}
+
+/// One process of the engine.
+#[derive(Debug)]
+pub struct Process {
+    id: ProcessId,
+    about: About,
+    tree: Tree,
+    input: Input,
+    output: Arc<Output>,
+    after_exit: Arc<Output>,
+    control: Control,
+    end: OnceLock<Arc<EndRecord>>,
+}
+
+/// What it is.
+#[derive(Debug, Clone)]
+pub struct About {
+    /// What was to be run.
+    pub command: Command,
+    /// Where.
+    pub cwd: PathBuf,
+    /// Whether its input stays open.
+    pub interactive: bool,
+    /// Who it belongs to.
+    pub owner: Owner,
+    /// What its caller knows it by.
+    pub labels: BTreeMap<String, String>,
+    /// When it was started.
+    pub created_at: SystemTime,
+    /// The pid of its leader, which may be somebody else's after the end.
+    pub pid: i32,
+}
+
+/// What was asked of whoever accompanies it.
+#[derive(Debug, Default)]
+struct Control {
+    cancel: CancellationToken,
+    /// The last signal that was sent to the leader.
+    sent: Mutex<Option<i32>>,
+}
+
+/// What a process is put together from.
+pub(super) struct Parts {
+    pub(super) id: ProcessId,
+    pub(super) about: About,
+    pub(super) tree: Tree,
+    pub(super) input: Input,
+    pub(super) output: Arc<Output>,
+}
+
+impl Process {
+    pub(super) fn new(parts: Parts) -> Arc<Self> {
+        let Parts {
+            id,
+            about,
+            tree,
+            input,
+            output,
+        } = parts;
+        Arc::new(Self {
+            id,
+            about,
+            tree,
+            input,
+            output,
+            after_exit: Output::in_memory(Keep::newest(AFTER_EXIT)),
+            control: Control::default(),
+            end: OnceLock::new(),
+        })
+    }
+
+    /// Its id in this daemon.
+    pub fn id(&self) -> ProcessId {
+        self.id
+    }
+
+    /// What it is.
+    pub fn about(&self) -> &About {
+        &self.about
+    }
+
+    /// What it writes; sealed at its end.
+    pub fn output(&self) -> &Arc<Output> {
+        &self.output
+    }
+
+    /// What its descendants wrote after its end: the newest of it, and all of it counted.
+    pub fn after_exit(&self) -> &Arc<Output> {
+        &self.after_exit
+    }
+
+    /// Whether it has a terminal.
+    pub fn has_terminal(&self) -> bool {
+        false
+    }
+
+    /// How it ended, when it has.
+    pub fn end(&self) -> Option<&Arc<EndRecord>> {
+        self.end.get()
+    }
+
+    /// Resolves with how it ended. Cancel-safe.
+    pub async fn ended(&self) -> Arc<EndRecord> {
+        let mut cursor = Cursor::after(u64::MAX - 1);
+        loop {
+            if let Some(end) = self.end.get() {
+                return Arc::clone(end);
+            }
+            // Nothing stands behind that cursor: it resolves at the seal, which comes after the end was set.
+            if let Err(error) = self.output.next(&mut cursor, 0).await {
+                tracing::debug!(%error, "the end of a process is awaited");
+            }
+        }
+    }
+
+    /// Writes to its standard input or terminal, all of it, and answers how many bytes that were. To be awaited to its
+    /// end.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Conflict`] when it has ended, its input is closed, or it does not read; it says how much went.
+    pub async fn write(&self, bytes: Bytes) -> Result<u64, Error> {
+        self.expect_running()?;
+        self.input.write(bytes).await
+    }
+
+    /// Ends its standard input; a terminal gets control-D.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Conflict`] when it has ended.
+    pub async fn close_stdin(&self) -> Result<(), Error> {
+        self.expect_running()?;
+        self.input.close().await
+    }
+
+    fn expect_running(&self) -> Result<(), Error> {
+        match self.end() {
+            None => Ok(()),
+            Some(_) => Err(Error::Conflict {
+                what: self.id.to_string(),
+                reason: "it has exited".into(),
+            }),
+        }
+    }
+
+    /// Sends a signal, also to what is left of the tree after the end.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Conflict`] when the leader alone is meant and has ended.
+    pub async fn signal(&self, signal: i32, scope: Scope) -> Result<Signalled, Error> {
+        if scope == Scope::Leader {
+            self.expect_running()?;
+        }
+        *self.control.sent.lock() = Some(signal);
+        if scope == Scope::Leader {
+            let leader = self.tree.leader.as_ref().filter(|leader| leader.is_alive());
+            leader.inspect(|leader| leader.signal(signal));
+            return Ok(Signalled {
+                pids: leader.iter().map(|leader| leader.pid).collect(),
+                ..Signalled::nobody()
+            });
+        }
+        if signal == libc::SIGKILL {
+            return self.kill().await;
+        }
+        let tree = self.tree.clone();
+        let leader = tree
+            .leader
+            .as_ref()
+            .filter(|leader| leader.is_alive())
+            .map(|leader| leader.pid);
+        let signalling = tokio::task::spawn_blocking(move || kill::signal_tree(&tree, signal));
+        let others = signalling.await.map_err(panicked)?;
+        Ok(Signalled {
+            pids: leader.into_iter().chain(others).collect(),
+            ..Signalled::nobody()
+        })
+    }
+
+    /// Kills the whole tree, until nobody of it is left.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Internal`] only.
+    pub async fn kill(&self) -> Result<Signalled, Error> {
+        *self.control.sent.lock() = Some(libc::SIGKILL);
+        let tree = self.tree.clone();
+        let killed = tokio::task::spawn_blocking(move || kill::kill_tree(&tree))
+            .await
+            .map_err(panicked)?;
+        Ok(Signalled {
+            pids: killed.pids,
+            survivors: killed.survivors,
+            unseen: killed.unseen,
+            tree: BEST_EFFORT,
+        })
+    }
+
+    /// Ends it as cancelled: the whole tree is killed.
+    pub fn cancel(&self) {
+        self.control.cancel.cancel();
+    }
+
+    /// Waits for its end, at most `limit`; says whether it came.
+    pub async fn ended_within(&self, limit: Duration) -> bool {
+        tokio::time::timeout(limit, self.ended()).await.is_ok()
+    }
+
+    /// What was kept of its output for an answer; `None` before the end.
+    pub fn finished(&self, keep: Keep) -> Option<Finished> {
+        let end = self.end.get()?;
+        Some(Finished {
+            id: self.id,
+            stdout: self.output.kept(Channel::Stdout, keep),
+            stderr: self.output.kept(Channel::Stderr, keep),
+            end: Arc::clone(end),
+        })
+    }
+
+    pub(super) fn tree(&self) -> &Tree {
+        &self.tree
+    }
+
+    /// Resolves when it is to be ended as cancelled. Cancel-safe.
+    pub(super) async fn cancelled(&self) {
+        self.control.cancel.cancelled().await;
+    }
+
+    pub(super) fn sent_signal(&self) -> Option<i32> {
+        *self.control.sent.lock()
+    }
+
+    /// Keeps how it ended; everybody who waits learns it by the seal of the output. What it makes of the seal is the end
+    /// record.
+    pub(super) fn seal(&self, end: impl FnOnce(u64, Totals) -> EndRecord) -> Arc<EndRecord> {
+        self.input.end();
+        self.output
+            .seal(|seq, totals| Arc::clone(self.end.get_or_init(|| Arc::new(end(seq, totals)))))
+    }
+}
+
+fn panicked(panic: tokio::task::JoinError) -> Error {
+    Error::Internal {
+        reason: format!("a signal panicked: {panic}"),
+    }
+}

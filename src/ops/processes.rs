@@ -1,0 +1,289 @@
+//! The operations on processes: run, create, ask, signal, forget.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use super::once::{Begin, Guard};
+use super::{Call, Create, Door, Launch, Op, ProcessConfig, ProcessConfigPatch, Product, Reply, Rooms, Run};
+use crate::error::Error;
+use crate::exec::{self, Process, RowKey, Scope, Signalled};
+use crate::ids::ProcessId;
+
+/// Processes that one principal may have running at once.
+const RUNNING: usize = 4096;
+
+impl Rooms {
+    pub(super) async fn dispatch_process(&self, call: &Call, op: Op) -> Result<Reply, Error> {
+        match op {
+            Op::ProcessRun(run) => self.run(call, *run).await,
+            Op::ProcessCreate(create) => self.create(call, *create).await.map(Reply::Process),
+            Op::ProcessList { owner } => Ok(Reply::Processes(self.list(owner))),
+            Op::ProcessGet { id } => self.processes.get(id).map(Reply::Process),
+            Op::ProcessWait { id, limit } => self.wait(id, limit).await,
+            Op::ProcessInput { id, bytes } => self.input(id, bytes).await,
+            Op::ProcessCloseStdin { id } => {
+                let process = self.processes.get(id)?;
+                process.close_stdin().await?;
+                Ok(Reply::Process(process))
+            }
+            Op::ProcessSignal { id, signal, scope } => {
+                let process = self.processes.get(id)?;
+                let signalled = process.signal(signal, scope).await?;
+                Ok(Reply::Signalled { process, signalled })
+            }
+            Op::ProcessStop { id, wait, kill_after } => self.stop(id, wait, kill_after).await,
+            Op::ProcessKill { id, wait } => {
+                let process = self.processes.get(id)?;
+                let signalled = process.kill().await?;
+                process.ended_within(wait).await;
+                Ok(Reply::Signalled { process, signalled })
+            }
+            Op::ProcessDelete { id } => self.processes.remove(id).map(Reply::Process),
+            Op::ProcessConfigGet => Ok(Reply::ProcessConfig(self.process_config())),
+            Op::ProcessConfigSet(patch) => self.set_process_config(&patch).map(Reply::ProcessConfig),
+            other => Err(Error::Internal {
+                reason: format!("{} is no operation on processes", other.name()),
+            }),
+        }
+    }
+
+    /// Runs in a task of its own: a command outlives the connection that asked for it, and so does its entry in the
+    /// ledger.
+    async fn run(&self, call: &Call, run: Run) -> Result<Reply, Error> {
+        consented(call)?;
+        let guard = match self.begin(call, run.fingerprint()).await? {
+            Some(Begin::Replay(Product::Ran(outcome))) => return Ok(Reply::Ran(outcome)),
+            Some(Begin::Replay(Product::Made(id))) => return Err(used(call, id)),
+            Some(Begin::Fresh(guard)) => Some(guard),
+            None => None,
+        };
+        let slot = self.slot(call)?;
+        let mut spec = self.spec(run.launch, run.keep)?;
+        spec.stdin = exec::Stdin::Bytes(run.stdin);
+        let (engine, keep) = (Arc::clone(&self.engine), run.keep);
+        let work = self.tasks.spawn("process.run", async move {
+            let mut guard = guard;
+            let started = engine.spawn(spec).await?;
+            if let Some(guard) = &mut guard {
+                guard.started();
+            }
+            let outcome = Arc::new(started.finish(keep).await?);
+            if let Some(guard) = guard {
+                guard.finish(&Product::Ran(Arc::clone(&outcome)));
+            }
+            drop(slot);
+            Ok(Reply::Ran(outcome))
+        });
+        work.await.map_err(|panic| panicked(&panic))?
+    }
+
+    /// Starts a process, or answers the one that was made under the same key.
+    async fn create(&self, call: &Call, create: Create) -> Result<Arc<Process>, Error> {
+        consented(call)?;
+        let fingerprint = create.fingerprint();
+        let key = call
+            .idempotency_key
+            .clone()
+            .map(|name| RowKey { name, fingerprint });
+        if let Some(key) = &key
+            && let Some(process) = self.processes.by_key(&call.principal.id, key)?
+        {
+            return Ok(process);
+        }
+        let guard = match self.begin(call, fingerprint).await? {
+            Some(Begin::Replay(Product::Made(id))) => {
+                return self.processes.get(id).map_err(|_| Error::Evicted {
+                    key: call.idempotency_key.clone().unwrap_or_default(),
+                });
+            }
+            Some(Begin::Replay(Product::Ran(outcome))) => return Err(used(call, outcome.id)),
+            Some(Begin::Fresh(guard)) => Some(guard),
+            None => None,
+        };
+        let slot = self.slot(call)?;
+        self.quota(call)?;
+        let mut spec = self.spec(create.launch, exec::Keep::first(0))?;
+        spec.stdin = create.stdin;
+        spec.retention = create.retention;
+        spec.record_limit = create.record_limit;
+        spec.owner = create.owner;
+        spec.labels = create.labels;
+        let process = self.start(call, spec, guard, key).await?;
+        if let Some(slot) = slot {
+            let running = Arc::clone(&process);
+            drop(self.tasks.detach("process slot", async move {
+                running.ended().await;
+                drop(slot);
+            }));
+        }
+        Ok(process)
+    }
+
+    /// In a task of its own, so that who goes away half way does not leave a process that nobody knows.
+    async fn start(
+        &self,
+        call: &Call,
+        spec: exec::ProcessSpec,
+        guard: Option<Guard>,
+        key: Option<RowKey>,
+    ) -> Result<Arc<Process>, Error> {
+        let (engine, processes) = (Arc::clone(&self.engine), Arc::clone(&self.processes));
+        let principal = Arc::clone(&call.principal.id);
+        let work = self.tasks.spawn("process.create", async move {
+            let process = engine.start_process(spec).await?;
+            processes.insert(principal, key, Arc::clone(&process), Instant::now());
+            if let Some(mut guard) = guard {
+                guard.started();
+                guard.finish(&Product::Made(process.id()));
+            }
+            Ok(process)
+        });
+        work.await.map_err(|panic| panicked(&panic))?
+    }
+
+    async fn begin(&self, call: &Call, fingerprint: u64) -> Result<Option<Begin>, Error> {
+        let Some(key) = &call.idempotency_key else {
+            return Ok(None);
+        };
+        let begun = self.ledger.begin(&call.principal.id, key, fingerprint);
+        begun.await.map(Some)
+    }
+
+    fn spec(&self, launch: Launch, keep: exec::Keep) -> Result<exec::ProcessSpec, Error> {
+        Ok(exec::ProcessSpec {
+            environment: launch.environment,
+            timeout: launch.timeout,
+            on_exit: launch.on_exit,
+            ..exec::ProcessSpec::new(launch.command, self.workspace.resolve(&launch.cwd)?, keep)
+        })
+    }
+
+    /// A place among what is made over HTTP, which alone is counted; given back when dropped.
+    fn slot(&self, call: &Call) -> Result<Option<Slot>, Error> {
+        if call.principal.door != Door::Http {
+            return Ok(None);
+        }
+        let limit = self.process_config().max_concurrent_processes;
+        let taken = Slot(Arc::clone(&self.http_processes));
+        let running = self.http_processes.fetch_add(1, Ordering::Relaxed);
+        if running < limit {
+            return Ok(Some(taken));
+        }
+        Err(Error::Conflict {
+            what: "process limit".into(),
+            reason: format!("{running} processes run, maxConcurrentProcesses is {limit}"),
+        })
+    }
+
+    fn quota(&self, call: &Call) -> Result<(), Error> {
+        let running = self.processes.running(&call.principal.id);
+        if running < RUNNING {
+            return Ok(());
+        }
+        Err(Error::Overloaded {
+            what: "processes of one caller",
+            reason: format!("{running} run, {RUNNING} may"),
+        })
+    }
+
+    fn list(&self, owner: Option<exec::Owner>) -> Vec<Arc<Process>> {
+        let mut processes = self.processes.list();
+        processes.retain(|process| owner.is_none_or(|owner| process.about().owner == owner));
+        processes
+    }
+
+    async fn wait(&self, id: ProcessId, limit: Option<Duration>) -> Result<Reply, Error> {
+        let process = self.processes.get(id)?;
+        match limit {
+            None => drop(process.ended().await),
+            Some(limit) => drop(process.ended_within(limit).await),
+        }
+        Ok(Reply::Process(process))
+    }
+
+    /// In a task of its own: input is written whole, also when who sent it goes away.
+    async fn input(&self, id: ProcessId, bytes: Bytes) -> Result<Reply, Error> {
+        let process = self.processes.get(id)?;
+        let writing = self
+            .tasks
+            .detach("input", async move { process.write(bytes).await });
+        writing.await.map_err(|panic| panicked(&panic))?.map(Reply::Input)
+    }
+
+    async fn stop(
+        &self,
+        id: ProcessId,
+        wait: Duration,
+        kill_after: Option<Duration>,
+    ) -> Result<Reply, Error> {
+        let process = self.processes.get(id)?;
+        let mut signalled = process.signal(libc::SIGTERM, Scope::Tree).await?;
+        let Some(kill_after) = kill_after else {
+            process.ended_within(wait).await;
+            return Ok(Reply::Signalled { process, signalled });
+        };
+        let stopped = Arc::clone(&process);
+        let escalation = self.tasks.detach("stop", async move {
+            stopped.ended_within(kill_after).await;
+            stopped.kill().await
+        });
+        // With a shorter wait it goes on without us.
+        if let Ok(killed) = tokio::time::timeout(wait, escalation).await {
+            merge(&mut signalled, killed.map_err(|panic| panicked(&panic))??);
+        }
+        Ok(Reply::Signalled { process, signalled })
+    }
+
+    fn set_process_config(&self, patch: &ProcessConfigPatch) -> Result<ProcessConfig, Error> {
+        let mut config = self.process_config.write();
+        let changed = config.patched(patch)?;
+        *config = changed;
+        Ok(changed)
+    }
+}
+
+fn merge(signalled: &mut Signalled, killed: Signalled) {
+    let more = killed.pids.into_iter();
+    let new: Vec<_> = more.filter(|pid| !signalled.pids.contains(pid)).collect();
+    signalled.pids.extend(new);
+    signalled.survivors = killed.survivors;
+    signalled.unseen |= killed.unseen;
+}
+
+fn consented(call: &Call) -> Result<(), Error> {
+    if call.principal.whole_machine {
+        return Ok(());
+    }
+    Err(Error::ConsentRequired {
+        what: "running commands on the whole machine",
+    })
+}
+
+fn used(call: &Call, id: ProcessId) -> Error {
+    Error::Conflict {
+        what: format!(
+            "request {:?}",
+            call.idempotency_key.as_deref().unwrap_or_default()
+        ),
+        reason: format!("its id was used for another operation before, which made {id}"),
+    }
+}
+
+fn panicked(panic: &tokio::task::JoinError) -> Error {
+    Error::Internal {
+        reason: format!("work on a process panicked: {panic}"),
+    }
+}
+
+/// See [`Rooms::slot`].
+#[derive(Debug)]
+struct Slot(Arc<AtomicU64>);
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
