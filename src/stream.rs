@@ -4,13 +4,22 @@
 //! how much; `cursor` is where a reader stands, and `read` what it gets.
 
 mod cursor;
+mod delivery;
+#[cfg(test)]
+mod delivery_model;
+mod dialogue;
+mod flight;
 mod keep;
 mod log;
 mod read;
 mod record;
+mod roster;
 mod shelf;
 
 pub use cursor::Cursor;
+pub use delivery::Delivery;
+pub use dialogue::{Ack, Acked, Attach, Attached, Frame, Lease, Offer, ReadGate, Retained};
 pub use keep::{ChannelTotals, Keep, Kept, Tail, Totals};
 pub use log::Log;
 pub use record::{Channel, Gap, Holder, Item, Record, Spilled, Stored};
+pub use roster::{Evictions, Roster, Standing};

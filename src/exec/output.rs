@@ -104,6 +104,14 @@ impl Output {
         }
     }
 
+    /// Adds bytes as soon as they may be added, and sees to it that they do not stay in memory. For writers that are not a
+    /// process. Cancel-safe: the bytes are added or not.
+    pub async fn write(&self, channel: Channel, bytes: Bytes) {
+        self.room().await;
+        self.append(channel, bytes);
+        self.settle().await;
+    }
+
     /// Adds a sign of life.
     pub fn mark(&self) {
         let mut state = self.state.lock();

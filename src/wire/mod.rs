@@ -2,6 +2,7 @@
 
 pub mod file_reply;
 pub mod json;
+pub mod opstream;
 pub mod proto;
 pub mod reply;
 pub mod request;

@@ -3,9 +3,12 @@
 //! Requests that are answered without an operation (fenced, not an op, ops of rooms that do not exist) are the
 //! door's business and never get here. The NATS door calls this.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
+
+use bytes::Bytes;
 
 use super::proto::{
     ExecRequest, FsListRequest, FsMkdirRequest, FsMoveRequest, FsReadRequest, FsRemoveRequest,
@@ -14,26 +17,49 @@ use super::proto::{
 use crate::error::Error;
 use crate::exec;
 use crate::fs;
-use crate::ops::{Launch, Op, Run};
+use crate::ops::{Create, Launch, Op, Run};
 
 /// A command; `keep` is how much of each output channel the answer can carry.
 pub fn exec(request: ExecRequest, keep: exec::Keep) -> Result<Op, Error> {
+    let (launch, stdin) = launch(request)?;
+    Ok(Op::ProcessRun(Box::new(Run { launch, stdin, keep })))
+}
+
+/// A command whose output is streamed as it comes: all of it is kept until it was acknowledged, at most `capacity` bytes, in
+/// records of at most `record_limit` bytes. `left` is the time until its deadline.
+pub fn streamed_exec(
+    request: ExecRequest,
+    left: Option<Duration>,
+    capacity: u64,
+    record_limit: usize,
+) -> Result<Op, Error> {
+    let (mut launch, stdin) = launch(request)?;
+    launch.timeout = launch.timeout.into_iter().chain(left).min();
+    Ok(Op::ProcessCreate(Box::new(Create {
+        launch,
+        stdin: exec::Stdin::Bytes(stdin),
+        retention: exec::Retention::Block(capacity),
+        record_limit,
+        owner: exec::Owner::User,
+        labels: BTreeMap::new(),
+    })))
+}
+
+/// The program of a command, and its standard input.
+fn launch(request: ExecRequest) -> Result<(Launch, Bytes), Error> {
     let command = command(request.command, request.shell)?;
     let environment = request
         .env
         .into_iter()
         .map(|(name, value)| (name.into(), value.into()))
         .collect();
-    Ok(Op::ProcessRun(Box::new(Run {
-        launch: Launch {
-            cwd: request.cwd.into(),
-            environment: exec::Environment::Overlay(environment),
-            timeout: (request.timeout_ms > 0).then(|| Duration::from_millis(request.timeout_ms.into())),
-            ..Launch::new(command)
-        },
-        stdin: request.stdin,
-        keep,
-    })))
+    let launch = Launch {
+        cwd: request.cwd.into(),
+        environment: exec::Environment::Overlay(environment),
+        timeout: (request.timeout_ms > 0).then(|| Duration::from_millis(request.timeout_ms.into())),
+        ..Launch::new(command)
+    };
+    Ok((launch, request.stdin))
 }
 
 fn command(words: Vec<String>, shell: bool) -> Result<exec::Command, Error> {

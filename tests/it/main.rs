@@ -46,6 +46,7 @@ mod nats_credentials;
 mod nats_faults;
 mod nats_links;
 mod nats_load;
+mod nats_opstream;
 mod nats_requests;
 mod nats_slow;
 mod parity;

@@ -14,18 +14,19 @@ use super::answer::{Answer, Success};
 use super::error::{Breaker, agent_error, refused};
 use super::generation::Generation;
 use super::link::Link;
-use super::subjects::may_reply_to;
+use super::opstream::{self, Asked};
+use super::subjects::{FamilyKind, may_reply_to};
 use super::{content, extension, route};
 use crate::error::Error;
 use crate::ids::RequestId;
-use crate::ops::{Call, Op, Reply};
+use crate::ops::{self, Call, Op, Reply};
 use crate::wire::proto::control_request::Op as WireOp;
 use crate::wire::proto::control_response::Result as Outcome;
-use crate::wire::proto::{AgentError, ControlRequest, PingResponse};
+use crate::wire::proto::{AgentError, ControlRequest, OpStart, OpStatus, PingResponse, op_start};
 use crate::wire::reply;
 
 /// The name of this door in metrics.
-const DOOR: &str = "nats";
+pub(super) const DOOR: &str = "nats";
 
 /// Takes one message; never waits.
 pub(super) fn take(generation: &Arc<Generation>, message: Message, buffer: &mut BytesMut) {
@@ -34,10 +35,12 @@ pub(super) fn take(generation: &Arc<Generation>, message: Message, buffer: &mut 
         tracing::warn!(subject = %message.subject, "a request without an acceptable reply subject was dropped");
         return;
     };
+    // Only what came on a subject of ours is here.
+    let family = generation.family(&message.subject).unwrap_or(FamilyKind::Plain);
     let bytes = message.payload.len();
     generation.link.door.metrics.bytes_in(DOOR, bytes as u64);
     let answer = match ControlRequest::decode(message.payload) {
-        Ok(request) => match answer_inline(generation, request) {
+        Ok(request) => match answer_inline(generation, family, request) {
             Inline::Answer(answer) => answer,
             Inline::Work(work) => return spawn(generation, subject, bytes, work),
         },
@@ -62,6 +65,7 @@ struct Work {
 enum Body {
     Op(Op),
     Extension { name: String, payload: Bytes },
+    Start { family: FamilyKind, start: Box<OpStart> },
 }
 
 enum Inline {
@@ -69,7 +73,7 @@ enum Inline {
     Work(Work),
 }
 
-fn answer_inline(generation: &Generation, request: ControlRequest) -> Inline {
+fn answer_inline(generation: &Arc<Generation>, family: FamilyKind, request: ControlRequest) -> Inline {
     let ControlRequest {
         request_id,
         epoch,
@@ -94,11 +98,13 @@ fn answer_inline(generation: &Generation, request: ControlRequest) -> Inline {
             outcome: Ok(Success::Outcome(Outcome::Ping(pong))),
         });
     }
-    if let Some(WireOp::OpQuery(query)) = op {
-        let principal = generation.link.principal();
-        let known = generation.link.door.rooms.outcome(&principal, &query.op_id);
-        let status = crate::wire::status::op_status(query.op_id, &known);
-        let outcome = Ok(Success::Outcome(Outcome::OpStatus(status)));
+    if let Some(op) = &op
+        && let Some(status) = control(generation, op)
+    {
+        let outcome = match status {
+            Ok(status) => Ok(Success::Outcome(Outcome::OpStatus(status))),
+            Err(error) => Err(agent_error(&error, name)),
+        };
         return Inline::Answer(Answer {
             request_id,
             op: name,
@@ -115,6 +121,10 @@ fn answer_inline(generation: &Generation, request: ControlRequest) -> Inline {
             name: extension.op,
             payload: extension.payload,
         }),
+        WireOp::OpStart(start) => Ok(Body::Start {
+            family,
+            start: Box::new(start),
+        }),
         op => route::operation(op, generation.max_payload as u64).map(Body::Op),
     });
     match body {
@@ -130,11 +140,33 @@ fn answer_inline(generation: &Generation, request: ControlRequest) -> Inline {
     }
 }
 
+/// Asking, cancelling and attaching change nothing that has to be waited for; all answer the state at this moment.
+fn control(generation: &Arc<Generation>, op: &WireOp) -> Option<Result<OpStatus, Error>> {
+    let (ops, rooms) = (&generation.link.ops, &generation.link.door.rooms);
+    let principal = generation.link.principal();
+    let unary = |id: &str| rooms.outcome(&principal, id);
+    let state = |id: &str| {
+        let streamed = ops.status(id);
+        streamed.unwrap_or_else(|| crate::wire::status::op_status(id.to_owned(), &unary(id)))
+    };
+    Some(match op {
+        WireOp::OpQuery(query) => Ok(state(&query.op_id)),
+        WireOp::OpCancel(cancel) => {
+            let known = !matches!(unary(&cancel.op_id), ops::Outcome::Unknown);
+            ops.cancel(&cancel.op_id, known);
+            Ok(state(&cancel.op_id))
+        }
+        WireOp::OpAttach(attach) => ops.attach(generation, attach).map(|()| state(&attach.op_id)),
+        _ => return None,
+    })
+}
+
 fn spawn(generation: &Arc<Generation>, subject: Subject, bytes: usize, work: Work) {
-    let link = Arc::clone(&generation.link);
-    let max_payload = generation.max_payload;
-    drop(generation.link.door.tasks.spawn("rpc", async move {
-        let answer = perform(&link, work, bytes, max_payload).await;
+    let generation = Arc::clone(generation);
+    let (link, max_payload) = (Arc::clone(&generation.link), generation.max_payload);
+    let tasks = link.door.tasks.clone();
+    drop(tasks.spawn("rpc", async move {
+        let answer = perform(&generation, work, bytes).await;
         if let Some(payload) = answer.encode(max_payload, &mut BytesMut::new()) {
             link.door.metrics.bytes_out(DOOR, payload.len() as u64);
             link.reply(subject, payload).await;
@@ -142,12 +174,14 @@ fn spawn(generation: &Arc<Generation>, subject: Subject, bytes: usize, work: Wor
     }));
 }
 
-async fn perform(link: &Arc<Link>, work: Work, bytes: usize, max_payload: usize) -> Answer {
+async fn perform(generation: &Arc<Generation>, work: Work, bytes: usize) -> Answer {
+    let (link, max_payload) = (&generation.link, generation.max_payload);
     let Work { request_id, op, body } = work;
     let weight = match &body {
         Body::Op(Op::ProcessRun(_)) => Weight::Heavy,
         Body::Extension { name, .. } if extension::is_heavy(name) => Weight::Heavy,
-        Body::Op(_) | Body::Extension { .. } => Weight::Light,
+        Body::Start { start, .. } if matches!(start.op, Some(op_start::Op::Exec(_))) => Weight::Heavy,
+        Body::Op(_) | Body::Extension { .. } | Body::Start { .. } => Weight::Light,
     };
     let permit = match link.door.admission.admit(&link.origin, weight, bytes).await {
         Ok(permit) => permit,
@@ -176,6 +210,16 @@ async fn perform(link: &Arc<Link>, work: Work, bytes: usize, max_payload: usize)
             let rooms = &link.door.rooms;
             let outcome = extension::perform(rooms, &call, name, &payload, max_payload).await;
             outcome.map(Success::Outcome)
+        }
+        Body::Start { family, start } => {
+            let asked = Asked {
+                call,
+                family,
+                start: *start,
+            };
+            let started = opstream::start(generation, &request_id, asked).await;
+            let started = started.map(|started| Success::Outcome(Outcome::OpStart(started)));
+            started.map_err(|error| agent_error(&error, op))
         }
     };
     drop(permit);

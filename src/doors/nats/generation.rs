@@ -19,17 +19,17 @@ use prost::Message as _;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tokio::time::MissedTickBehavior;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 
 use super::broker_error::BrokerError;
 use super::config::LinkConfig;
 use super::connect::{self, Connection, Failure, News, Target};
 use super::link::Link;
 use super::outbound::{Gone, Outbound};
-use super::subjects::{self, Family};
+use super::subjects::{self, Family, FamilyKind};
 use super::{dispatch, hello};
 use crate::ids::InstanceId;
-use crate::wire::proto::{AgentEvent, GoingOfflineReason, Hello};
+use crate::wire::proto::{AgentEvent, GoingOfflineReason, Hello, OpAck};
 
 /// How long Hello waits for the executable's digest; it is sent again when that comes later.
 const DIGEST_WAIT: Duration = Duration::from_millis(250);
@@ -158,6 +158,33 @@ impl Generation {
         outbound.send(subject, payload).await
     }
 
+    /// Resolves when nothing can be sent any more. Cancel-safe.
+    pub(super) fn ended(&self) -> WaitForCancellationFuture<'_> {
+        self.ended.cancelled()
+    }
+
+    /// The family that a message came on.
+    pub(super) fn family(&self, subject: &str) -> Option<FamilyKind> {
+        let families = self.families.iter();
+        let of_it = |family: &&Family| family.subjects().contains(&subject);
+        families.clone().find(of_it).map(|family| family.kind)
+    }
+
+    /// Where the frames of an op go; `None` when that family is not served.
+    pub(super) fn op_subject(&self, kind: FamilyKind, id: &str) -> Option<Subject> {
+        let family = self.families.iter().find(|family| family.kind == kind)?;
+        Some(Subject::from(family.op(id)))
+    }
+
+    /// Publishes a frame, waiting for room.
+    pub(super) async fn publish_frame(&self, subject: Subject, payload: Bytes) -> Result<(), Gone> {
+        self.link
+            .door
+            .metrics
+            .bytes_out(dispatch::DOOR, payload.len() as u64);
+        self.bulk.send(subject, payload).await
+    }
+
     /// Publishes going offline on every family, and waits until that and all replies so far are written.
     pub(super) async fn going_offline(&self, reason: GoingOfflineReason) -> Result<(), Gone> {
         let agent_id = self.link.config().agent_id.clone();
@@ -255,7 +282,7 @@ impl Generation {
             seq += 1;
             // Not flushed: that would wait for every reply before it. A connection that takes nothing is found out by
             // the pings of its client.
-            self.publish_event(&hello::heartbeat(&door, &agent_id, seq))?;
+            self.publish_event(&hello::heartbeat(&door, &self.link.ops, &agent_id, seq))?;
         }
     }
 
@@ -264,9 +291,10 @@ impl Generation {
         while let Some(message) = messages.next().await {
             match inlet {
                 Inlet::Requests => dispatch::take(&self, message, &mut buffer),
-                Inlet::Acknowledgements => {
-                    tracing::debug!(subject = %message.subject, "an acknowledgement names no operation of this link");
-                }
+                Inlet::Acknowledgements => match OpAck::decode(message.payload) {
+                    Ok(ack) => self.link.ops.acknowledge(&ack),
+                    Err(error) => tracing::debug!(%error, "an acknowledgement that is none was dropped"),
+                },
             }
         }
         self.finish(End::Lost);

@@ -10,6 +10,7 @@ use crate::wire::reply;
 
 use super::Door;
 use super::config::LinkConfig;
+use super::opstream::Ops;
 
 /// Hello of `link`, with what works at this moment; the executable's digest is still to be filled in.
 pub(super) fn hello(door: &Door, link: &LinkConfig, works: &[Capability]) -> Hello {
@@ -43,6 +44,7 @@ fn capabilities(link: &LinkConfig, works: &[Capability]) -> Capabilities {
         ]
         .into_iter()
         .all(available),
+        op_stream: available("process.create"),
         consented_whole_machine: link.whole_machine,
         consented_screen_control: link.screen_control,
         desktop_unavailable_reason: "this version of boxd has no desktop".into(),
@@ -68,13 +70,13 @@ fn arch() -> Arch {
 }
 
 /// Heartbeat number `seq`, from samples that are there already.
-pub(super) fn heartbeat(door: &Door, agent_id: &str, seq: u64) -> AgentEvent {
+pub(super) fn heartbeat(door: &Door, ops: &Ops, agent_id: &str, seq: u64) -> AgentEvent {
     let rooms: &Rooms = &door.rooms;
     let counts = door.admission.counts();
     let heartbeat = Heartbeat {
         seq,
         uptime_ms: rooms.uptime_ms(),
-        active_sessions: counts.heavy_running as u32,
+        active_sessions: counts.heavy_running as u32 + ops.live() as u32,
         metrics: Some(reply::metrics(&rooms.host().sample())),
         draining: door.tasks.is_stopping(),
         capacity: Some(reply::capacity(&rooms.host().capacity())),
@@ -83,9 +85,9 @@ pub(super) fn heartbeat(door: &Door, agent_id: &str, seq: u64) -> AgentEvent {
             light_queued: counts.light_queued,
             heavy_running: counts.heavy_running,
             heavy_queued: counts.heavy_queued,
-            live_ops: 0,
+            live_ops: ops.live() as u64,
             op_frames_dropped_total: 0,
-            evicted_unacked_total: 0,
+            evicted_unacked_total: ops.evictions().unacked,
         }),
     };
     event(agent_id, agent_event::Event::Heartbeat(heartbeat))

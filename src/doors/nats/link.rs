@@ -22,6 +22,7 @@ use super::backoff::Backoff;
 use super::config::LinkConfig;
 use super::connect::{Failure, without_secret};
 use super::generation::{End, Generation};
+use super::opstream::Ops;
 use crate::error::Error;
 use crate::ids::InstanceId;
 use crate::ops::{self, Principal, Scope};
@@ -85,6 +86,8 @@ pub(super) struct Link {
     state: watch::Sender<LinkState>,
     current: watch::Sender<Option<Arc<Generation>>>,
     removed: CancellationToken,
+    /// Its streamed operations.
+    pub(super) ops: Ops,
     /// See [`Link::content_room`].
     content: Arc<Semaphore>,
 }
@@ -100,6 +103,7 @@ impl Link {
             state: watch::Sender::new(LinkState::Connecting),
             current: watch::Sender::new(None),
             removed: CancellationToken::new(),
+            ops: Ops::default(),
             content: Arc::new(Semaphore::new(CONTENT_ROOM as usize)),
         })
     }

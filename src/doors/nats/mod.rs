@@ -8,7 +8,8 @@
 //!                                                                        └ outbound <────────────────┘
 //! ```
 //!
-//! The door never issues a NATS request and makes no inbox. Streamed operations are not here. The composition root
+//! The door never issues a NATS request and makes no inbox. Streamed operations (`opstream`, `op`, `publish`) belong to their link and
+//! outlive its connections. The composition root
 //! calls [`start`], waits for [`Nats::first_attempts`], and on its way out calls [`Nats::going_offline`].
 
 mod admission;
@@ -30,7 +31,10 @@ mod farewell;
 mod generation;
 mod hello;
 mod link;
+mod op;
+mod opstream;
 mod outbound;
+mod publish;
 mod route;
 mod socket;
 mod subjects;
@@ -40,7 +44,7 @@ mod twins;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use parking_lot::Mutex;
@@ -248,6 +252,7 @@ impl Nats {
     async fn watch(&self) -> Result<(), Error> {
         let mut directory = self.door.config.config_dir.clone().map(Directory::new);
         let (mut clocks, mut twins) = (Clocks::default(), Twins::default());
+        let mut collected = Instant::now();
         let mut looks = tokio::time::interval(LOOK_INTERVAL);
         looks.set_missed_tick_behavior(MissedTickBehavior::Skip);
         loop {
@@ -274,6 +279,10 @@ impl Nats {
                 .send_if_modified(|scanned| !std::mem::replace(scanned, true));
             self.check_supervisors()?;
             self.count_links();
+            if collected.elapsed() >= opstream::COLLECT {
+                collected = Instant::now();
+                self.collect_ops(collected);
+            }
         }
     }
 
@@ -298,6 +307,12 @@ impl Nats {
             let link = Link::new(&self.door, config);
             let supervisor = self.door.tasks.detach("nats-link", Arc::clone(&link).supervise());
             links.insert(id, Running { link, supervisor });
+        }
+    }
+
+    fn collect_ops(&self, now: Instant) {
+        for running in self.links.lock().values() {
+            running.link.ops.collect(now);
         }
     }
 

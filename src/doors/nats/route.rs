@@ -60,8 +60,8 @@ pub(super) fn operation(op: WireOp, max_payload: u64) -> Result<Op, Error> {
             let reason = format!("{} is sent by agents, not to them", name(&op));
             return Err(Error::Protocol { reason });
         }
-        WireOp::OpQuery(_) => {
-            let reason = "a query is answered without an operation".into();
+        WireOp::OpQuery(_) | WireOp::OpCancel(_) | WireOp::OpAttach(_) | WireOp::OpStart(_) => {
+            let reason = format!("{} is the affair of the op stream", name(&op));
             return Err(Error::Internal { reason });
         }
         WireOp::Ext(_) => {
@@ -75,9 +75,7 @@ pub(super) fn operation(op: WireOp, max_payload: u64) -> Result<Op, Error> {
         WireOp::DesktopEnsure(_) | WireOp::DesktopInput(_) | WireOp::DesktopScreenshot(_) => {
             "this version of boxd has no desktop"
         }
-        WireOp::OpStart(_) | WireOp::OpCancel(_) | WireOp::OpAttach(_) | WireOp::WriteChunk(_) => {
-            "this version of boxd does not stream operations; the unary form of each works"
-        }
+        WireOp::WriteChunk(_) => "this version of boxd does not take files in chunks; fs_write works",
         WireOp::AgentUpdateApply(_) => "this version of boxd does not update itself",
         WireOp::Reserved36(_) | WireOp::Reserved37(_) | WireOp::Reserved38(_) => {
             "it belongs to a browser sidecar, which boxd is not"

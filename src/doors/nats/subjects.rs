@@ -3,9 +3,22 @@
 use super::config::Families;
 use crate::ids::InstanceId;
 
+/// Which of the two families.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum FamilyKind {
+    /// `agent.<ws>.<id>`
+    Plain,
+    /// `agent.<ws>.<id>.connection.<inst>`
+    Instance,
+}
+
 /// The subjects of one family.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Family {
+    /// Which one it is.
+    pub(super) kind: FamilyKind,
+    /// Frames are published below this.
+    op: String,
     /// Requests arrive here.
     pub(super) rpc: String,
     /// Acknowledgements and credit arrive here.
@@ -17,9 +30,11 @@ pub(super) struct Family {
 }
 
 impl Family {
-    fn below(prefix: &str) -> Self {
+    fn below(prefix: &str, kind: FamilyKind) -> Self {
         let subject = |leaf: &str| format!("{prefix}.{leaf}");
         Self {
+            kind,
+            op: subject("op"),
             rpc: subject("rpc"),
             ack: subject("ack"),
             hello: subject("hello"),
@@ -27,7 +42,12 @@ impl Family {
         }
     }
 
-    /// All of them.
+    /// The subject of the frames of an op, whose id is one token.
+    pub(super) fn op(&self, id: &str) -> String {
+        format!("{}.{id}", self.op)
+    }
+
+    /// All that are fixed.
     pub(super) fn subjects(&self) -> [&str; 4] {
         [&self.rpc, &self.ack, &self.hello, &self.events]
     }
@@ -43,10 +63,12 @@ pub(super) fn families(
 ) -> Vec<Family> {
     let plain = format!("{root}.{workspace_id}.{agent_id}");
     let instance = format!("{plain}.connection.{instance}");
+    let plain = || Family::below(&plain, FamilyKind::Plain);
+    let instance = || Family::below(&instance, FamilyKind::Instance);
     match which {
-        Families::Plain => vec![Family::below(&plain)],
-        Families::Instance => vec![Family::below(&instance)],
-        Families::Both => vec![Family::below(&plain), Family::below(&instance)],
+        Families::Plain => vec![plain()],
+        Families::Instance => vec![instance()],
+        Families::Both => vec![plain(), instance()],
     }
 }
 
@@ -74,6 +96,7 @@ mod tests {
         let instance = InstanceId::mint();
         let both = families("agent", "w", "a", instance, Families::Both);
         assert_eq!(both[0].rpc, "agent.w.a.rpc");
+        assert_eq!(both[0].op("x"), "agent.w.a.op.x");
         assert_eq!(both[1].events, format!("agent.w.a.connection.{instance}.events"));
         assert_eq!(families("agent", "w", "a", instance, Families::Plain), both[..1]);
         assert_eq!(

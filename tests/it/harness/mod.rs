@@ -13,6 +13,7 @@ pub(crate) mod group;
 pub(crate) mod http;
 pub(crate) mod hung;
 mod machine;
+pub(crate) mod op;
 pub(crate) mod processes;
 pub(crate) mod proxy;
 pub(crate) mod ready;
