@@ -47,7 +47,7 @@ pub(super) struct Exec {
 }
 
 /// Splits `NAME=VALUE`.
-fn variable(text: &str) -> Result<(String, String), String> {
+pub(super) fn variable(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
         _ => Err("write it like NAME=VALUE".into()),
@@ -115,14 +115,19 @@ fn report_omissions(answer: &ExecAnswer) -> Result<(), Error> {
 }
 
 fn exit_code(answer: &ExecAnswer) -> Result<ExitCode, Error> {
-    if answer.timed_out {
+    ended(answer.timed_out, answer.signal, answer.exit_code)
+}
+
+/// The exit code that stands for how a command ended.
+pub(super) fn ended(timed_out: bool, signal: Option<i32>, code: Option<i32>) -> Result<ExitCode, Error> {
+    if timed_out {
         output::diagnostic(b"boxd: the command was killed by its time limit\n")?;
         return Ok(ExitCode::from(TIMED_OUT));
     }
-    if let Some(signal) = answer.signal {
+    if let Some(signal) = signal {
         return Ok(ExitCode::from(128_u8.wrapping_add(signal as u8)));
     }
-    match answer.exit_code.and_then(|code| u8::try_from(code).ok()) {
+    match code.and_then(|code| u8::try_from(code).ok()) {
         Some(code) => Ok(ExitCode::from(code)),
         None => Err(Error::Protocol {
             reason: "the command was killed by a signal that the daemon does not name".into(),

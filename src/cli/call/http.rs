@@ -35,7 +35,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes of standard input read at once.
 const CHUNK: usize = 256 * 1024;
 
-type Body = UnsyncBoxBody<Bytes, std::io::Error>;
+pub(super) type Body = UnsyncBoxBody<Bytes, std::io::Error>;
 
 /// A daemon at an address.
 #[derive(Debug)]
@@ -191,7 +191,7 @@ impl Http {
     }
 
     /// Sends one request and answers what succeeded; a problem becomes an error in the daemon's words.
-    async fn send(
+    pub(super) async fn send(
         &self,
         method: Method,
         uri: &str,
@@ -202,11 +202,10 @@ impl Http {
             Address::Tcp(authority) => authority.as_str(),
             Address::Unix(_) => "localhost",
         };
-        let mut request = Request::builder()
-            .method(method)
-            .uri(uri)
-            .header(HOST, host)
-            .header(ACCEPT, "*/*");
+        let mut request = Request::builder().method(method).uri(uri).header(HOST, host);
+        if !headers.iter().any(|(name, _)| *name == ACCEPT) {
+            request = request.header(ACCEPT, "*/*");
+        }
         if let Some(token) = &self.token {
             request = request.header(AUTHORIZATION, format!("Bearer {}", token.expose()));
         }
@@ -331,7 +330,7 @@ fn parse(body: &[u8]) -> Result<Value, Error> {
     serde_json::from_slice(body).map_err(|_| unexpected("something that is not JSON"))
 }
 
-fn lost(error: &hyper::Error) -> Error {
+pub(super) fn lost(error: &hyper::Error) -> Error {
     Error::Unavailable {
         what: "the daemon".into(),
         reason: format!("the connection was lost: {error}"),

@@ -6,10 +6,15 @@
 mod address;
 mod exec;
 mod files;
+mod follow;
 mod http;
 mod nats;
+mod nats_stream;
+mod processes;
 mod remote;
+mod run;
 mod simple;
+mod streamed;
 
 use std::process::ExitCode;
 
@@ -36,6 +41,8 @@ Exit codes:
 
 Examples:
   boxd call exec -- uname -a
+  boxd call run -- make test
+  boxd call ps
   echo hello | boxd call exec --stdin - -- tr a-z A-Z
   boxd call read /etc/os-release
   boxd call write notes.txt < notes.txt
@@ -55,6 +62,10 @@ pub(super) struct Call {
 #[derive(Debug, Subcommand)]
 enum Operation {
     Exec(exec::Exec),
+    Run(run::Run),
+    Ps(processes::Ps),
+    Logs(processes::Logs),
+    Kill(processes::Kill),
     Read(files::Read),
     Write(files::Write),
     Ls(files::Ls),
@@ -109,6 +120,10 @@ impl Call {
             let remote = connect(&loaded).await?;
             match self.operation {
                 Operation::Exec(exec) => exec.perform(&remote, json).await,
+                Operation::Run(run) => run.perform(&remote, json).await,
+                Operation::Ps(ps) => ps.perform(&remote, json).await,
+                Operation::Logs(logs) => logs.perform(&remote, json).await,
+                Operation::Kill(kill) => kill.perform(&remote, json).await,
                 Operation::Read(read) => read.perform(&remote).await,
                 Operation::Write(write) => write.perform(&remote, json).await,
                 Operation::Ls(ls) => ls.perform(&remote, json).await,

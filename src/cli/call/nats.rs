@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::{ConnectOptions, Event, Request};
+use async_nats::{ConnectOptions, Event, Request, Subscriber};
 use bytes::Bytes;
 use prost::Message;
 use serde_json::{Value, json};
@@ -23,7 +23,7 @@ use proto::control_request::Op;
 use proto::control_response::Result as Answer;
 
 /// How long an operation that does not run a command may take.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How much longer than its own time limit a command's answer may take.
 const EXEC_MARGIN: Duration = Duration::from_secs(15);
@@ -38,6 +38,8 @@ const ENVELOPE: usize = 4096;
 #[derive(Debug)]
 pub(super) struct Nats {
     client: async_nats::Client,
+    /// What the subjects of the daemon begin with.
+    base: String,
     subject: String,
     disconnected: Arc<Notify>,
 }
@@ -85,9 +87,11 @@ impl Nats {
                 what: "the broker".into(),
                 reason: error.to_string(),
             })?;
-        let subject = format!("{}.{}.{}.rpc", config.nats.root, link.workspace_id, link.agent_id);
+        let base = format!("{}.{}.{}", config.nats.root, link.workspace_id, link.agent_id);
+        let subject = format!("{base}.rpc");
         Ok(Self {
             client,
+            base,
             subject,
             disconnected,
         })
@@ -241,12 +245,48 @@ impl Nats {
         }
     }
 
+    /// Listens on a subject of the daemon; the broker knows of it when this returns.
+    pub(super) async fn subscribe(&self, leaf: &str) -> Result<Subscriber, Error> {
+        let unavailable = |reason: String| Error::Unavailable {
+            what: "the broker".into(),
+            reason,
+        };
+        let subscriber = self.client.subscribe(format!("{}.{leaf}", self.base)).await;
+        let subscriber = subscriber.map_err(|error| unavailable(error.to_string()))?;
+        let flushed = self.client.flush().await;
+        flushed.map_err(|error| unavailable(error.to_string()))?;
+        Ok(subscriber)
+    }
+
+    /// Publishes on a subject of the daemon; with `flush` it is on its way when this returns.
+    pub(super) async fn publish(&self, leaf: &str, payload: Bytes, flush: bool) -> Result<(), Error> {
+        let unavailable = |reason: String| Error::Unavailable {
+            what: "the broker".into(),
+            reason,
+        };
+        let sent = self
+            .client
+            .publish(format!("{}.{leaf}", self.base), payload)
+            .await;
+        sent.map_err(|error| unavailable(error.to_string()))?;
+        if flush {
+            let flushed = self.client.flush().await;
+            flushed.map_err(|error| unavailable(error.to_string()))?;
+        }
+        Ok(())
+    }
+
     fn max_payload(&self) -> usize {
         self.client.server_info().max_payload.max(2 * ENVELOPE)
     }
 
     /// One request and its answer.
-    async fn ask(&self, request_id: String, op: Op, patience: Option<Duration>) -> Result<Answer, Error> {
+    pub(super) async fn ask(
+        &self,
+        request_id: String,
+        op: Op,
+        patience: Option<Duration>,
+    ) -> Result<Answer, Error> {
         let message = proto::ControlRequest {
             request_id: request_id.clone(),
             op: Some(op),
@@ -304,7 +344,7 @@ fn of_wire(error: &proto::AgentError) -> Error {
     )
 }
 
-fn fresh_id() -> String {
+pub(super) fn fresh_id() -> String {
     uuid::Uuid::new_v4().to_string()
 }
 

@@ -12,6 +12,8 @@ use serde_json::{Map, Value};
 
 use super::http::Http;
 use super::nats::Nats;
+use super::run::{Ending, payload};
+use super::streamed::Printer;
 use crate::error::Error;
 
 /// A daemon that answers.
@@ -51,6 +53,15 @@ pub(super) struct ExecAnswer {
     pub(super) json: Value,
 }
 
+/// What an interrupt of the person does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum OnInterrupt {
+    /// The first one goes to the command, a second one leaves.
+    PassOn,
+    /// It leaves.
+    Leave,
+}
+
 /// A file to write.
 #[derive(Debug)]
 pub(super) struct WriteRequest {
@@ -73,6 +84,36 @@ impl Remote {
         match self {
             Self::Http(http) => http.exec(request).await,
             Self::Nats(nats) => nats.exec(request).await,
+        }
+    }
+
+    /// Runs a command and prints what it says; a lost connection is taken up again.
+    pub(super) async fn run(&self, request: &ExecRequest, printer: &mut Printer) -> Result<Ending, Error> {
+        match self {
+            Self::Http(http) => {
+                let created = http.operation("process.create", &payload(request)).await?;
+                let id = created["id"]
+                    .as_str()
+                    .ok_or_else(|| unexpected("a process without an id"))?;
+                http.follow(id, printer, OnInterrupt::PassOn).await
+            }
+            Self::Nats(nats) => nats.run(request, printer).await,
+        }
+    }
+
+    /// Prints what a process wrote and writes until it ends.
+    pub(super) async fn follow(&self, id: &str, printer: &mut Printer) -> Result<Ending, Error> {
+        match self {
+            Self::Http(http) => http.follow(id, printer, OnInterrupt::Leave).await,
+            Self::Nats(nats) => nats.follow(id, printer).await,
+        }
+    }
+
+    /// Prints what a process wrote so far.
+    pub(super) async fn logs(&self, id: &str, printer: &mut Printer) -> Result<(), Error> {
+        match self {
+            Self::Http(http) => http.logs(id, printer).await,
+            Self::Nats(nats) => nats.logs(id, printer).await,
         }
     }
 

@@ -1,0 +1,128 @@
+//! `boxd call run`: runs a command and prints what it prints as it comes, also over a connection that breaks.
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Args;
+use serde_json::json;
+
+use super::Shown;
+use super::exec::variable;
+use super::remote::{ExecRequest, Remote};
+use super::streamed::Printer;
+use crate::error::Error;
+
+/// Bytes that the daemon keeps for a terminal that is slower than the command.
+const RETENTION: u64 = 256 << 20;
+
+/// Run a command and print its output as it comes; a lost connection is taken up again.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+An interrupt (Ctrl-C) is passed on to the command; a second one leaves it running.
+
+Examples:
+  boxd call run -- make test
+  boxd call run --shell -- 'for i in 1 2 3; do date; sleep 1; done'
+  boxd call run --json -- ls")]
+pub(super) struct Run {
+    /// Directory to run it in; the workspace root when not given.
+    #[arg(long, value_name = "DIR", default_value = "", hide_default_value = true)]
+    cwd: String,
+    /// Set a variable for it; repeatable.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = variable)]
+    env: Vec<(String, String)>,
+    /// Kill it and everything that it started after this time: 500ms, 5m.
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    timeout: Option<Duration>,
+    /// Join the words with spaces and let the shell run them.
+    #[arg(long)]
+    shell: bool,
+    /// A repeat with the same id goes on with the same command instead of running it again.
+    #[arg(long, value_name = "ID")]
+    request_id: Option<String>,
+    /// Print output as it comes; it always does, `exec` does not.
+    #[arg(long)]
+    stream: bool,
+    /// The command.
+    #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
+    command: Vec<String>,
+}
+
+impl Run {
+    pub(super) async fn perform(self, remote: &Remote, json: bool) -> Result<Shown, Error> {
+        let request = ExecRequest {
+            command: self.command,
+            shell: self.shell,
+            cwd: self.cwd,
+            env: self.env,
+            stdin: bytes::Bytes::new(),
+            timeout: self.timeout,
+            request_id: Some(
+                self.request_id
+                    .unwrap_or_else(|| uuid::Uuid::new_v4().simple().to_string()),
+            ),
+        };
+        let mut printer = Printer {
+            json,
+            ..Printer::default()
+        };
+        if remote.run(&request, &mut printer).await? == Ending::Left {
+            return Ok(Shown {
+                exit: ExitCode::from(INTERRUPTED),
+            });
+        }
+        Ok(Shown {
+            exit: printer.code()?,
+        })
+    }
+}
+
+/// What an interrupt leaves behind, as a shell has it.
+pub(super) const INTERRUPTED: u8 = 130;
+
+/// How a stream was left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// The command has ended.
+    Ended,
+    /// The person has seen enough.
+    Left,
+}
+
+/// Interrupts of the person before the terminal.
+#[derive(Debug, Default)]
+pub(super) struct Interrupts {
+    count: u32,
+}
+
+impl Interrupts {
+    /// Resolves at the next one; says whether it is the first. Cancel-safe.
+    pub(super) async fn next(&mut self) -> bool {
+        if tokio::signal::ctrl_c().await.is_err() {
+            // Without signals there is nothing to pass on.
+            return std::future::pending().await;
+        }
+        self.count += 1;
+        self.count == 1
+    }
+}
+
+/// The payload of `process.create`.
+pub(super) fn payload(request: &ExecRequest) -> serde_json::Value {
+    let mut words = request.command.iter();
+    let mut payload = json!({
+        "command": words.next(),
+        "args": words.collect::<Vec<_>>(),
+        "shell": request.shell,
+        "env": request.env.iter().cloned().collect::<BTreeMap<_, _>>(),
+        "idempotencyKey": request.request_id,
+        "timeoutMs": request.timeout.map_or(0, |timeout| timeout.as_millis().max(1) as u64),
+        "retention": { "bytes": RETENTION },
+        "labels": { "via": "boxd call run" },
+    });
+    if !request.cwd.is_empty() {
+        payload["cwd"] = request.cwd.as_str().into();
+    }
+    payload
+}
