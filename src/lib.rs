@@ -1,6 +1,7 @@
 //! boxd: one daemon that gives the owner of a sandbox or machine hands inside it.
 
 pub mod capability;
+pub mod cgroups;
 pub mod cli;
 pub mod config;
 pub mod daemon;

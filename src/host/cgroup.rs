@@ -8,6 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::Limits;
+use crate::cgroups::{Table, Version};
 
 /// Where the limits of this process stand, innermost group first.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -23,19 +24,19 @@ struct Group {
     version: Version,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Version {
-    One,
-    Two,
-}
-
 impl Cgroups {
     /// Finds the groups of this process in the machine whose root directory is `root`; none where nothing is mounted.
     pub(super) fn discover(root: &Path) -> Self {
-        let read = |name: &str| fs::read(root.join(name)).unwrap_or_default();
-        let memberships = memberships(&read("proc/self/cgroup"));
-        let mounts = mounts(&read("proc/self/mountinfo"));
-        let find = |controller: &str| groups(root, &memberships, &mounts, controller);
+        let table = Table::read(root);
+        let find = |controller: &str| {
+            let places = table.places(controller).into_iter();
+            let groups = places.flat_map(|place| {
+                let version = place.version;
+                let directories = place.ancestry().into_iter();
+                directories.map(move |directory| Group { directory, version })
+            });
+            groups.collect()
+        };
         Self {
             memory: find("memory"),
             cpu: find("cpu"),
@@ -147,135 +148,6 @@ fn keyed(text: &str, name: &str) -> Option<u64> {
         .trim()
         .parse()
         .ok()
-}
-
-/// One line of `/proc/self/cgroup`; no controllers is version two.
-#[derive(Debug, PartialEq, Eq)]
-struct Membership {
-    controllers: Vec<String>,
-    path: PathBuf,
-}
-
-fn memberships(text: &[u8]) -> Vec<Membership> {
-    text.split(|byte| *byte == b'\n').filter_map(membership).collect()
-}
-
-fn membership(line: &[u8]) -> Option<Membership> {
-    let mut parts = line.splitn(3, |byte| *byte == b':');
-    let _hierarchy = parts.next()?;
-    let controllers = std::str::from_utf8(parts.next()?).ok()?;
-    let path = parts.next().filter(|path| path.starts_with(b"/"))?;
-    Some(Membership {
-        controllers: controllers
-            .split(',')
-            .filter(|name| !name.is_empty())
-            .map(str::to_owned)
-            .collect(),
-        path: path_of(path.to_vec()),
-    })
-}
-
-/// One cgroup mount of `/proc/self/mountinfo`.
-#[derive(Debug, PartialEq, Eq)]
-struct Mount {
-    version: Version,
-    /// The directory of the hierarchy that is mounted.
-    root: PathBuf,
-    /// Where it is mounted.
-    point: PathBuf,
-    /// The controllers of a version one hierarchy.
-    controllers: Vec<String>,
-}
-
-fn mounts(text: &[u8]) -> Vec<Mount> {
-    text.split(|byte| *byte == b'\n').filter_map(mount).collect()
-}
-
-fn mount(line: &[u8]) -> Option<Mount> {
-    let fields: Vec<&[u8]> = line.split(|byte| *byte == b' ').collect();
-    // Optional fields end with a lone hyphen; type, source and super block options follow it.
-    let hyphen = fields.iter().skip(6).position(|field| *field == b"-")? + 6;
-    let version = match *fields.get(hyphen + 1)? {
-        b"cgroup2" => Version::Two,
-        b"cgroup" => Version::One,
-        _ => return None,
-    };
-    let options = std::str::from_utf8(fields.get(hyphen + 3)?).ok()?;
-    Some(Mount {
-        version,
-        root: path_of(unescaped(fields.get(3)?)),
-        point: path_of(unescaped(fields.get(4)?)),
-        controllers: options.split(',').map(str::to_owned).collect(),
-    })
-}
-
-/// Undoes the octal escapes (`\040`) that the kernel writes for blanks and backslashes.
-fn unescaped(field: &[u8]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let Some((first, after)) = rest.split_first() {
-        let octal = (*first == b'\\')
-            .then(|| after.get(..3))
-            .flatten()
-            .and_then(octal);
-        bytes.push(octal.unwrap_or(*first));
-        rest = if octal.is_some() { &after[3..] } else { after };
-    }
-    bytes
-}
-
-fn octal(digits: &[u8]) -> Option<u8> {
-    u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok()
-}
-
-fn path_of(bytes: Vec<u8>) -> PathBuf {
-    use std::os::unix::ffi::OsStringExt;
-    PathBuf::from(std::ffi::OsString::from_vec(bytes))
-}
-
-/// The groups of this process that may limit `controller`, of both versions, innermost first.
-fn groups(root: &Path, memberships: &[Membership], mounts: &[Mount], controller: &str) -> Vec<Group> {
-    let has = |names: &[String]| names.iter().any(|name| name == controller);
-    let mut found = Vec::new();
-    for membership in memberships {
-        let version = if membership.controllers.is_empty() {
-            Version::Two
-        } else {
-            Version::One
-        };
-        if version == Version::One && !has(&membership.controllers) {
-            continue;
-        }
-        let mount = mounts
-            .iter()
-            .find(|mount| mount.version == version && (version == Version::Two || has(&mount.controllers)));
-        if let Some(mount) = mount {
-            found.extend(
-                ancestry(root, mount, &membership.path).map(|directory| Group { directory, version }),
-            );
-        }
-    }
-    found
-}
-
-/// The directory of the group `path` under `mount` and those above it, up to the mount point.
-fn ancestry(root: &Path, mount: &Mount, path: &Path) -> impl Iterator<Item = PathBuf> {
-    let point = root.join(mount.point.strip_prefix("/").unwrap_or(&mount.point));
-    // A path outside of what is mounted (a container that sees only its own part, or a parent's namespace) leaves
-    // the mount point itself, which is then the nearest visible group.
-    let below = path.strip_prefix(&mount.root).ok().filter(|below| {
-        below
-            .components()
-            .all(|part| matches!(part, std::path::Component::Normal(_)))
-    });
-    let innermost = below.map_or_else(|| point.clone(), |below| point.join(below));
-    let depth = innermost.components().count() - point.components().count();
-    let directories: Vec<PathBuf> = innermost
-        .ancestors()
-        .take(depth + 1)
-        .map(Path::to_path_buf)
-        .collect();
-    directories.into_iter()
 }
 
 #[cfg(test)]
@@ -417,10 +289,5 @@ mod tests {
         let groups = Cgroups::discover(root.path());
         assert_eq!(groups.limits(GIB, 4), Limits::default());
         assert_eq!((groups.memory_headroom(), groups.pid_headroom()), (None, None));
-    }
-
-    #[test]
-    fn escapes_are_undone_once() {
-        assert_eq!(unescaped(br"a\040b\134040\9\04"), br"a b\040\9\04");
     }
 }

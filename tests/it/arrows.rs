@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 /// What every module may name: plain values with no work behind them.
 const GROUND: &[&str] = &[
     "capability",
+    "cgroups",
     "error",
     "ids",
     "lifecycle",
@@ -61,6 +62,7 @@ const DOORS: &[&str] = &["doors", "doors::nats", "doors::http"];
 /// The ground has arrows too, few enough to list.
 const GROUND_ARROWS: &[(&str, &[&str])] = &[
     ("capability", &[]),
+    ("cgroups", &[]),
     ("ids", &[]),
     ("error", &["ids"]),
     ("memory", &[]),
