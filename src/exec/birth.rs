@@ -1,4 +1,4 @@
-//! A birth under way, as other threads than the one that gives it see it, and how it can fail. `sys` and the child itself
+//! A birth under way, as other threads than the one that gives it see it, and how it can fail. `cradle` and the child itself
 //! write it, `reap` and `engine` read it; who does not want to wait any longer gives it up here.
 
 use std::os::fd::AsFd;
@@ -11,14 +11,20 @@ use super::sys;
 pub(super) enum Stage {
     /// `clone` itself.
     Fork,
+    /// The control groups.
+    Placement,
     /// A session of its own.
     Session,
+    /// The controlling terminal.
+    Terminal,
     /// The working directory.
     Cwd,
     /// Standard input, output and error.
     Stdio,
-    /// The limits that the daemon itself was started with.
+    /// The limits that the daemon itself was started with, or those of the command.
     Limits,
+    /// The change of user.
+    User,
     /// `execve`.
     Exec,
 }

@@ -15,6 +15,8 @@ pub(super) struct Inherited {
     pub(super) nofile: Option<(u64, u64)>,
     /// `oom_score_adj` of the daemon's start, when it was lowered.
     pub(super) oom_score_adj: Option<CString>,
+    /// This process leaves no core dumps, and is to stay so whoever its children become.
+    pub(super) undumpable: bool,
 }
 
 /// Half the range below the children: they are to be killed first.
@@ -36,6 +38,7 @@ impl Inherited {
         Ok(Self {
             nofile: raise_descriptor_limit(),
             oom_score_adj,
+            undumpable: true,
         })
     }
 }

@@ -1,12 +1,14 @@
 //! The process engine: every child process of the daemon is born, read, limited, killed and reaped here.
 //!
-//! `engine` is the handle; `spawn` prepares a birth and `sys` performs it; `process` is what others see of it and `registry`
-//! knows them all; `run` accompanies it, `read` and `drain` move its output into `output`, which is the numbered log of
-//! [`crate::stream`] with its readers, and `spool` takes what does not fit in memory; `reap` owns every wait; `kill` ends
-//! trees; `prepare` makes this process fit to be the daemon; `seats` keeps what the daemon has open away from newborns.
+//! `engine` is the handle; `spawn` prepares a birth and `cradle` performs it; `process` is what others see of it and
+//! `registry` knows them all; `run` accompanies it, `read` and `drain` move its output into `output`, which is the numbered
+//! log of [`crate::stream`] with its readers, and `spool` takes what does not fit in memory; `reap` owns every wait; `kill`
+//! ends trees; `prepare` makes this process fit to be the daemon; `seats` keeps what the daemon has open away from
+//! newborns.
 
 mod attached;
 mod birth;
+mod cradle;
 mod drain;
 mod engine;
 mod environment;
@@ -30,6 +32,8 @@ mod spec;
 mod spool;
 mod sprint;
 mod sys;
+#[cfg_attr(not(test), expect(dead_code, reason = "requests come to name users"))]
+mod user;
 mod watch;
 
 pub use crate::stream::{Keep, Kept};

@@ -27,7 +27,8 @@ use tokio::io::Interest;
 use tokio::sync::Notify;
 
 use super::birth::{Birth, StartFailure};
-use super::sys::{self, Born, Ended};
+use super::cradle::Born;
+use super::sys::{self, Ended};
 use super::watch::Watch;
 use crate::error::Error;
 use crate::lifecycle::Tasks;
