@@ -7,34 +7,32 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::attached::Attached;
 use super::birth::Birth;
-use super::environment::{Base, MARKER};
-use super::feed::Feeder;
-use super::input::Input;
+use super::ends::Ends;
+use super::environment::{Base, MARKER, Surroundings};
 use super::kill;
 use super::members::{Leader, Tree};
 use super::output::{Gate, Output};
 use super::prepare::Prepared;
 use super::proc;
 use super::process::{About, Parts, Process};
-use super::pump::{Pump, Tap};
-use super::read::Reader;
+use super::pump::Pump;
 use super::reap::{Child, Reaper};
 use super::run::Running;
-use super::spawn::{Pipes, Start};
+use super::spawn::Start;
 use super::spec::{Command, EndRecord, Environment, Finished, ProcessSpec, Retention, Stdin};
 use super::spool::Spool;
 use super::sprint;
 use super::sys;
+use super::user::User;
 use crate::capability::Capability;
 use crate::error::Error;
 use crate::ids::{InstanceId, ProcessId};
 use crate::lifecycle::Tasks;
-use crate::stream::{Channel, Keep, Log};
+use crate::stream::{Keep, Log};
 
 /// A birth takes a millisecond; after this long without a permit, those who hold one hang.
 const BIRTHS_HANG: Duration = Duration::from_millis(500);
@@ -197,8 +195,15 @@ impl Engine {
         let own = [0, 1, 2].map(duplicate);
         let [stdin, stdout, stderr] = own;
         let stdio = [stdin?, stdout?, stderr?];
-        let environment = Environment::Overlay(Vec::new());
-        let newborn = self.bear(command, cwd, &environment, &stdio, &Arc::default())?;
+        let newcomer = Newcomer {
+            command,
+            cwd,
+            environment: Environment::Overlay(Vec::new()),
+            user: None,
+            has_terminal: false,
+            stdio: &stdio,
+        };
+        let newborn = self.bear(newcomer, &Arc::default())?;
         Ok(Attached {
             id: newborn.id,
             tree: newborn.tree,
@@ -208,28 +213,25 @@ impl Engine {
 
     /// The time limit of what was `asked` for then counts from then.
     fn give_birth(&self, spec: ProcessSpec, asked: Instant, birth: &Arc<Birth>) -> Result<Started, Error> {
-        let with_input = !matches!(&spec.stdin, Stdin::Bytes(bytes) if bytes.is_empty());
-        let pipes = Pipes::open(with_input)?;
-        let newborn = self.bear(&spec.command, &spec.cwd, &spec.environment, &pipes.child, birth)?;
+        let interactive = spec.stdin == Stdin::Open;
+        let ends = Ends::open(spec.stdin, spec.tty)?;
+        let newborn = self.bear(
+            Newcomer {
+                command: &spec.command,
+                cwd: &spec.cwd,
+                environment: spec.environment,
+                user: spec.user.as_deref(),
+                has_terminal: ends.terminal.is_some(),
+                stdio: &ends.child,
+            },
+            birth,
+        )?;
         let spent = newborn.started.saturating_duration_since(asked);
         let output = self.output(spec.retention, spec.record_limit);
-        let tap = |channel, pipe: OwnedFd| Tap {
-            channel,
-            reader: Reader::new(pipe),
-        };
-        let interactive = spec.stdin == Stdin::Open;
-        let (stdin, input) = match (spec.stdin, pipes.stdin) {
-            (Stdin::Open, Some(pipe)) => (Feeder::new(None, Bytes::new()), Input::pipe(pipe)),
-            (Stdin::Bytes(bytes), pipe) => (Feeder::new(pipe, bytes), Input::closed()),
-            (Stdin::Open, None) => (Feeder::new(None, Bytes::new()), Input::closed()),
-        };
         let pump = Pump {
             output: Arc::clone(&output),
-            stdin,
-            taps: [
-                tap(Channel::Stdout, pipes.stdout),
-                tap(Channel::Stderr, pipes.stderr),
-            ],
+            stdin: ends.stdin,
+            taps: ends.taps,
         };
         let about = About {
             command: spec.command,
@@ -244,7 +246,8 @@ impl Engine {
             id: newborn.id,
             about,
             tree: newborn.tree,
-            input,
+            input: ends.input,
+            terminal: ends.terminal,
             output,
         });
         let running = Running {
@@ -290,20 +293,30 @@ impl Engine {
     }
 
     /// The one way from a command to a registered child.
-    fn bear(
-        &self,
-        command: &Command,
-        cwd: &Path,
-        environment: &Environment,
-        stdio: &[OwnedFd; 3],
-        birth: &Arc<Birth>,
-    ) -> Result<Newborn, Error> {
+    fn bear(&self, newcomer: Newcomer<'_>, birth: &Arc<Birth>) -> Result<Newborn, Error> {
         let marker = format!("{}:{:016x}", self.instance, fastrand::u64(..));
-        let start = Start::prepare(command, cwd, self.base.build(environment, &marker)?)?;
+        let user = newcomer.user.map(User::find).transpose()?;
+        let environment = match &user {
+            Some(user) => user.beneath(newcomer.environment),
+            None => newcomer.environment,
+        };
+        let surroundings = if newcomer.has_terminal {
+            Surroundings::Terminal
+        } else {
+            Surroundings::Pipes
+        };
+        let environment = self.base.build(&environment, &marker, surroundings)?;
+        let mut start = Start::prepare(newcomer.command, newcomer.cwd, environment)?;
+        if newcomer.has_terminal {
+            start = start.on_terminal();
+        }
+        if let Some(user) = user {
+            start = start.becoming(user);
+        }
         let started = Instant::now();
         let child = self
             .reaper
-            .register(birth, |birth| start.spawn(stdio, birth, &self.prepared))
+            .register(birth, |birth| start.spawn(newcomer.stdio, birth, &self.prepared))
             .map_err(|failure| start.blame(failure))?;
         let leader = Some(Leader {
             pid: child.pid(),
@@ -425,6 +438,16 @@ impl Started {
             reason: "a command that ended has no end".into(),
         })
     }
+}
+
+/// Somebody to be born.
+struct Newcomer<'a> {
+    command: &'a Command,
+    cwd: &'a Path,
+    environment: Environment,
+    user: Option<&'a str>,
+    has_terminal: bool,
+    stdio: &'a [OwnedFd; 3],
 }
 
 /// A registered child whose pipes are not served yet.

@@ -22,9 +22,25 @@ const QUIET: [(&str, &str); 3] = [
     ("GIT_TERMINAL_PROMPT", "0"),
 ];
 
+/// What a terminal is called unless the caller says otherwise.
+const TERM: (&str, &str) = ("TERM", "xterm-256color");
+
+/// What a child reads and writes through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Surroundings {
+    /// Nobody is there to answer a pager or a prompt.
+    Pipes,
+    /// Somebody may be.
+    Terminal,
+}
+
 /// The cleaned environment of the daemon: each name with the `NAME=value` that every child shares.
 #[derive(Debug)]
-pub(super) struct Base(BTreeMap<OsString, Arc<CStr>>);
+pub(super) struct Base {
+    entries: BTreeMap<OsString, Arc<CStr>>,
+    /// Names of [`QUIET`] that the daemon's environment does not have itself.
+    quiet: Vec<&'static OsStr>,
+}
 
 /// The environment of one child, ready for `execve`.
 #[derive(Debug)]
@@ -39,33 +55,50 @@ pub(super) struct Built {
 impl Base {
     /// From the daemon's environment without its secrets; the quiet settings apply unless it has its own.
     pub(super) fn new(cleaned: impl IntoIterator<Item = (OsString, OsString)>) -> Self {
-        let mut base: BTreeMap<OsString, OsString> =
-            QUIET.iter().map(|(k, v)| (k.into(), v.into())).collect();
-        base.insert("PATH".into(), LOGIN_PATH.into());
+        let mut base = BTreeMap::from([("PATH".into(), LOGIN_PATH.into())]);
         base.extend(cleaned);
+        let quiet = QUIET
+            .iter()
+            .filter(|(name, _)| !base.contains_key(OsStr::new(name)));
+        let quiet: Vec<_> = quiet.collect();
+        base.extend(quiet.iter().map(|(name, value)| (name.into(), value.into())));
         let joined = base.into_iter().filter_map(|(name, value)| {
             // What came in an environment holds no NUL.
             let entry = join(&name, &value).ok()?;
             Some((name, entry))
         });
-        Self(joined.collect())
+        Self {
+            entries: joined.collect(),
+            quiet: quiet.into_iter().map(|(name, _)| OsStr::new(name)).collect(),
+        }
     }
 
     /// The environment of one child, with `marker` as the value of [`MARKER`].
-    pub(super) fn build(&self, wanted: &Environment, marker: &str) -> Result<Built, Error> {
+    pub(super) fn build(
+        &self,
+        wanted: &Environment,
+        marker: &str,
+        surroundings: Surroundings,
+    ) -> Result<Built, Error> {
         let (inherited, given) = match wanted {
-            Environment::Overlay(given) => (Some(&self.0), given),
+            Environment::Overlay(given) => (Some(&self.entries), given),
             Environment::Exact(given) => (None, given),
         };
-        let own: BTreeMap<&OsStr, &OsStr> = given
+        let on_terminal = surroundings == Surroundings::Terminal && inherited.is_some();
+        let term = on_terminal.then(|| (TERM.0.as_ref(), TERM.1.as_ref()));
+        let given = given
             .iter()
-            .map(|(name, value)| (name.as_os_str(), value.as_os_str()))
+            .map(|(name, value)| (name.as_os_str(), value.as_os_str()));
+        let own: BTreeMap<&OsStr, &OsStr> = term
+            .into_iter()
+            .chain(given)
             .chain([(MARKER.as_ref(), marker.as_ref())])
             .collect();
         let mut strings: Vec<_> = inherited
             .into_iter()
             .flatten()
             .filter(|(name, _)| !own.contains_key(name.as_os_str()))
+            .filter(|(name, _)| !(on_terminal && self.quiet.contains(&name.as_os_str())))
             .map(|(_, entry)| Arc::clone(entry))
             .collect();
         for (name, value) in &own {
@@ -146,6 +179,7 @@ mod tests {
             .build(
                 &Environment::Overlay(pairs(&[("B", "3"), (MARKER, "forged")])),
                 "m",
+                Surroundings::Pipes,
             )
             .unwrap();
         let text = text(&built);
@@ -162,9 +196,35 @@ mod tests {
     }
 
     #[test]
+    fn a_terminal_has_a_name_and_may_page_and_prompt() {
+        let base = Base::new(pairs(&[("TERM", "dumb"), ("GIT_PAGER", "less")]));
+        let built = |given: &[(&str, &str)], surroundings| {
+            let given = Environment::Overlay(pairs(given));
+            text(&base.build(&given, "m", surroundings).unwrap())
+        };
+        let terminal = built(&[], Surroundings::Terminal);
+        assert!(
+            terminal.contains(&"TERM=xterm-256color".to_owned()),
+            "{terminal:?}"
+        );
+        assert!(terminal.contains(&"GIT_PAGER=less".to_owned()), "{terminal:?}");
+        assert!(
+            !terminal.iter().any(|entry| entry.starts_with("PAGER=")),
+            "{terminal:?}"
+        );
+        let named = built(&[("TERM", "vt100")], Surroundings::Terminal);
+        assert!(named.contains(&"TERM=vt100".to_owned()), "{named:?}");
+        let pipes = built(&[], Surroundings::Pipes);
+        assert!(
+            pipes.contains(&"TERM=dumb".to_owned()) && pipes.contains(&"PAGER=cat".to_owned()),
+            "{pipes:?}"
+        );
+    }
+
+    #[test]
     fn an_exact_environment_gets_the_marker_and_nothing_else() {
         let built = Base::new(pairs(&[("A", "1")]))
-            .build(&Environment::Exact(vec![]), "m")
+            .build(&Environment::Exact(vec![]), "m", Surroundings::Terminal)
             .unwrap();
         assert_eq!(text(&built), ["BOXD_PROCESS=m"]);
     }
@@ -174,7 +234,11 @@ mod tests {
         let base = Base::new(vec![]);
         for (name, value, said) in [("", "x", "empty"), ("A=B", "x", "A=B"), ("A", "x\0y", "NUL")] {
             let error = base
-                .build(&Environment::Overlay(pairs(&[(name, value)])), "m")
+                .build(
+                    &Environment::Overlay(pairs(&[(name, value)])),
+                    "m",
+                    Surroundings::Pipes,
+                )
                 .unwrap_err();
             assert!(error.to_string().contains(said), "{error}");
         }

@@ -10,6 +10,7 @@ mod attached;
 mod birth;
 mod cradle;
 mod drain;
+mod ends;
 mod engine;
 mod environment;
 mod feed;
@@ -32,7 +33,7 @@ mod spec;
 mod spool;
 mod sprint;
 mod sys;
-#[cfg_attr(not(test), expect(dead_code, reason = "requests come to name users"))]
+mod terminal;
 mod user;
 mod watch;
 
@@ -49,3 +50,4 @@ pub use spec::{
     Stdin, signal_name, signal_number,
 };
 pub use spool::Spool;
+pub use terminal::Size;

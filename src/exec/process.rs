@@ -15,6 +15,7 @@ use super::kill;
 use super::members::Tree;
 use super::output::Output;
 use super::spec::{Command, EndRecord, Finished, Owner};
+use super::terminal::{Size, Terminal};
 use crate::error::Error;
 use crate::ids::ProcessId;
 use crate::stream::{Channel, Cursor, Keep, Totals};
@@ -65,6 +66,7 @@ pub struct Process {
     about: About,
     tree: Tree,
     input: Input,
+    terminal: Option<Terminal>,
     output: Arc<Output>,
     after_exit: Arc<Output>,
     control: Control,
@@ -104,6 +106,7 @@ pub(super) struct Parts {
     pub(super) about: About,
     pub(super) tree: Tree,
     pub(super) input: Input,
+    pub(super) terminal: Option<Terminal>,
     pub(super) output: Arc<Output>,
 }
 
@@ -114,6 +117,7 @@ impl Process {
             about,
             tree,
             input,
+            terminal,
             output,
         } = parts;
         Arc::new(Self {
@@ -121,6 +125,7 @@ impl Process {
             about,
             tree,
             input,
+            terminal,
             output,
             after_exit: Output::in_memory(Keep::newest(AFTER_EXIT)),
             control: Control::default(),
@@ -150,7 +155,7 @@ impl Process {
 
     /// Whether it has a terminal.
     pub fn has_terminal(&self) -> bool {
-        false
+        self.terminal.is_some()
     }
 
     /// How it ended, when it has.
@@ -191,6 +196,20 @@ impl Process {
     pub async fn close_stdin(&self) -> Result<(), Error> {
         self.expect_running()?;
         self.input.close().await
+    }
+
+    /// Changes the size of its terminal.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Conflict`] when it has ended or has no terminal, [`Error::Io`] as the kernel says.
+    pub fn resize(&self, size: Size) -> Result<(), Error> {
+        self.expect_running()?;
+        let terminal = self.terminal.as_ref().ok_or_else(|| Error::Conflict {
+            what: self.id.to_string(),
+            reason: "it has no terminal".into(),
+        })?;
+        terminal.resize(size)
     }
 
     fn expect_running(&self) -> Result<(), Error> {

@@ -333,6 +333,7 @@ fn arguments(command: &Command, shell: &OsStr) -> Result<Vec<OsString>, Error> {
             reason: "is empty, give a shell line".into(),
         }),
         Command::Shell(line) => Ok(vec![shell.to_owned(), "-c".into(), line.clone()]),
+        Command::LoginShell => Ok(vec![shell.to_owned(), "-l".into()]),
     }
 }
 
@@ -365,11 +366,12 @@ fn c_string(field: &'static str, text: OsString) -> Result<CString, Error> {
 mod tests {
     use super::*;
     use crate::error::Code;
-    use crate::exec::environment::Base;
+    use crate::exec::environment::{Base, Surroundings};
     use crate::exec::spec::Environment;
 
     fn start(cwd: &Path) -> Start {
-        let environment = Base::new(Vec::new()).build(&Environment::Exact(Vec::new()), "m");
+        let environment =
+            Base::new(Vec::new()).build(&Environment::Exact(Vec::new()), "m", Surroundings::Pipes);
         Start::prepare(&Command::Argv(vec!["true".into()]), cwd, environment.unwrap()).unwrap()
     }
 
@@ -449,7 +451,8 @@ mod tests {
             assert!(!geteuid().is_root(), "root can become anybody");
             return;
         };
-        let environment = Base::new(Vec::new()).build(&Environment::Exact(Vec::new()), "m");
+        let environment =
+            Base::new(Vec::new()).build(&Environment::Exact(Vec::new()), "m", Surroundings::Pipes);
         let line = Command::Shell("echo again > /dev/stderr".into());
         let start = Start::prepare(&line, Path::new("/"), environment.unwrap()).unwrap();
         let pipes = Pipes::open(false).unwrap();

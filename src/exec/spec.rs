@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::terminal::Size;
 use crate::ids::ProcessId;
 use crate::stream::{Keep, Kept, Totals};
 
@@ -18,6 +19,8 @@ pub enum Command {
     Argv(Vec<OsString>),
     /// One line for `$SHELL -c` (else `/bin/sh -c`).
     Shell(OsString),
+    /// `$SHELL -l` (else `/bin/sh -l`): what a person gets who logs in.
+    LoginShell,
 }
 
 /// How the child's environment is made. `BOXD_PROCESS` is set in either case.
@@ -87,6 +90,10 @@ pub struct ProcessSpec {
     pub environment: Environment,
     /// Standard input.
     pub stdin: Stdin,
+    /// Size of its terminal; `None` gives it pipes.
+    pub tty: Option<Size>,
+    /// The user to run it as, by name or `uid:gid`; `None` is the daemon's own.
+    pub user: Option<String>,
     /// Wall time after which the whole tree is killed; `None` is no limit.
     pub timeout: Option<Duration>,
     /// How its output is kept.
@@ -109,6 +116,8 @@ impl ProcessSpec {
             cwd: cwd.into(),
             environment: Environment::Overlay(Vec::new()),
             stdin: Stdin::Bytes(Bytes::new()),
+            tty: None,
+            user: None,
             timeout: None,
             retention: Retention::Answer(keep),
             record_limit: usize::MAX,

@@ -22,6 +22,8 @@ pub struct Launch {
     pub timeout: Option<Duration>,
     /// What becomes of descendants when the program has ended.
     pub on_exit: exec::OnExit,
+    /// The user to run it as; `None` is the daemon's own. Only a principal that may do everything can choose.
+    pub user: Option<String>,
 }
 
 /// Run a command to its end.
@@ -42,6 +44,8 @@ pub struct Create {
     pub launch: Launch,
     /// Standard input.
     pub stdin: exec::Stdin,
+    /// Size of its terminal; `None` gives it pipes.
+    pub tty: Option<exec::Size>,
     /// How its output is kept.
     pub retention: exec::Retention,
     /// Bytes of one output record at most.
@@ -61,6 +65,7 @@ impl Launch {
             environment: Environment::Overlay(Vec::new()),
             timeout: None,
             on_exit: exec::OnExit::default(),
+            user: None,
         }
     }
 
@@ -71,7 +76,8 @@ impl Launch {
         };
         let mut pairs: Vec<_> = pairs.iter().collect();
         pairs.sort();
-        (&self.command, &self.cwd, exact, pairs, self.timeout, self.on_exit).hash(hasher);
+        (&self.command, &self.cwd, exact, pairs).hash(hasher);
+        (self.timeout, self.on_exit, &self.user).hash(hasher);
     }
 }
 
@@ -90,7 +96,7 @@ impl Create {
     pub(super) fn fingerprint(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
         self.launch.hash(&mut hasher);
-        (&self.stdin, &self.labels).hash(&mut hasher);
+        (&self.stdin, self.tty, &self.labels).hash(&mut hasher);
         hasher.finish()
     }
 }

@@ -107,6 +107,7 @@ impl Rooms {
         self.quota(call)?;
         let mut spec = self.spec(create.launch, exec::Keep::first(0))?;
         spec.stdin = create.stdin;
+        spec.tty = create.tty;
         spec.retention = create.retention;
         spec.record_limit = create.record_limit;
         spec.owner = create.owner;
@@ -157,6 +158,7 @@ impl Rooms {
             environment: launch.environment,
             timeout: launch.timeout,
             on_exit: launch.on_exit,
+            user: launch.user,
             ..exec::ProcessSpec::new(launch.command, self.workspace.resolve(&launch.cwd)?, keep)
         })
     }

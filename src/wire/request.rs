@@ -38,6 +38,7 @@ pub fn streamed_exec(
     Ok(Op::ProcessCreate(Box::new(Create {
         launch,
         stdin: exec::Stdin::Bytes(stdin),
+        tty: None,
         retention: exec::Retention::Block(capacity),
         record_limit,
         owner: exec::Owner::User,

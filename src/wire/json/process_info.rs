@@ -177,6 +177,7 @@ impl Exited {
 fn words(command: &Command) -> (String, Vec<String>, bool) {
     match command {
         Command::Shell(line) => (line.to_string_lossy().into_owned(), Vec::new(), true),
+        Command::LoginShell => ("login shell".into(), Vec::new(), true),
         Command::Argv(words) => {
             let mut words = words.iter().map(|word| word.to_string_lossy().into_owned());
             (words.next().unwrap_or_default(), words.collect(), false)

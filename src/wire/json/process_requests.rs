@@ -125,6 +125,7 @@ impl CreateRequest {
             } else {
                 Stdin::Bytes(Bytes::new())
             },
+            tty: None,
             retention: retention(self.retention.unwrap_or_default(), config)?,
             record_limit: usize::MAX,
             owner: exec::Owner::User,
