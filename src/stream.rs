@@ -1,4 +1,5 @@
-//! Numbered records and what is kept of them. Pure: no tokio, no clock, no locks; callers pass bytes and `now`.
+//! Numbered records, what is kept of them, and how they reach a client. Pure: no tokio, no clock, no locks; callers pass
+//! bytes and `now`.
 //!
 //! `record` is what writers make and readers get, `log` numbers and counts it, `shelf` keeps it per channel, `keep` says
 //! how much; `cursor` is where a reader stands, and `read` what it gets.
@@ -7,6 +8,10 @@ mod cursor;
 mod delivery;
 #[cfg(test)]
 mod delivery_model;
+#[cfg(test)]
+mod delivery_model_tests;
+#[cfg(test)]
+mod delivery_tests;
 mod dialogue;
 mod flight;
 mod keep;
@@ -18,7 +23,7 @@ mod shelf;
 
 pub use cursor::Cursor;
 pub use delivery::Delivery;
-pub use dialogue::{Ack, Acked, Attach, Attached, Frame, Lease, Offer, ReadGate, Retained};
+pub use dialogue::{Ack, Acked, Attach, Attached, Frame, Lease, Offer, ReadGate};
 pub use keep::{ChannelTotals, Keep, Kept, Tail, Totals};
 pub use log::Log;
 pub use record::{Channel, Gap, Holder, Item, Record, Spilled, Stored};

@@ -31,7 +31,7 @@
 //! full of what was sent and the client had credit for more ([`Delivery::let_drop`]). Who attaches below that is told
 //! where the log begins now.
 
-use super::dialogue::{Ack, Acked, Attach, Attached, Frame, Lease, Offer, ReadGate, Retained};
+use super::dialogue::{Ack, Acked, Attach, Attached, Frame, Lease, Offer, ReadGate};
 use super::flight::Flight;
 
 /// The window of a client that names none, bytes.
@@ -218,17 +218,8 @@ impl Delivery {
         self.next
     }
 
-    /// Whether the pipe may be read. Attached: while what is unsent fits in the credit, and there is room or room can be made
-    /// ([`Delivery::let_drop`]). Detached: until the log is full.
-    pub fn may_read(&self, retained: Retained) -> bool {
-        if !self.attached {
-            return retained.total < retained.limit;
-        }
-        let ahead = self.flight.bytes() + retained.unsent;
-        (ahead == 0 || ahead < self.window) && (retained.unsent == 0 || retained.unsent < retained.limit)
-    }
-
-    /// The same said in advance, so that the log can be asked alone: it holds until the next thing that happens here.
+    /// When the pipe may be read. Attached: while what is unsent fits in the credit, and there is room or room can be made
+    /// ([`Delivery::let_drop`]). Detached: until the log is full. It holds until the next thing that happens here.
     pub fn gate(&self, limit: u64) -> ReadGate {
         let after = self.next - 1;
         if !self.attached {

@@ -84,7 +84,7 @@ fn run(payloads: &[u64], flow: Flow) {
     while world.client.upto < payloads.len() as u64 {
         let before = (world.written.len(), world.reached, world.client.upto);
         let retained = world.retained(flow.limit);
-        if world.delivery.may_read(retained)
+        if retained.may_grow(&world.delivery)
             && let Some(payload) = unread.next()
         {
             world.take(&Step::Write(*payload));

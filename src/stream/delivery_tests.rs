@@ -1,6 +1,7 @@
 //! The rules of [`Delivery`], one by one.
 
-use super::{Ack, Acked, Attach, Attached, Delivery, Frame, Lease, Offer, Retained};
+use super::delivery_model::Retained;
+use super::{Ack, Acked, Attach, Attached, Delivery, Frame, Lease, Offer};
 
 fn attach(generation: u64, from_seq: u64, window_bytes: u64) -> Attach {
     Attach {
@@ -182,6 +183,11 @@ fn the_higher_generation_wins_and_an_equal_one_is_the_same() {
     );
     assert_eq!(delivery.next_seq(), 3);
     assert!(!delivery.stands(&first) && delivery.stands(&second));
+    assert_eq!(
+        delivery.ack(ack(1, 5, 1)),
+        Acked::Ignored,
+        "it is about the first"
+    );
 }
 
 #[test]
@@ -379,7 +385,7 @@ fn the_pipe_is_read_while_there_is_credit_and_room() {
             delivery.detach();
         }
         let retained = Retained { unsent, total, limit };
-        assert_eq!(delivery.may_read(retained), read, "{case:?}");
+        assert_eq!(retained.may_grow(&delivery), read, "{case:?}");
     }
 }
 

@@ -93,17 +93,6 @@ pub enum Offer {
     Refused,
 }
 
-/// What the log holds, in bytes of payload.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Retained {
-    /// From [`Delivery::next_seq`](super::Delivery::next_seq) on: written and not sent.
-    pub unsent: u64,
-    /// All of it.
-    pub total: u64,
-    /// How much it may be.
-    pub limit: u64,
-}
-
 /// When more may be written to the log: while less than `window` bytes stand behind frame `after`, and less than `capacity`
 /// are kept in all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

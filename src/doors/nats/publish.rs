@@ -117,7 +117,13 @@ impl Pump<'_> {
             news.as_mut().enable();
             match self.op.offer(self.lease, frame) {
                 Offer::Publish => return true,
-                Offer::LetGo | Offer::Refused => return false,
+                Offer::LetGo => return false,
+                Offer::Refused => {
+                    // The log and the delivery disagree: a bug, and no frame to go on with.
+                    self.op
+                        .fail(Failure::pipe(format!("frame {} is out of turn", frame.seq)));
+                    return false;
+                }
                 Offer::AwaitCredit | Offer::AwaitLease => news.await,
             }
         }
