@@ -50,7 +50,12 @@ pub(super) async fn keep_small(rooms: Arc<Rooms>, tasks: Tasks) -> Result<(), Er
         if owed && quiet {
             owed = false;
             // Only a panic could be told here, and it has been logged.
-            let _ = tokio::task::spawn_blocking(memory::give_back).await;
+            let engine = Arc::clone(rooms.engine());
+            let tidying = move || {
+                engine.sweep();
+                memory::give_back();
+            };
+            let _ = tokio::task::spawn_blocking(tidying).await;
         }
     }
 }

@@ -11,14 +11,16 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::attached::Attached;
 use super::birth::Birth;
+use super::confine::{Confinement, Warden};
 use super::ends::Ends;
 use super::environment::{Base, MARKER, Surroundings};
 use super::kill;
+use super::limits::Limits;
 use super::members::{Leader, Tree};
 use super::output::{Gate, Output};
 use super::prepare::Prepared;
 use super::proc;
-use super::process::{About, Parts, Process};
+use super::process::{About, BEST_EFFORT, Parts, Process};
 use super::pump::Pump;
 use super::reap::{Child, Reaper};
 use super::run::Running;
@@ -84,6 +86,9 @@ pub struct Engine {
     /// Threads lent to the first milliseconds of commands.
     sprints: Semaphore,
     spool: Arc<Spool>,
+    warden: Warden,
+    /// Commands that were confined so far.
+    confined: AtomicU64,
     tasks: Tasks,
 }
 
@@ -104,6 +109,8 @@ impl Engine {
             spare_births: Arc::new(Semaphore::new(SPARE_BIRTHS)),
             sprints: Semaphore::new(4 * processors()),
             spool: config.spool,
+            warden: Warden::discover(Path::new("/"), instance),
+            confined: AtomicU64::new(0),
             tasks: tasks.clone(),
         })
     }
@@ -201,6 +208,8 @@ impl Engine {
             environment: Environment::Overlay(Vec::new()),
             user: None,
             has_terminal: false,
+            nofile: None,
+            confinement: None,
             stdio: &stdio,
         };
         let newborn = self.bear(newcomer, &Arc::default())?;
@@ -215,6 +224,7 @@ impl Engine {
     fn give_birth(&self, spec: ProcessSpec, asked: Instant, birth: &Arc<Birth>) -> Result<Started, Error> {
         let interactive = spec.stdin == Stdin::Open;
         let ends = Ends::open(spec.stdin, spec.tty)?;
+        let mut confinement = self.confine(&spec.limits)?;
         let newborn = self.bear(
             Newcomer {
                 command: &spec.command,
@@ -222,12 +232,20 @@ impl Engine {
                 environment: spec.environment,
                 user: spec.user.as_deref(),
                 has_terminal: ends.terminal.is_some(),
+                nofile: spec.limits.nofile,
+                confinement: confinement.as_ref(),
                 stdio: &ends.child,
             },
             birth,
         )?;
         let spent = newborn.started.saturating_duration_since(asked);
+        if let Some(confinement) = &mut confinement {
+            confinement.attend(&newborn.tree);
+        }
         let output = self.output(spec.retention, spec.record_limit);
+        if let Some(limit) = spec.limits.output_max {
+            output.limit(limit);
+        }
         let pump = Pump {
             output: Arc::clone(&output),
             stdin: ends.stdin,
@@ -246,6 +264,8 @@ impl Engine {
             id: newborn.id,
             about,
             tree: newborn.tree,
+            reach: confinement.as_ref().and_then(Confinement::reach),
+            promise: confinement.as_ref().map_or(BEST_EFFORT, Confinement::tree),
             input: ends.input,
             terminal: ends.terminal,
             output,
@@ -253,6 +273,7 @@ impl Engine {
         let running = Running {
             process,
             child: newborn.child,
+            confinement,
             timeout: spec.timeout.map(|limit| limit.saturating_sub(spent)),
             on_exit: spec.on_exit,
             linger: self.linger,
@@ -264,6 +285,16 @@ impl Engine {
             pump,
             tasks: self.tasks.clone(),
         })
+    }
+
+    /// What keeps a command within its limits; `None` when they need nothing.
+    fn confine(&self, limits: &Limits) -> Result<Option<Confinement>, Error> {
+        limits.validate()?;
+        if self.warden.mechanism(limits)?.is_none() {
+            return Ok(None);
+        }
+        let id = self.confined.fetch_add(1, Ordering::Relaxed);
+        self.warden.confine(limits, &id.to_string()).map(Some)
     }
 
     fn output(&self, retention: Retention, record_limit: usize) -> Arc<Output> {
@@ -313,6 +344,12 @@ impl Engine {
         if let Some(user) = user {
             start = start.becoming(user);
         }
+        if let Some(most) = newcomer.nofile {
+            start = start.with_descriptors(most)?;
+        }
+        if let Some(confinement) = newcomer.confinement {
+            start = start.placed(confinement.placement()?);
+        }
         let started = Instant::now();
         let child = self
             .reaper
@@ -336,7 +373,7 @@ impl Engine {
 
     /// Ends every process that this daemon ever started and that is still alive, background children too: TERM,
     /// [`Config::kill_grace`], KILL, for all trees in one go. Nothing is born from now on. Answers who would not end.
-    pub async fn kill_everything(&self) -> Vec<i32> {
+    pub async fn kill_everything(self: &Arc<Self>) -> Vec<i32> {
         self.births.close();
         self.spare_births.close();
         let tree = Tree {
@@ -349,7 +386,12 @@ impl Engine {
         if asking.await.is_ok_and(|asked| !asked.is_empty()) {
             kill::ended_within(&tree, self.kill_grace).await;
         }
-        let killing = tokio::task::spawn_blocking(move || kill::kill_tree(&tree));
+        let engine = Arc::clone(self);
+        let killing = tokio::task::spawn_blocking(move || {
+            let killed = kill::kill_tree(&tree);
+            engine.warden.close();
+            killed
+        });
         killing.await.map(|killed| killed.survivors).unwrap_or_default()
     }
 
@@ -377,6 +419,11 @@ impl Engine {
                 .map_err(panicked)?;
         }
         Ok(found)
+    }
+
+    /// Removes control groups that nobody is in any more. Blocks for a few system calls.
+    pub fn sweep(&self) {
+        self.warden.sweep();
     }
 
     /// Whether any process was born since the start: without one there is nothing to look for at the end.
@@ -447,6 +494,8 @@ struct Newcomer<'a> {
     environment: Environment,
     user: Option<&'a str>,
     has_terminal: bool,
+    nofile: Option<u64>,
+    confinement: Option<&'a Confinement>,
     stdio: &'a [OwnedFd; 3],
 }
 

@@ -108,7 +108,7 @@ pub(super) fn kill_tree(tree: &Tree) -> Killed {
 }
 
 /// Stops members until a look finds nobody new, or somebody got away meanwhile. Answers the last look.
-fn freeze(search: &mut Search<'_>) -> io::Result<Look> {
+fn freeze(search: &mut Search) -> io::Result<Look> {
     let (mut stopped, started) = (HashSet::new(), Instant::now());
     loop {
         let mut look = search.look()?;
@@ -126,7 +126,7 @@ fn freeze(search: &mut Search<'_>) -> io::Result<Look> {
 /// Kills who is born now, if it is recognised: somebody who forks, leaves and ends all the time is not there any more
 /// when a look comes to its number, but the last number that was given out is its, or near. Goes on as long as somebody
 /// is caught now and then.
-fn chase(search: &Search<'_>, killed: &mut Killed) {
+fn chase(search: &Search, killed: &mut Killed) {
     /// Numbers before the last one that are tried.
     const BEFORE: i32 = 3;
     let started = Instant::now();

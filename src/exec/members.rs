@@ -65,8 +65,8 @@ pub(super) type Identity = (i32, u64);
 
 /// The search for the members of one tree: what was learnt so far helps to recognise those who come.
 #[derive(Debug)]
-pub(super) struct Search<'a> {
-    tree: &'a Tree,
+pub(super) struct Search {
+    tree: Tree,
     own: i32,
     own_session: i32,
     /// Members ever seen: a descendant is remembered after its parent has gone.
@@ -86,8 +86,8 @@ pub(super) struct Look {
     pub(super) moved: bool,
 }
 
-impl<'a> Search<'a> {
-    pub(super) fn new(tree: &'a Tree) -> Self {
+impl Search {
+    pub(super) fn new(tree: &Tree) -> Self {
         let own = std::process::id() as i32;
         let own_session = proc::stat(own).ok().flatten().map_or(0, |stat| stat.session);
         let pipes = |leader: &Leader| {
@@ -96,7 +96,7 @@ impl<'a> Search<'a> {
             leader.is_alive().then_some(pipes)
         };
         Self {
-            tree,
+            tree: tree.clone(),
             own,
             own_session,
             known: HashSet::new(),
@@ -107,30 +107,34 @@ impl<'a> Search<'a> {
 
     /// The members alive now.
     pub(super) fn look(&mut self) -> io::Result<Look> {
-        let snapshot = proc::snapshot(&self.tree.marker)?;
+        Ok(self.look_at(&proc::snapshot()?))
+    }
+
+    /// The members alive at the moment of a snapshot that was taken after the tree's leader was born.
+    pub(super) fn look_at(&mut self, snapshot: &Snapshot) -> Look {
         // Asked after the snapshot: a leader that is still there now was there when the snapshot was taken.
         let leader = self.tree.leader.as_ref().and_then(Leader::current_pid);
         let inhabited: HashSet<i32> = snapshot.all.values().map(|stat| stat.session).collect();
         self.sessions.retain(|session| inhabited.contains(session));
         self.sessions.extend(leader);
-        let mut found = Found::new(&snapshot, self.own);
+        let mut found = Found::new(snapshot, self.own);
         for stat in snapshot.all.values() {
             let led = leader.is_some_and(|pid| stat.pid == pid || stat.group == pid);
-            let marked = snapshot.marked.contains(&stat.pid);
+            let marked = snapshot.carries(stat.pid, &self.tree.marker);
             let known = self.known.contains(&(stat.pid, stat.started));
-            if led || marked || known || self.adopts(stat) || self.holds_output(stat, &snapshot) {
+            if led || marked || known || self.adopts(stat) || self.holds_output(stat, snapshot) {
                 found.add(stat.pid);
             }
         }
-        self.close(&snapshot, &mut found);
+        self.close(snapshot, &mut found);
         let members = found.pids.iter().filter_map(|pid| snapshot.all.get(pid));
         self.known
             .extend(members.clone().map(|stat| (stat.pid, stat.started)));
         let alive = members.filter(|stat| !stat.dead);
-        Ok(Look {
+        Look {
             alive: alive.map(|stat| (stat.pid, stat.started)).collect(),
             moved: snapshot.moved,
-        })
+        }
     }
 
     /// Adds descendants and those of the same sessions until nobody is added any more.
@@ -162,7 +166,7 @@ impl<'a> Search<'a> {
 
     /// Whether it is an orphan that came to us, carries no marker and can write to the pipe of the leader.
     fn holds_output(&self, stat: &Stat, snapshot: &Snapshot) -> bool {
-        let unclaimed = stat.parent == self.own && !stat.dead && !snapshot.others.contains(&stat.pid);
+        let unclaimed = stat.parent == self.own && !stat.dead && !snapshot.markers.contains_key(&stat.pid);
         unclaimed && !self.pipes.is_empty() && proc::holds_pipe(stat.pid, &self.pipes)
     }
 

@@ -8,6 +8,8 @@
 
 mod attached;
 mod birth;
+mod cgroup;
+mod confine;
 mod cradle;
 mod drain;
 mod ends;
@@ -17,7 +19,11 @@ mod feed;
 mod inherit;
 mod input;
 mod kill;
+mod leaf;
+mod leaves;
+mod limits;
 mod members;
+mod oom;
 mod output;
 mod prepare;
 mod proc;
@@ -36,18 +42,20 @@ mod sys;
 mod terminal;
 mod user;
 mod watch;
+mod watchdog;
 
 pub use crate::stream::{Keep, Kept};
 pub use attached::{Attached, Handle};
 pub use engine::{Config, Engine, Started};
 pub use environment::MARKER;
+pub use limits::{Hit, Limits, Mechanism};
 pub use output::{Gate, Output};
 pub use prepare::Prepared;
 pub use process::{About, Process, Scope, Signalled};
 pub use registry::{Registry, RegistryLimits, RowKey};
 pub use spec::{
-    Command, EndRecord, Environment, Exit, Finished, Limit, OnExit, Oom, Owner, ProcessSpec, Retention,
-    Stdin, signal_name, signal_number,
+    Command, EndRecord, Environment, Exit, Finished, OnExit, Oom, Owner, ProcessSpec, Retention, Stdin,
+    signal_name, signal_number,
 };
 pub use spool::Spool;
 pub use terminal::Size;

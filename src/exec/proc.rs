@@ -1,6 +1,6 @@
 //! `/proc` as the tree killer needs it: who is whose child, who carries our marker, who holds a pipe.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -19,26 +19,35 @@ pub(super) struct Stat {
     pub(super) started: u64,
     /// Whether it has ended and only waits to be reaped.
     pub(super) dead: bool,
+    pub(super) threads: u64,
+    /// Pages of memory that are resident.
+    pub(super) resident: u64,
 }
 
 /// The processes of one moment.
 #[derive(Debug, Default)]
 pub(super) struct Snapshot {
     pub(super) all: HashMap<i32, Stat>,
-    /// Those whose environment has an entry that begins with the marker.
-    pub(super) marked: HashSet<i32>,
-    /// Those who carry another marker.
-    pub(super) others: HashSet<i32>,
+    /// The markers of those who carry any: entries of their environment.
+    pub(super) markers: HashMap<i32, Vec<Box<[u8]>>>,
     /// Somebody went away while being looked at, maybe leaving a child that was not seen.
     pub(super) moved: bool,
+}
+
+impl Snapshot {
+    /// Whether `pid` carries a marker that begins with this.
+    pub(super) fn carries(&self, pid: i32, beginning: &[u8]) -> bool {
+        let markers = self.markers.get(&pid).into_iter().flatten();
+        markers.into_iter().any(|marker| marker.starts_with(beginning))
+    }
 }
 
 /// What the environment of every process that a daemon has started begins an entry with.
 const ANY_MARKER: &[u8] = MARKER.as_bytes();
 
-/// Every process that can be seen, and who carries `marker`. `NotFound` where nobody can be seen: no `/proc`, or an
+/// Every process that can be seen, and who carries which markers. `NotFound` where nobody can be seen: no `/proc`, or an
 /// empty directory of that name, as in a small root.
-pub(super) fn snapshot(marker: &[u8]) -> io::Result<Snapshot> {
+pub(super) fn snapshot() -> io::Result<Snapshot> {
     let mut snapshot = Snapshot::default();
     for pid in pids()? {
         match stat(pid) {
@@ -49,9 +58,12 @@ pub(super) fn snapshot(marker: &[u8]) -> io::Result<Snapshot> {
             Err(error) => return Err(error),
         }
         match environment(pid) {
-            Ok(environment) if has_entry(&environment, marker) => drop(snapshot.marked.insert(pid)),
-            Ok(environment) if has_entry(&environment, ANY_MARKER) => drop(snapshot.others.insert(pid)),
-            Ok(_) => {}
+            Ok(environment) => {
+                let markers: Vec<Box<[u8]>> = entries(&environment, ANY_MARKER).map(Into::into).collect();
+                if !markers.is_empty() {
+                    snapshot.markers.insert(pid, markers);
+                }
+            }
             Err(error) if gone(&error) => snapshot.moved = true,
             // Not ours to read, then not ours to kill.
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
@@ -86,7 +98,7 @@ pub(super) fn stat(pid: i32) -> io::Result<Option<Stat>> {
 }
 
 /// Parses `/proc/<pid>/stat`: the program's name stands in parentheses and may hold anything, also parentheses.
-fn parse_stat(line: &[u8]) -> Option<Stat> {
+pub(super) fn parse_stat(line: &[u8]) -> Option<Stat> {
     let open = line.iter().position(|byte| *byte == b'(')?;
     let close = line.iter().rposition(|byte| *byte == b')')?;
     let pid = std::str::from_utf8(&line[..open]).ok()?.trim().parse().ok()?;
@@ -99,22 +111,24 @@ fn parse_stat(line: &[u8]) -> Option<Stat> {
         group: fields.get(2)?.parse().ok()?,
         session: fields.get(3)?.parse().ok()?,
         started: fields.get(19)?.parse().ok()?,
+        threads: fields.get(17)?.parse().ok()?,
+        resident: fields.get(21)?.parse().ok()?,
     })
 }
 
 /// Whether the environment of `pid` has an entry that begins with `marker`.
 pub(super) fn carries(pid: i32, marker: &[u8]) -> io::Result<bool> {
-    Ok(has_entry(&environment(pid)?, marker))
+    Ok(entries(&environment(pid)?, marker).next().is_some())
 }
 
 fn environment(pid: i32) -> io::Result<Vec<u8>> {
     fs::read(format!("/proc/{pid}/environ"))
 }
 
-fn has_entry(environment: &[u8], beginning: &[u8]) -> bool {
+fn entries<'a>(environment: &'a [u8], beginning: &[u8]) -> impl Iterator<Item = &'a [u8]> {
     environment
         .split(|byte| *byte == 0)
-        .any(|entry| entry.starts_with(beginning))
+        .filter(move |entry| entry.starts_with(beginning))
 }
 
 /// Every process but this one that can write to one of these pipes (inode numbers), as far as that can be seen.
@@ -192,6 +206,8 @@ mod tests {
             session: 41,
             started: 998_877,
             dead: false,
+            threads: 1,
+            resident: 2,
         };
         assert_eq!(parse_stat(line), Some(expected));
         assert_eq!(parse_stat(b""), None);
@@ -202,8 +218,24 @@ mod tests {
     #[test]
     fn this_process_is_in_the_snapshot() {
         let me = std::process::id() as i32;
-        let snapshot = snapshot(b"PATH=").unwrap();
-        assert_eq!(snapshot.all[&me].pid, me);
-        assert!(snapshot.marked.contains(&me));
+        let snapshot = snapshot().unwrap();
+        let stat = snapshot.all[&me];
+        assert!(
+            stat.pid == me && stat.threads > 1 && stat.resident > 100,
+            "{stat:?}"
+        );
+    }
+
+    #[test]
+    fn markers_are_told_apart_by_what_they_begin_with() {
+        let environment = b"A=BOXD_PROCESS=x\0BOXD_PROCESS=me:1\0\0BOXD_PROCESS=you:2\0";
+        let found: Vec<Box<[u8]>> = entries(environment, ANY_MARKER).map(Into::into).collect();
+        assert_eq!(found.len(), 2);
+        let snapshot = Snapshot {
+            markers: HashMap::from([(7, found)]),
+            ..Snapshot::default()
+        };
+        assert!(snapshot.carries(7, b"BOXD_PROCESS=me:") && snapshot.carries(7, b"BOXD_PROCESS=you:2"));
+        assert!(!snapshot.carries(7, b"BOXD_PROCESS=me:2") && !snapshot.carries(8, b""));
     }
 }

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::input::Input;
 use super::kill;
+use super::leaves::Reach;
 use super::members::Tree;
 use super::output::Output;
 use super::spec::{Command, EndRecord, Finished, Owner};
@@ -46,7 +47,7 @@ pub struct Signalled {
 }
 
 /// Without a cgroup a process that cleared its environment may escape.
-const BEST_EFFORT: &str = "best_effort";
+pub(super) const BEST_EFFORT: &str = "best_effort";
 
 impl Signalled {
     fn nobody() -> Self {
@@ -65,6 +66,10 @@ pub struct Process {
     id: ProcessId,
     about: About,
     tree: Tree,
+    /// By what everybody of it is reached, where it has a control group.
+    reach: Option<Reach>,
+    /// What a stop of it can promise.
+    promise: &'static str,
     input: Input,
     terminal: Option<Terminal>,
     output: Arc<Output>,
@@ -105,6 +110,8 @@ pub(super) struct Parts {
     pub(super) id: ProcessId,
     pub(super) about: About,
     pub(super) tree: Tree,
+    pub(super) reach: Option<Reach>,
+    pub(super) promise: &'static str,
     pub(super) input: Input,
     pub(super) terminal: Option<Terminal>,
     pub(super) output: Arc<Output>,
@@ -116,6 +123,8 @@ impl Process {
             id,
             about,
             tree,
+            reach,
+            promise,
             input,
             terminal,
             output,
@@ -124,6 +133,8 @@ impl Process {
             id,
             about,
             tree,
+            reach,
+            promise,
             input,
             terminal,
             output,
@@ -253,6 +264,7 @@ impl Process {
         let others = signalling.await.map_err(panicked)?;
         Ok(Signalled {
             pids: leader.into_iter().chain(others).collect(),
+            tree: self.promise(),
             ..Signalled::nobody()
         })
     }
@@ -264,15 +276,26 @@ impl Process {
     /// [`Error::Internal`] only.
     pub async fn kill(&self) -> Result<Signalled, Error> {
         *self.control.sent.lock() = Some(libc::SIGKILL);
-        let tree = self.tree.clone();
-        let killed = tokio::task::spawn_blocking(move || kill::kill_tree(&tree))
-            .await
-            .map_err(panicked)?;
+        let (tree, reach) = (self.tree.clone(), self.reach.clone());
+        let killing = tokio::task::spawn_blocking(move || {
+            // Who is in the group is named before it is killed.
+            let members = reach.as_ref().map(Reach::members).unwrap_or_default();
+            let survivors = reach.map(|reach| reach.kill()).unwrap_or_default();
+            (kill::kill_tree(&tree), members, survivors)
+        });
+        let (killed, members, survivors) = killing.await.map_err(panicked)?;
+        let mut pids = killed.pids;
+        pids.extend(
+            members
+                .into_iter()
+                .filter(|pid| !pids.contains(pid))
+                .collect::<Vec<_>>(),
+        );
         Ok(Signalled {
-            pids: killed.pids,
-            survivors: killed.survivors,
-            unseen: killed.unseen,
-            tree: BEST_EFFORT,
+            pids,
+            survivors: killed.survivors.into_iter().chain(survivors).collect(),
+            unseen: killed.unseen && self.reach.is_none(),
+            tree: self.promise(),
         })
     }
 
@@ -295,6 +318,11 @@ impl Process {
             stderr: self.output.kept(Channel::Stderr, keep),
             end: Arc::clone(end),
         })
+    }
+
+    /// What a stop of it can promise: `cgroup` when nobody can have escaped, else `best_effort`.
+    pub fn promise(&self) -> &'static str {
+        self.promise
     }
 
     pub(super) fn tree(&self) -> &Tree {

@@ -13,14 +13,16 @@ use std::time::{Duration, Instant};
 use futures_util::future::Either;
 use tokio::time::Instant as Deadline;
 
+use super::confine::Confinement;
 use super::drain;
+use super::limits::Hit;
 use super::members::Leader;
 use super::proc;
 use super::process::Process;
 use super::pump::{Overflow, Pump, Tap};
 use super::read::Reader;
 use super::reap::{Child, Reaped};
-use super::spec::{EndRecord, Limit, OnExit, Oom};
+use super::spec::{EndRecord, OnExit, Oom};
 use crate::error::Error;
 use crate::lifecycle::Tasks;
 use crate::stream::Totals;
@@ -29,6 +31,8 @@ use crate::stream::Totals;
 pub(super) struct Running {
     pub(super) process: Arc<Process>,
     pub(super) child: Child,
+    /// Its limits, where it has any that need something.
+    pub(super) confinement: Option<Confinement>,
     pub(super) timeout: Option<Duration>,
     pub(super) on_exit: OnExit,
     pub(super) linger: Duration,
@@ -40,7 +44,7 @@ pub(super) struct Running {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Ended {
     ByItself,
-    ByLimit(Limit),
+    ByLimit(Hit),
     Cancelled,
     /// The daemon stops.
     Stopped,
@@ -76,9 +80,10 @@ impl Running {
         let ended = tokio::select! {
             biased;
             reaped = self.child.exited() => return reaped.map(|reaped| (reaped, Ended::ByItself)),
-            () = sleep_until(limit) => Ended::ByLimit(Limit::Wall),
+            () = sleep_until(limit) => Ended::ByLimit(Hit::Wall),
             () = tasks.killing() => Ended::Stopped,
             () = self.process.cancelled() => Ended::Cancelled,
+            hit = breached(&mut self.confinement) => Ended::ByLimit(hit),
             overflow = pump.run() => Ended::from(overflow),
         };
         let killing = match ended {
@@ -139,19 +144,24 @@ impl Running {
         ended: Ended,
         lingering: Vec<u32>,
     ) -> EndRecord {
+        let confinement = self.confinement.as_ref();
+        let (oom, met) = confinement.map_or((Oom::Unknown, None), Confinement::verdict);
         let limit = match ended {
             Ended::ByLimit(limit) => Some(limit),
-            Ended::ByItself | Ended::Cancelled | Ended::Stopped => None,
+            Ended::ByItself | Ended::Cancelled | Ended::Stopped => met,
         };
+        let peak = confinement.and_then(Confinement::peak_memory);
         EndRecord {
             seq,
             exit: reaped.ended.exit,
-            timed_out: limit == Some(Limit::Wall),
+            timed_out: limit == Some(Hit::Wall),
             cancelled: matches!(ended, Ended::Cancelled | Ended::Stopped),
             sent_signal: self.process.sent_signal(),
             limit,
-            oom: Oom::Unknown,
-            peak_rss: reaped.ended.peak_rss,
+            mechanism: confinement.and_then(Confinement::mechanism),
+            tree: self.process.promise(),
+            oom,
+            peak_rss: peak.or(reaped.ended.peak_rss),
             user_cpu: reaped.ended.user_cpu,
             system_cpu: reaped.ended.system_cpu,
             wall: reaped.at.saturating_duration_since(self.started),
@@ -163,7 +173,7 @@ impl Running {
 
 impl From<Overflow> for Ended {
     fn from(_: Overflow) -> Self {
-        Self::ByLimit(Limit::Output)
+        Self::ByLimit(Hit::Output)
     }
 }
 
@@ -190,6 +200,14 @@ async fn kill_tree(process: &Arc<Process>, tasks: &Tasks) {
     match killed {
         Ok(Ok(killed)) if killed.survivors.is_empty() && !killed.unseen => {}
         killed => tracing::warn!(?killed, "a tree whose time was over may not be gone"),
+    }
+}
+
+/// Resolves when the tree is to be killed for a limit; never without one. Cancel-safe.
+async fn breached(confinement: &mut Option<Confinement>) -> Hit {
+    match confinement {
+        Some(confinement) => confinement.breached().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -262,7 +262,6 @@ impl Start {
 }
 
 /// What not every command has.
-#[cfg_attr(not(test), expect(dead_code, reason = "requests come to ask for these"))]
 impl Start {
     /// Has standard input, which must be a terminal, be the controlling terminal.
     pub(super) fn on_terminal(mut self) -> Self {
@@ -281,7 +280,7 @@ impl Start {
         let hard = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(_, hard)| hard);
         if most > hard && !geteuid().is_root() {
             return Err(Error::Invalid {
-                field: "limits.nofile",
+                field: "nofile",
                 reason: format!("{most} is more than the daemon itself may have, which is {hard}"),
             });
         }

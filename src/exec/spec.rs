@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::limits::{Hit, Limits, Mechanism};
 use super::terminal::Size;
 use crate::ids::ProcessId;
 use crate::stream::{Keep, Kept, Totals};
@@ -94,6 +95,8 @@ pub struct ProcessSpec {
     pub tty: Option<Size>,
     /// The user to run it as, by name or `uid:gid`; `None` is the daemon's own.
     pub user: Option<String>,
+    /// What it and everything that it starts may use.
+    pub limits: Limits,
     /// Wall time after which the whole tree is killed; `None` is no limit.
     pub timeout: Option<Duration>,
     /// How its output is kept.
@@ -118,6 +121,7 @@ impl ProcessSpec {
             stdin: Stdin::Bytes(Bytes::new()),
             tty: None,
             user: None,
+            limits: Limits::default(),
             timeout: None,
             retention: Retention::Answer(keep),
             record_limit: usize::MAX,
@@ -175,31 +179,6 @@ pub enum Oom {
     Unknown,
 }
 
-/// A limit that a process can run into.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Limit {
-    /// Memory.
-    Memory,
-    /// Processes.
-    Pids,
-    /// Time on the wall.
-    Wall,
-    /// Bytes of output.
-    Output,
-}
-
-impl Limit {
-    /// The stable name.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Memory => "memory",
-            Self::Pids => "pids",
-            Self::Wall => "wall",
-            Self::Output => "output",
-        }
-    }
-}
-
 /// Why and how a process ended: the last record of its log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EndRecord {
@@ -214,10 +193,14 @@ pub struct EndRecord {
     /// The last signal that we sent to it: a death by another one was not our doing.
     pub sent_signal: Option<i32>,
     /// The limit that ended it, when one did.
-    pub limit: Option<Limit>,
+    pub limit: Option<Hit>,
+    /// What enforced its limits; `None` when it had none that need anything.
+    pub mechanism: Option<Mechanism>,
+    /// `cgroup` when nobody of its tree can have escaped a stop, else `best_effort`.
+    pub tree: &'static str,
     /// Whether it was killed for want of memory.
     pub oom: Oom,
-    /// Peak resident set of the leader, bytes; `None` when it was no larger than the daemon's own: the kernel starts a
+    /// Peak memory of the tree where a control group counted it, else peak resident set of the leader, bytes; `None` when that was no larger than the daemon's own: the kernel starts a
     /// program's peak at that of the process that started it, so a smaller one cannot be told.
     pub peak_rss: Option<u64>,
     /// CPU time in user mode of the leader and the children it waited for.

@@ -147,6 +147,13 @@ pub(super) fn stop_ignoring_children() -> io::Result<()> {
     before.map(drop).map_err(io::Error::from)
 }
 
+/// Bytes of a page of memory.
+pub(super) fn page_size() -> u64 {
+    // SAFETY: asks for a number.
+    let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    u64::try_from(size).unwrap_or(4096)
+}
+
 /// A copy of a descriptor that may be one of 0, 1 and 2; the copy is above them and closes on exec.
 pub(super) fn duplicate(fd: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: a plain system call; the new descriptor is owned by nobody else.

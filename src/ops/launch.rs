@@ -22,6 +22,8 @@ pub struct Launch {
     pub timeout: Option<Duration>,
     /// What becomes of descendants when the program has ended.
     pub on_exit: exec::OnExit,
+    /// What it and everything that it starts may use.
+    pub limits: exec::Limits,
     /// The user to run it as; `None` is the daemon's own. Only a principal that may do everything can choose.
     pub user: Option<String>,
 }
@@ -65,6 +67,7 @@ impl Launch {
             environment: Environment::Overlay(Vec::new()),
             timeout: None,
             on_exit: exec::OnExit::default(),
+            limits: exec::Limits::default(),
             user: None,
         }
     }
@@ -77,7 +80,7 @@ impl Launch {
         let mut pairs: Vec<_> = pairs.iter().collect();
         pairs.sort();
         (&self.command, &self.cwd, exact, pairs).hash(hasher);
-        (self.timeout, self.on_exit, &self.user).hash(hasher);
+        (self.timeout, self.on_exit, self.limits, &self.user).hash(hasher);
     }
 }
 

@@ -158,6 +158,7 @@ impl Rooms {
             environment: launch.environment,
             timeout: launch.timeout,
             on_exit: launch.on_exit,
+            limits: launch.limits,
             user: launch.user,
             ..exec::ProcessSpec::new(launch.command, self.workspace.resolve(&launch.cwd)?, keep)
         })

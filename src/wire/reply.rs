@@ -184,6 +184,8 @@ mod tests {
                 cancelled: false,
                 sent_signal: None,
                 limit: None,
+                mechanism: None,
+                tree: "best_effort",
                 oom: exec::Oom::Unknown,
                 peak_rss: None,
                 user_cpu: Duration::ZERO,

@@ -147,9 +147,8 @@ fn mode(mode: u32) -> Option<u32> {
     (mode > 0).then_some(mode)
 }
 
-/// Refuses a policy that makes no sense ([`Error::Invalid`]) and one that asks for anything, as no limit can be
-/// enforced per operation here ([`Error::Unsupported`]). A policy without any field asks for nothing.
-pub fn resource_policy(policy: &OperationResourcePolicy) -> Result<(), Error> {
+/// The limits of a policy; one that makes no sense is [`Error::Invalid`]. A policy without any field asks for nothing.
+pub fn resource_policy(policy: &OperationResourcePolicy) -> Result<exec::Limits, Error> {
     let fields = [
         ("memory_max_bytes", policy.memory_max_bytes),
         ("memory_high_bytes", policy.memory_high_bytes),
@@ -172,14 +171,34 @@ pub fn resource_policy(policy: &OperationResourcePolicy) -> Result<(), Error> {
             reason,
         });
     }
-    if fields.iter().all(|(_, value)| value.is_none()) {
-        return Ok(());
-    }
-    Err(Error::Unsupported {
-        what: "resource_policy".into(),
-        why: "limits for single operations are not enforced by this version, and are never ignored".into(),
-        fix: Some("send the request without resource_policy".into()),
+    Ok(exec::Limits {
+        memory_max: policy.memory_max_bytes,
+        memory_high: policy.memory_high_bytes,
+        cpu_millicores: policy.cpu_max_millicores.map(u64::from),
+        ..exec::Limits::default()
     })
+}
+
+/// Puts limits on an operation; one that starts no process can not keep them, and they are never ignored.
+pub fn limited(op: Op, limits: exec::Limits) -> Result<Op, Error> {
+    if limits == exec::Limits::default() {
+        return Ok(op);
+    }
+    match op {
+        Op::ProcessRun(mut run) => {
+            run.launch.limits = run.launch.limits.tightest(limits);
+            Ok(Op::ProcessRun(run))
+        }
+        Op::ProcessCreate(mut create) => {
+            create.launch.limits = create.launch.limits.tightest(limits);
+            Ok(Op::ProcessCreate(create))
+        }
+        other => Err(Error::Unsupported {
+            what: format!("resource_policy for {}", other.name()),
+            why: "it starts no process that could be limited".into(),
+            fix: Some("send the request without resource_policy".into()),
+        }),
+    }
 }
 
 #[cfg(test)]
@@ -259,11 +278,20 @@ mod tests {
             );
         }
         for fine in [policy(Some(2), Some(2), None), policy(None, None, Some(1))] {
-            assert_eq!(
-                resource_policy(&fine).unwrap_err().code(),
-                Code::Unsupported,
-                "{fine:?}"
+            let limits = resource_policy(&fine).unwrap();
+            let run = exec(
+                ExecRequest {
+                    command: words(&["true"]),
+                    ..Default::default()
+                },
+                exec::Keep::first(0),
             );
+            match limited(run.unwrap(), limits).unwrap() {
+                Op::ProcessRun(run) => assert_eq!(run.launch.limits, limits),
+                other => panic!("{other:?}"),
+            }
+            let error = limited(Op::HostMetrics, limits).unwrap_err();
+            assert_eq!(error.code(), Code::Unsupported, "{fine:?}");
         }
     }
 }

@@ -18,12 +18,13 @@ use super::opstream::{self, Asked};
 use super::subjects::{FamilyKind, may_reply_to};
 use super::{content, extension, route};
 use crate::error::Error;
+use crate::exec::Limits;
 use crate::ids::RequestId;
 use crate::ops::{self, Call, Op, Reply};
 use crate::wire::proto::control_request::Op as WireOp;
 use crate::wire::proto::control_response::Result as Outcome;
 use crate::wire::proto::{AgentError, ControlRequest, OpStart, OpStatus, PingResponse, op_start};
-use crate::wire::reply;
+use crate::wire::{reply, request};
 
 /// The name of this door in metrics.
 pub(super) const DOOR: &str = "nats";
@@ -64,8 +65,16 @@ struct Work {
 
 enum Body {
     Op(Op),
-    Extension { name: String, payload: Bytes },
-    Start { family: FamilyKind, start: Box<OpStart> },
+    Extension {
+        name: String,
+        payload: Bytes,
+        limits: Limits,
+    },
+    Start {
+        family: FamilyKind,
+        start: Box<OpStart>,
+        limits: Limits,
+    },
 }
 
 enum Inline {
@@ -115,17 +124,24 @@ fn answer_inline(generation: &Arc<Generation>, family: FamilyKind, request: Cont
         let reason = "the request names no operation that this version knows".into();
         return Inline::Answer(Answer::error(request_id, name, &Error::Protocol { reason }));
     };
-    let policy = resource_policy.map_or(Ok(()), |policy| crate::wire::request::resource_policy(&policy));
-    let body = policy.and_then(|()| match op {
+    let limits = resource_policy
+        .as_ref()
+        .map_or(Ok(Limits::default()), request::resource_policy);
+    let body = limits.and_then(|limits| match op {
         WireOp::Ext(extension) => Ok(Body::Extension {
             name: extension.op,
             payload: extension.payload,
+            limits,
         }),
         WireOp::OpStart(start) => Ok(Body::Start {
             family,
             start: Box::new(start),
+            limits,
         }),
-        op => route::operation(op, generation.max_payload as u64).map(Body::Op),
+        op => {
+            let op = route::operation(op, generation.max_payload as u64)?;
+            request::limited(op, limits).map(Body::Op)
+        }
     });
     match body {
         Ok(_) if generation.link.door.tasks.is_stopping() => {
@@ -206,15 +222,24 @@ async fn perform(generation: &Arc<Generation>, work: Work, bytes: usize) -> Answ
     };
     let outcome = match body {
         Body::Op(operation) => perform_op(link, &call, &request_id, op, operation, max_payload).await,
-        Body::Extension { name, payload } => {
+        Body::Extension {
+            name,
+            payload,
+            limits,
+        } => {
             let rooms = &link.door.rooms;
-            let outcome = extension::perform(rooms, &call, name, &payload, max_payload).await;
+            let outcome = extension::perform(rooms, &call, name, &payload, limits, max_payload).await;
             outcome.map(Success::Outcome)
         }
-        Body::Start { family, start } => {
+        Body::Start {
+            family,
+            start,
+            limits,
+        } => {
             let asked = Asked {
                 call,
                 family,
+                limits,
                 start: *start,
             };
             let started = opstream::start(generation, &request_id, asked).await;

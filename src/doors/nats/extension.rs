@@ -4,14 +4,15 @@ use bytes::Bytes;
 
 use super::error::{agent_error, with_stable_code};
 use crate::error::Error;
+use crate::exec::Limits;
 use crate::ops::{Call, Reply, Rooms};
-use crate::wire::json;
 use crate::wire::proto::control_response::Result as Outcome;
 use crate::wire::proto::{AgentError, Extension};
+use crate::wire::{json, request};
 
 /// Whether the operation of that name starts a process.
 pub(super) fn is_heavy(name: &str) -> bool {
-    name == "process.run"
+    matches!(name, "process.run" | "process.create")
 }
 
 /// Performs the operation `name`; errors carry the stable code besides what every error carries.
@@ -20,9 +21,10 @@ pub(super) async fn perform(
     call: &Call,
     name: String,
     payload: &[u8],
+    limits: Limits,
     max_payload: usize,
 ) -> Result<Outcome, AgentError> {
-    match answer(rooms, call, &name, payload, max_payload as u64).await {
+    match answer(rooms, call, &name, payload, limits, max_payload as u64).await {
         Ok(payload) => Ok(Outcome::Ext(Extension { op: name, payload })),
         Err(error) => {
             let id = call.request_id.to_string();
@@ -37,13 +39,23 @@ pub(super) async fn perform(
     }
 }
 
-async fn answer(rooms: &Rooms, call: &Call, name: &str, payload: &[u8], limit: u64) -> Result<Bytes, Error> {
+async fn answer(
+    rooms: &Rooms,
+    call: &Call,
+    name: &str,
+    payload: &[u8],
+    limits: Limits,
+    limit: u64,
+) -> Result<Bytes, Error> {
     let decoded = json::decode_op(name, payload, &rooms.process_config())?;
     let mut call = call.clone();
     if decoded.idempotency_key.is_some() {
         call.idempotency_key = decoded.idempotency_key;
     }
-    let answer = match rooms.perform(&call, decoded.op).await? {
+    let answer = match rooms
+        .perform(&call, request::limited(decoded.op, limits)?)
+        .await?
+    {
         Reply::File(open) => {
             let (offset, total) = (open.range().start, open.total());
             json::encode_file(&open.read_all(limit).await?, offset, total)

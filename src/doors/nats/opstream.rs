@@ -12,16 +12,14 @@ use super::op::{Op, Running};
 use super::publish::publish;
 use super::subjects::{FamilyKind, is_token};
 use crate::error::Error;
-use crate::exec::Output;
+use crate::exec::{self, Output};
 use crate::fs::OpenFile;
 use crate::lifecycle::Tasks;
-use crate::ops::{Call, Reply};
+use crate::ops::{self, Call, Reply};
 use crate::stream::{Ack, Attach, Attached, Channel, Evictions, Keep, Log, Roster, Standing, Totals};
 use crate::wire::opstream::{self, FRAME_OVERHEAD, Failure};
 use crate::wire::proto::op_start::Op as StartOp;
-use crate::wire::proto::{
-    ExecRequest, FsReadRequest, OpAck, OpAttach, OpExit, OpLostReason, OpStart, OpStarted, OpStatus,
-};
+use crate::wire::proto::{OpAck, OpAttach, OpExit, OpLostReason, OpStart, OpStarted, OpStatus};
 use crate::wire::request;
 
 /// Bytes of payload of one frame.
@@ -41,6 +39,7 @@ pub(super) struct Ops {
 pub(super) struct Asked {
     pub(super) call: Call,
     pub(super) family: FamilyKind,
+    pub(super) limits: exec::Limits,
     pub(super) start: OpStart,
 }
 
@@ -233,7 +232,9 @@ async fn begin(generation: &Arc<Generation>, op: Arc<Op>, asked: Asked) -> Resul
 }
 
 async fn run(link: &Arc<Link>, op: &Arc<Op>, asked: Asked, record_limit: usize) -> Result<(), Error> {
-    let Asked { call, start, .. } = asked;
+    let Asked {
+        call, start, limits, ..
+    } = asked;
     let left = deadline(start.deadline_ms);
     let spool = link.door.rooms.engine().spool();
     let looking = Arc::clone(spool);
@@ -241,7 +242,7 @@ async fn run(link: &Arc<Link>, op: &Arc<Op>, asked: Asked, record_limit: usize) 
     let capacity = capacity.map_err(|panic| Error::Internal {
         reason: format!("a look at the spool panicked: {panic}"),
     })?;
-    let limits = Bounds {
+    let bounds = Bounds {
         capacity,
         record: record_limit,
     };
@@ -250,8 +251,15 @@ async fn run(link: &Arc<Link>, op: &Arc<Op>, asked: Asked, record_limit: usize) 
             stillborn(link, op);
             Ok(())
         }
-        Some(StartOp::Exec(exec)) => run_command(link, op, &call, exec, left, limits).await,
-        Some(StartOp::FsRead(read)) => read_file(link, op, &call, read, limits).await,
+        Some(StartOp::Exec(exec)) => {
+            let create = request::streamed_exec(exec, left, bounds.capacity, bounds.record)?;
+            let create = request::limited(create, limits)?;
+            run_command(link, op, &call, create, bounds.capacity).await
+        }
+        Some(StartOp::FsRead(read)) => {
+            let read = request::limited(request::fs_read(read), limits)?;
+            read_file(link, op, &call, read, bounds).await
+        }
         Some(StartOp::FsWrite(_)) => Err(unsupported("fs_write")),
         None if start.ext.is_some() => {
             let name = start.ext.map(|extension| extension.op).unwrap_or_default();
@@ -313,17 +321,15 @@ async fn run_command(
     link: &Arc<Link>,
     op: &Arc<Op>,
     call: &Call,
-    exec: ExecRequest,
-    left: Option<Duration>,
-    bounds: Bounds,
+    create: ops::Op,
+    capacity: u64,
 ) -> Result<(), Error> {
-    let create = request::streamed_exec(exec, left, bounds.capacity, bounds.record)?;
     let Reply::Process(process) = link.door.rooms.perform(call, create).await? else {
         return Err(unexpected());
     };
     op.run(Running {
         output: Arc::clone(process.output()),
-        capacity: bounds.capacity,
+        capacity,
         process: Some(Arc::clone(&process)),
     });
     let (link, op) = (Arc::clone(link), Arc::clone(op));
@@ -340,10 +346,10 @@ async fn read_file(
     link: &Arc<Link>,
     op: &Arc<Op>,
     call: &Call,
-    read: FsReadRequest,
+    read: ops::Op,
     bounds: Bounds,
 ) -> Result<(), Error> {
-    let Reply::File(file) = link.door.rooms.perform(call, request::fs_read(read)).await? else {
+    let Reply::File(file) = link.door.rooms.perform(call, read).await? else {
         return Err(unexpected());
     };
     let log = Log::new(Keep::all()).with_record_limit(bounds.record);

@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use crate::exec::{EndRecord, Exit, Oom, signal_name};
+use crate::exec::{EndRecord, Exit, Hit, Mechanism, Oom, signal_name};
 
 /// Why a process ended.
 #[derive(Debug, Serialize, ToSchema)]
@@ -28,6 +28,11 @@ pub struct End {
     /// The limit that ended it: `memory`, `pids`, `wall` or `output`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<&'static str>,
+    /// What enforced its limits: `cgroup_v2`, `cgroup_v1` or `watchdog`; left out when it had none that need anything.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit_mechanism: Option<&'static str>,
+    /// What a stop of its tree can promise: `cgroup` when nobody can have escaped, else `best_effort`.
+    pub tree: &'static str,
     /// Whether a cancel or the daemon's stop ended it.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub cancelled: bool,
@@ -54,7 +59,9 @@ impl From<&EndRecord> for End {
             signal_number,
             core_dumped,
             sent_signal: end.sent_signal.map(signal_name),
-            limit: end.limit.map(crate::exec::Limit::as_str),
+            limit: end.limit.map(Hit::as_str),
+            limit_mechanism: end.mechanism.map(Mechanism::as_str),
+            tree: end.tree,
             cancelled: end.cancelled,
             oom: match end.oom {
                 Oom::Yes => Value::Bool(true),

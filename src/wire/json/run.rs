@@ -289,6 +289,8 @@ mod tests {
                 cancelled: false,
                 sent_signal: None,
                 limit: None,
+                mechanism: None,
+                tree: "best_effort",
                 oom: Oom::Unknown,
                 peak_rss: Some(4096),
                 user_cpu: Duration::from_millis(2),
