@@ -23,6 +23,7 @@ use crate::exec::{self, Process};
 use crate::fs;
 use crate::host;
 use crate::ids::ProcessId;
+use crate::pty;
 
 pub use launch::{Create, Launch, Run};
 pub use once::{Ledger, LedgerConfig, Outcome, Product};
@@ -66,6 +67,8 @@ pub enum Op {
         id: ProcessId,
         /// What to write.
         bytes: Bytes,
+        /// Who writes, where the terminal's writer lock may be held; empty is nobody in particular.
+        holder: String,
     },
     /// End the standard input of a process.
     ProcessCloseStdin {
@@ -96,6 +99,20 @@ pub enum Op {
         id: ProcessId,
         /// Longest wait for the end.
         wait: Duration,
+    },
+    /// Change the size of a terminal.
+    ProcessResize {
+        /// The id of its process.
+        id: ProcessId,
+        /// Columns and rows.
+        size: exec::Size,
+    },
+    /// What a terminal shows.
+    ProcessSnapshot {
+        /// The id of its process.
+        id: ProcessId,
+        /// What is wanted besides the text.
+        request: pty::SnapshotRequest,
     },
     /// Forget a process that has ended.
     ProcessDelete {
@@ -149,6 +166,10 @@ pub enum Reply {
     Processes(Vec<Arc<Process>>),
     /// To [`Op::ProcessInput`]: bytes written.
     Input(u64),
+    /// To [`Op::ProcessResize`].
+    Resized(exec::Size),
+    /// To [`Op::ProcessSnapshot`].
+    Shown(Box<pty::Shown>),
     /// To the operations that signal.
     Signalled {
         /// As it is now.

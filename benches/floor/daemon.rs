@@ -128,7 +128,8 @@ pub(crate) fn after_load(daemon: &Daemon, table: &mut Table) -> Result<()> {
     Ok(())
 }
 
-fn resident(pid: Pid) -> Result<f64> {
+/// Its resident set, MiB.
+pub(crate) fn resident(pid: Pid) -> Result<f64> {
     Ok(status(pid, "VmRSS:")? / 1024.0)
 }
 

@@ -94,14 +94,14 @@ async fn many_at_once(callers: &mut [Caller]) -> Result<f64> {
 }
 
 /// One connection that is kept.
-struct Caller {
+pub(crate) struct Caller {
     sender: SendRequest<Full<Bytes>>,
     authority: String,
     authorization: String,
 }
 
 impl Caller {
-    async fn connect(port: u16, token: &str) -> Result<Self> {
+    pub(crate) async fn connect(port: u16, token: &str) -> Result<Self> {
         let stream = tokio::net::TcpStream::connect(("127.0.0.1", port)).await?;
         stream.set_nodelay(true)?;
         let (sender, connection) = handshake(TokioIo::new(stream)).await?;
@@ -113,13 +113,45 @@ impl Caller {
         })
     }
 
-    /// Runs [`PROGRAM`] once and checks the answer.
-    async fn run(&mut self) -> Result<()> {
-        let body = format!(r#"{{"command":"{PROGRAM}"}}"#);
-        let request = Request::post("/v1/processes/run")
+    /// One request and its answer, which is JSON.
+    pub(crate) async fn post(&mut self, path: &str, body: &serde_json::Value) -> Result<serde_json::Value> {
+        let request = self
+            .request(Request::post(path))
+            .body(Full::from(body.to_string()))?;
+        self.sender.ready().await?;
+        let response = self.sender.send_request(request).await?;
+        let status = response.status();
+        let body = response.into_body().collect().await?.to_bytes();
+        ensure!(
+            status.is_success(),
+            "{path}: {status}: {}",
+            String::from_utf8_lossy(&body)
+        );
+        Ok(serde_json::from_slice(&body)?)
+    }
+
+    /// A body that comes piece by piece.
+    pub(crate) async fn get(&mut self, path: &str) -> Result<hyper::body::Incoming> {
+        let request = self.request(Request::get(path)).body(Full::default())?;
+        self.sender.ready().await?;
+        let response = self.sender.send_request(request).await?;
+        let status = response.status();
+        ensure!(status.is_success(), "{path}: {status}");
+        Ok(response.into_body())
+    }
+
+    fn request(&self, builder: hyper::http::request::Builder) -> hyper::http::request::Builder {
+        builder
             .header("host", &self.authority)
             .header("authorization", &self.authorization)
             .header("content-type", "application/json")
+    }
+
+    /// Runs [`PROGRAM`] once and checks the answer.
+    async fn run(&mut self) -> Result<()> {
+        let body = format!(r#"{{"command":"{PROGRAM}"}}"#);
+        let request = self
+            .request(Request::post("/v1/processes/run"))
             .body(Full::from(body))?;
         self.sender.ready().await?;
         let response = self.sender.send_request(request).await?;

@@ -19,6 +19,7 @@ mod http;
 mod nats;
 mod responders;
 mod spawn;
+mod stream;
 mod table;
 
 use anyhow::{Context, Result, bail};
@@ -27,7 +28,7 @@ use crate::guest::Lab;
 use crate::table::Table;
 
 /// What the rows are grouped by on the command line.
-const GROUPS: [&str; 4] = ["daemon", "nats", "http", "load"];
+const GROUPS: [&str; 5] = ["daemon", "nats", "http", "stream", "load"];
 
 fn main() -> Result<()> {
     // Cargo adds `--bench`; everything else is a role or a group.
@@ -68,6 +69,9 @@ async fn measure(wanted: impl Fn(&str) -> bool) -> Result<()> {
     }
     if wanted("http") {
         http::rows(&lab, &daemon, &mut table).await?;
+    }
+    if wanted("stream") {
+        stream::rows(&lab, &daemon, &mut table).await?;
     }
     if wanted("load") {
         daemon::after_load(&daemon, &mut table)?;

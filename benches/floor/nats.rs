@@ -112,6 +112,29 @@ impl Caller {
         Ok((IN_FLIGHT * each) as f64 / start.elapsed().as_secs_f64())
     }
 
+    /// Asks the daemon for `op` under this id.
+    pub(crate) async fn daemon(&self, request_id: &str, op: Op) -> Result<()> {
+        let request = ControlRequest {
+            request_id: request_id.to_owned(),
+            op: Some(op),
+            ..Default::default()
+        };
+        let subject = Responder::daemon().subject;
+        let reply = self
+            .client
+            .request(subject, request.encode_to_vec().into())
+            .await?;
+        match ControlResponse::decode(reply.payload)?.error {
+            None => Ok(()),
+            Some(error) => anyhow::bail!("the daemon answered {:?}: {}", error.code(), error.message),
+        }
+    }
+
+    /// Publishes something.
+    pub(crate) async fn publish(&self, subject: String, payload: Bytes) -> Result<()> {
+        Ok(self.client.publish(subject, payload).await?)
+    }
+
     /// The first exchange with a daemon that has just come up.
     pub(crate) async fn ping(&self) -> Result<()> {
         self.exchange(&Responder::daemon(), ping()).await

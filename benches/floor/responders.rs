@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 
 use crate::http::{self, BODY_BUFFER};
 use crate::spawn;
+use crate::stream::{FRAME, OUTPUT};
 use crate::table::median_microseconds;
 
 /// Replies with what came in.
@@ -31,6 +32,8 @@ pub(crate) const SINK: &str = "floor.sink";
 pub(crate) const SPAWN: &str = "floor.spawn";
 /// The same on a thread of its own, for many at once.
 pub(crate) const SPAWN_MANY: &str = "floor.spawn_many";
+/// Publishes frames of the op stream's size to the subject that came in.
+pub(crate) const FRAMES: &str = "floor.frames";
 /// The file that both sides of the read row read, in the lab's directory in memory.
 pub(crate) const BLOCK_FILE: &str = "block";
 
@@ -75,6 +78,9 @@ async fn nats(url: &str, directory: &Path) -> Result<()> {
     client.flush().await?;
     say("ready")?;
     while let Some(request) = requests.next().await {
+        if request.subject.as_str() == FRAMES {
+            publish_frames(&client, &request.payload).await?;
+        }
         let Some(reply) = request.reply else { continue };
         let answer = match request.subject.as_str() {
             SOURCE => std::fs::read(directory.join(BLOCK_FILE))?.into(),
@@ -96,6 +102,20 @@ async fn nats(url: &str, directory: &Path) -> Result<()> {
         client.publish(reply, answer).await?;
     }
     Ok(())
+}
+
+async fn publish_frames(client: &async_nats::Client, subject: &[u8]) -> Result<()> {
+    let subject = std::str::from_utf8(subject)?.to_owned();
+    let frame = Bytes::from(vec![0; FRAME]);
+    let mut left = OUTPUT;
+    while left > 0 {
+        let size = left.min(FRAME);
+        // As an encoder does: each frame is bytes of its own.
+        let payload = Bytes::copy_from_slice(&frame[..size]);
+        client.publish(subject.clone(), payload).await?;
+        left -= size;
+    }
+    Ok(client.flush().await?)
 }
 
 fn run_program(request: &[u8]) -> Result<Bytes> {

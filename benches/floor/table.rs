@@ -12,6 +12,7 @@ pub(crate) enum Unit {
     Milliseconds,
     OperationsPerSecond,
     MegabytesPerSecond,
+    Kibibytes,
     Mebibytes,
     Megabytes,
     Threads,
@@ -24,6 +25,7 @@ impl Unit {
             Self::Milliseconds => format!("{value:.1} ms"),
             Self::OperationsPerSecond => format!("{value:.0} ops/s"),
             Self::MegabytesPerSecond => format!("{value:.0} MB/s"),
+            Self::Kibibytes => format!("{value:.1} KiB"),
             Self::Mebibytes => format!("{value:.1} MiB"),
             Self::Megabytes => format!("{value:.1} MB"),
             Self::Threads => format!("{value:.0} threads"),
@@ -40,6 +42,8 @@ pub(crate) enum Bar {
     NotUnder(f64),
     /// Ours is at most this, in the unit of the row.
     Absolute(f64),
+    /// Ours is at least this, in the unit of the row.
+    AtLeast(f64),
     /// Shown for comparison.
     None,
 }
@@ -76,6 +80,25 @@ impl Row {
         }
     }
 
+    /// A row that is to reach an absolute figure.
+    pub(crate) fn at_least(what: &str, ours: f64, unit: Unit, at_least: f64) -> Self {
+        Self {
+            bar: Bar::AtLeast(at_least),
+            ..Self::shown(what, ours, unit)
+        }
+    }
+
+    /// A row that is held to nothing.
+    pub(crate) fn shown(what: &str, ours: f64, unit: Unit) -> Self {
+        Self {
+            what: what.to_owned(),
+            floor: None,
+            ours,
+            unit,
+            bar: Bar::None,
+        }
+    }
+
     fn ratio(&self) -> Option<f64> {
         self.floor.map(|floor| self.ours / floor)
     }
@@ -85,6 +108,7 @@ impl Row {
             (Bar::UpTo(bar), Some(ratio)) => ratio <= bar,
             (Bar::NotUnder(bar), Some(ratio)) => ratio >= bar,
             (Bar::Absolute(bar), _) => self.ours <= bar,
+            (Bar::AtLeast(bar), _) => self.ours >= bar,
             (Bar::UpTo(_) | Bar::NotUnder(_), None) | (Bar::None, _) => false,
         }
     }
@@ -94,6 +118,7 @@ impl Row {
             Bar::UpTo(bar) => format!("<= {bar:.2}x"),
             Bar::NotUnder(bar) => format!(">= {bar:.2}x"),
             Bar::Absolute(bar) => format!("<= {}", self.unit.show(bar)),
+            Bar::AtLeast(bar) => format!(">= {}", self.unit.show(bar)),
             Bar::None => "-".into(),
         };
         let met = match self.bar {

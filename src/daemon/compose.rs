@@ -83,6 +83,7 @@ pub(super) fn rooms(
     Ok(Arc::new(Rooms::new(Parts {
         workspace: config.workspace.clone(),
         engine,
+        pty: crate::pty::Config::default(),
         files: Arc::new(Files::new(config.fs.clone(), config.workspace.clone())),
         host,
         ledger,

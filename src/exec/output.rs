@@ -176,6 +176,29 @@ impl Output {
         Ok(items)
     }
 
+    /// The position of a reader that has the first `offset` bytes of `channel` and reads nothing else.
+    pub fn cursor_at(&self, channel: Channel, offset: u64) -> Cursor {
+        self.state.lock().log.cursor_at(channel, offset)
+    }
+
+    /// Resolves when a record stands behind `seq`, or at the end; says whether there is one. Cancel-safe.
+    pub async fn wait_behind(&self, seq: u64) -> bool {
+        loop {
+            let mut news = std::pin::pin!(self.news.notified());
+            news.as_mut().enable();
+            {
+                let mut state = self.state.lock();
+                if state.log.next_seq() > seq + 1 {
+                    return true;
+                }
+                if state.sealed {
+                    return false;
+                }
+            }
+            news.await;
+        }
+    }
+
     /// Resolves when the pump may read more. Cancel-safe.
     pub async fn room(&self) {
         loop {

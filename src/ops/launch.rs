@@ -48,6 +48,8 @@ pub struct Create {
     pub stdin: exec::Stdin,
     /// Size of its terminal; `None` gives it pipes.
     pub tty: Option<exec::Size>,
+    /// The scope that the terminal is for: while it lives, the same one is answered.
+    pub scope: Option<String>,
     /// How its output is kept.
     pub retention: exec::Retention,
     /// Bytes of one output record at most.

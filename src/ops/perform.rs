@@ -19,6 +19,7 @@ use crate::fs::{Files, Reach};
 use crate::host::Host;
 use crate::ids::RequestId;
 use crate::lifecycle::Tasks;
+use crate::pty::{self, Terminals};
 use crate::telemetry::Metrics;
 use crate::workspace::Workspace;
 
@@ -39,6 +40,7 @@ pub struct Rooms {
     pub(super) workspace: Workspace,
     pub(super) engine: Arc<Engine>,
     pub(super) processes: Arc<Registry>,
+    pub(super) terminals: Arc<Terminals>,
     files: Arc<Files>,
     host: Arc<Host>,
     pub(super) ledger: Ledger,
@@ -61,6 +63,8 @@ pub struct Parts {
     pub workspace: Workspace,
     /// Processes.
     pub engine: Arc<Engine>,
+    /// How long terminals live that nobody looks at.
+    pub pty: pty::Config,
     /// Files.
     pub files: Arc<Files>,
     /// Metrics and capacity.
@@ -83,6 +87,7 @@ impl Rooms {
         let Parts {
             workspace,
             engine,
+            pty,
             files,
             host,
             ledger,
@@ -95,6 +100,7 @@ impl Rooms {
             workspace,
             engine,
             processes: Arc::default(),
+            terminals: Terminals::start(pty, &tasks),
             files,
             host,
             ledger,
@@ -116,6 +122,11 @@ impl Rooms {
     /// Every process that can be asked for, for heartbeats and events.
     pub fn processes(&self) -> &Registry {
         &self.processes
+    }
+
+    /// The terminals, for doors that show them.
+    pub fn terminals(&self) -> &Arc<Terminals> {
+        &self.terminals
     }
 
     /// The host room, for heartbeats and metrics pages.
@@ -142,6 +153,7 @@ impl Rooms {
     pub fn forget_old(&self) {
         self.ledger.forget_old();
         self.processes.forget_old(Instant::now());
+        self.terminals.retain(|id| self.processes.get(id).is_ok());
     }
 
     /// Operations answered since the start.
@@ -214,6 +226,8 @@ impl Rooms {
             | Op::ProcessSignal { .. }
             | Op::ProcessStop { .. }
             | Op::ProcessKill { .. }
+            | Op::ProcessResize { .. }
+            | Op::ProcessSnapshot { .. }
             | Op::ProcessDelete { .. }
             | Op::ProcessConfigGet
             | Op::ProcessConfigSet(_) => self.dispatch_process(call, op).await,

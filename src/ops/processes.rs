@@ -23,7 +23,7 @@ impl Rooms {
             Op::ProcessList { owner } => Ok(Reply::Processes(self.list(owner))),
             Op::ProcessGet { id } => self.processes.get(id).map(Reply::Process),
             Op::ProcessWait { id, limit } => self.wait(id, limit).await,
-            Op::ProcessInput { id, bytes } => self.input(id, bytes).await,
+            Op::ProcessInput { id, bytes, holder } => self.input(id, bytes, &holder).await,
             Op::ProcessCloseStdin { id } => {
                 let process = self.processes.get(id)?;
                 process.close_stdin().await?;
@@ -41,7 +41,21 @@ impl Rooms {
                 process.ended_within(wait).await;
                 Ok(Reply::Signalled { process, signalled })
             }
-            Op::ProcessDelete { id } => self.processes.remove(id).map(Reply::Process),
+            Op::ProcessResize { id, size } => {
+                let process = self.processes.get(id)?;
+                self.terminals.resize(&process, size).await?;
+                Ok(Reply::Resized(size))
+            }
+            Op::ProcessSnapshot { id, request } => {
+                let process = self.processes.get(id)?;
+                let shown = self.terminals.snapshot(&process, request).await?;
+                Ok(Reply::Shown(Box::new(shown)))
+            }
+            Op::ProcessDelete { id } => {
+                let process = self.processes.remove(id)?;
+                self.terminals.forget(id);
+                Ok(Reply::Process(process))
+            }
             Op::ProcessConfigGet => Ok(Reply::ProcessConfig(self.process_config())),
             Op::ProcessConfigSet(patch) => self.set_process_config(&patch).map(Reply::ProcessConfig),
             other => Err(Error::Internal {
@@ -105,6 +119,7 @@ impl Rooms {
         };
         let slot = self.slot(call)?;
         self.quota(call)?;
+        let screen = create.tty.map(|size| self.terminals.screen(size)).transpose()?;
         let mut spec = self.spec(create.launch, exec::Keep::first(0))?;
         spec.stdin = create.stdin;
         spec.tty = create.tty;
@@ -112,7 +127,15 @@ impl Rooms {
         spec.record_limit = create.record_limit;
         spec.owner = create.owner;
         spec.labels = create.labels;
+        let retention = match create.retention {
+            exec::Retention::DropOldest(bytes) => bytes,
+            exec::Retention::Answer(_) | exec::Retention::Block(_) | exec::Retention::Fail(_) => u64::MAX,
+        };
         let process = self.start(call, spec, guard, key).await?;
+        if let Some(screen) = screen {
+            self.terminals
+                .adopt(&process, screen, create.scope.as_deref(), retention);
+        }
         if let Some(slot) = slot {
             let running = Arc::clone(&process);
             drop(self.tasks.detach("process slot", async move {
@@ -208,8 +231,9 @@ impl Rooms {
     }
 
     /// In a task of its own: input is written whole, also when who sent it goes away.
-    async fn input(&self, id: ProcessId, bytes: Bytes) -> Result<Reply, Error> {
+    async fn input(&self, id: ProcessId, bytes: Bytes, holder: &str) -> Result<Reply, Error> {
         let process = self.processes.get(id)?;
+        self.terminals.check_input(id, holder)?;
         let writing = self
             .tasks
             .detach("input", async move { process.write(bytes).await });

@@ -36,6 +36,16 @@ impl Cursor {
         }
     }
 
+    /// Behind the record `seq` and the first `offset` bytes of `channel`, over that channel alone.
+    pub(super) fn at(seq: u64, channel: Channel, offset: u64) -> Self {
+        let mut offsets = [0; Channel::COUNT];
+        offsets[channel.index()] = offset;
+        Self {
+            offsets: Some(offsets),
+            ..Self::after(seq).only(&[channel])
+        }
+    }
+
     /// The same for these channels only.
     #[must_use]
     pub fn only(mut self, channels: &[Channel]) -> Self {

@@ -14,6 +14,7 @@
 
 use bytes::{Bytes, BytesMut};
 
+use super::cursor::Cursor;
 use super::keep::{ChannelTotals, Keep, Kept, Tail, Totals};
 use super::record::{Channel, Record, Spilled, Stored};
 use super::shelf::Shelf;
@@ -286,6 +287,16 @@ impl Log {
     pub fn kept(&mut self, channel: Channel, keep: Keep) -> Kept {
         self.close_pending();
         Kept::of(&self.shelves[channel.index()], keep)
+    }
+
+    /// The position of a reader that has the first `offset` bytes of `channel` and reads nothing else. The first record it
+    /// gets may begin before them.
+    pub fn cursor_at(&mut self, channel: Channel, offset: u64) -> Cursor {
+        self.close_pending();
+        let seq = self.shelves[channel.index()]
+            .record_at(offset)
+            .unwrap_or(self.next_seq);
+        Cursor::at(seq - 1, channel, offset)
     }
 
     /// Totals and digest of every channel so far.

@@ -129,6 +129,15 @@ impl Shelf {
         self.head[head..].iter().chain(self.tail.range(tail..))
     }
 
+    /// Sequence of the first record that ends behind `offset`.
+    pub(super) fn record_at(&self, offset: u64) -> Option<u64> {
+        let ends_before = |record: &Record<Stored>| record.offset + record.bytes.len() <= offset;
+        let head = self.head.partition_point(ends_before);
+        let tail = self.tail.partition_point(ends_before);
+        let record = self.head.get(head).or_else(|| self.tail.get(tail));
+        record.map(|record| record.seq)
+    }
+
     /// Head and tail.
     pub(super) fn parts(
         &self,

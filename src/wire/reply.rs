@@ -42,6 +42,8 @@ pub fn outcome(name: &'static str, reply: Reply, limit: u64) -> Result<Outcome, 
         | Reply::Process(_)
         | Reply::Processes(_)
         | Reply::Input(_)
+        | Reply::Resized(_)
+        | Reply::Shown(_)
         | Reply::Signalled { .. }
         | Reply::ProcessConfig(_)
         | Reply::Unpacked(_)

@@ -39,6 +39,7 @@ pub fn streamed_exec(
         launch,
         stdin: exec::Stdin::Bytes(stdin),
         tty: None,
+        scope: None,
         retention: exec::Retention::Block(capacity),
         record_limit,
         owner: exec::Owner::User,

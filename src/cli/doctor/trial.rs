@@ -42,6 +42,7 @@ impl Trial {
         };
         let parts = Parts {
             engine: Engine::start(engine, InstanceId::mint(), &tasks),
+            pty: crate::pty::Config::default(),
             files: Arc::new(Files::new(config.fs.clone(), workspace.clone())),
             host: Arc::new(Host::new(workspace.root.clone())),
             ledger: Ledger::open(LedgerConfig {

@@ -18,6 +18,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::TcpUserTimeout;
+use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -30,6 +31,7 @@ use super::meter::{Metered, count_answer};
 use super::origin::Via;
 use super::turn::{Answer, Turn};
 use super::unparsed::Unparsed;
+use super::websocket::Upgrade;
 use crate::error::Error;
 use crate::lifecycle::Tasks;
 
@@ -185,6 +187,7 @@ impl Server {
             tasks: self.tasks.clone(),
             limit,
             linger: AtomicBool::new(false),
+            upgrade: Mutex::default(),
             turn: Arc::default(),
         };
         match socket {
@@ -242,6 +245,8 @@ struct Connection {
     limit: Option<usize>,
     /// Whether the last request was rejected while its body was still on its way.
     linger: AtomicBool,
+    /// What becomes of it when hyper lets go of it.
+    upgrade: Mutex<Option<Upgrade>>,
     turn: Arc<Turn>,
 }
 
@@ -276,8 +281,13 @@ impl Connection {
                 }
             }
         };
-        self.close(end, connection.into_parts().io.into_inner(), head_timeout)
-            .await;
+        let parts = connection.into_parts();
+        let stream = parts.io.into_inner();
+        let upgrade = self.upgrade.lock().take().filter(|_| end.is_ok());
+        if let Some(upgrade) = upgrade {
+            return upgrade.serve(Box::new(stream.into_inner()), parts.read_buf).await;
+        }
+        self.close(end, stream, head_timeout).await;
     }
 
     /// Ends a connection that hyper is done with, saying why where it did not.
@@ -320,7 +330,10 @@ impl Connection {
         };
         let metrics = self.front.metrics();
         let request = request.map(|body| Body::new(Metered::new(body, Arc::clone(metrics))));
-        let response = self.front.answer(request, peer).await;
+        let mut response = self.front.answer(request, peer).await;
+        if let Some(upgrade) = response.extensions_mut().remove::<Upgrade>() {
+            *self.upgrade.lock() = Some(upgrade);
+        }
         count_answer(metrics, response.headers(), response.body());
         self.linger.store(
             body_follows && response.status().as_u16() >= 400,

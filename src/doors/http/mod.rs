@@ -5,8 +5,8 @@
 //! ```
 //!
 //! [`bind`] takes the sockets so that their addresses and errors are known before anything else starts;
-//! [`Bound::serve`] runs them as pillars. Handlers decode, call `perform` and encode. `WebSocket` routes, event streams and
-//! static pages are not here yet.
+//! [`Bound::serve`] runs them as pillars. Handlers decode, call `perform` and encode; streams and
+//! `WebSocket`s are readers of a process's log. Static pages are not here yet.
 
 mod auth;
 mod body;
@@ -28,8 +28,11 @@ mod query;
 mod range;
 mod router;
 mod stored;
+mod terminal;
 mod turn;
 mod unparsed;
+mod viewer;
+mod websocket;
 
 use std::sync::Arc;
 

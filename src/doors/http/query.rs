@@ -80,6 +80,17 @@ impl Query {
     }
 
     /// The permission bits `mode`, in octal.
+    pub(super) fn number(&self, name: &'static str) -> Result<Option<u64>, Error> {
+        let Some(text) = self.text(name)? else {
+            return Ok(None);
+        };
+        let number = text.parse().map_err(|_| Error::Invalid {
+            field: name,
+            reason: format!("{text:.40?} is not a whole number from 0 on"),
+        });
+        number.map(Some)
+    }
+
     pub(super) fn mode(&self) -> Result<Option<u32>, Error> {
         self.text("mode")?.map(json::mode).transpose()
     }

@@ -9,7 +9,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::error::Problem;
-use super::{Behind, fs, host, openapi, operations, processes, stored};
+use super::{Behind, fs, host, openapi, operations, processes, stored, terminal};
 use crate::error::Error;
 use crate::ops::{Call, Op, Reply};
 
@@ -51,6 +51,11 @@ pub(super) fn documented() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(host::prometheus))
         .routes(routes!(processes::config, processes::set_config))
         .routes(routes!(processes::run))
+        .routes(routes!(terminal::resize))
+        .routes(routes!(terminal::snapshot))
+        .routes(routes!(terminal::lock))
+        .routes(routes!(terminal::unlock))
+        .routes(routes!(terminal::ws))
         .routes(routes!(fs::entries))
         .routes(routes!(super::file::get, super::file::put))
         .routes(routes!(fs::remove))

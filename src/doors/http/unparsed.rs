@@ -33,6 +33,11 @@ impl<S> Unparsed<S> {
         }
     }
 
+    /// The stream, for whoever speaks something else on it from now on.
+    pub(super) fn into_inner(self) -> S {
+        self.stream
+    }
+
     /// Whether the peer was told what was wrong.
     pub(super) fn has_refused(&self) -> bool {
         self.answer.is_some()

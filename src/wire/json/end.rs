@@ -76,7 +76,7 @@ impl From<&EndRecord> for End {
 }
 
 /// What the leader returned; none after a signal or a time limit.
-pub(super) fn exit_code(end: &EndRecord) -> Option<i32> {
+pub fn exit_code(end: &EndRecord) -> Option<i32> {
     match end.exit {
         Exit::Code(code) if !end.timed_out => Some(code),
         Exit::Code(_) | Exit::Signal { .. } => None,

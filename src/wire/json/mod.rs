@@ -16,11 +16,12 @@ mod process;
 mod process_info;
 mod process_requests;
 mod run;
+mod terminal;
 mod text;
 mod time;
 
 pub use decode::{Unknown, decode};
-pub use end::End;
+pub use end::{End, exit_code};
 pub use file_requests::{
     ArchiveArguments, ListArguments, MkdirArguments, MoveRequest, ReadArguments, RemoveArguments,
     StatArguments, WriteArguments, mode, path,
@@ -35,4 +36,5 @@ pub use process_requests::{
     WaitArguments, input_bytes, process_id,
 };
 pub use run::{Encoding, RunReply, RunRequest};
+pub use terminal::{ClientMessage, LockRequest, ResizeRequest, SizeReply, Snapshot, SnapshotArguments};
 pub use time::{http_date, rfc3339};

@@ -8,9 +8,9 @@ use serde::{Deserialize, Serialize};
 use super::{
     ArchiveArguments, Capabilities, Config, ConfigPatch, CreateRequest, Encoding, FileContent, IdArguments,
     Info, Infos, InputReply, InputRequest, ListArguments, Listing, Metrics, MkdirArguments, MoveRequest,
-    Moved, PathReply, Ping, Pong, ProcessListArguments, ReadArguments, RemoveArguments, RunReply, RunRequest,
-    SignalReply, SignalRequest, Stat, StatArguments, Unknown, Unpacked, WaitArguments, WriteArguments,
-    Written, decode, text,
+    Moved, PathReply, Ping, Pong, ProcessListArguments, ReadArguments, RemoveArguments, ResizeRequest,
+    RunReply, RunRequest, SignalReply, SignalRequest, SizeReply, Snapshot, SnapshotArguments, Stat,
+    StatArguments, Unknown, Unpacked, WaitArguments, WriteArguments, Written, decode, text,
 };
 use crate::error::Error;
 use crate::ids::ProcessId;
@@ -60,6 +60,8 @@ pub fn decode_op(name: &str, payload: &[u8], config: &ProcessConfig) -> Result<D
         "process.signal" => strict::<SignalRequest>(payload)?.into_op(None)?,
         "process.stop" => strict::<WaitArguments>(payload)?.into_stop()?,
         "process.kill" => strict::<WaitArguments>(payload)?.into_kill()?,
+        "process.resize" => strict::<ResizeRequest>(payload)?.into_op(None)?,
+        "process.snapshot" => strict::<SnapshotArguments>(payload)?.into_op(None)?,
         "process.delete" => Op::ProcessDelete { id: id(payload)? },
         "process.config.get" => strict::<Nothing>(payload).map(|_| Op::ProcessConfigGet)?,
         "process.config.set" => Op::ProcessConfigSet(strict::<ConfigPatch>(payload)?.into()),
@@ -115,6 +117,8 @@ pub fn encode_reply(reply: &Reply, encoding: Encoding) -> Result<Vec<u8>, Error>
         Reply::Input(bytes_written) => bytes(&InputReply {
             bytes_written: *bytes_written,
         }),
+        Reply::Resized(size) => bytes(&SizeReply::from(*size)),
+        Reply::Shown(shown) => bytes(&Snapshot::from(&**shown)),
         Reply::Signalled { process, signalled } => bytes(&SignalReply::new(process, signalled)),
         Reply::ProcessConfig(config) => bytes(&Config::from(*config)),
         Reply::File(_) => Err(Error::Internal {

@@ -126,6 +126,7 @@ impl CreateRequest {
                 Stdin::Bytes(Bytes::new())
             },
             tty: None,
+            scope: None,
             retention: retention(self.retention.unwrap_or_default(), config)?,
             record_limit: usize::MAX,
             owner: exec::Owner::User,
@@ -282,6 +283,8 @@ pub struct InputRequest {
     pub data: Option<String>,
     /// How `data` is written: `base64` (the default), `utf8` or `text`.
     pub encoding: Option<InputEncoding>,
+    /// Who writes, where somebody may hold the writer lock of a terminal.
+    pub holder: Option<String>,
 }
 
 /// How input is written into a request.
@@ -315,7 +318,11 @@ impl InputRequest {
                 limit,
             });
         }
-        Ok(Op::ProcessInput { id, bytes })
+        Ok(Op::ProcessInput {
+            id,
+            bytes,
+            holder: self.holder.unwrap_or_default(),
+        })
     }
 }
 

@@ -1,0 +1,240 @@
+//! One viewer of a terminal over a `WebSocket`: output as binary messages, what is typed back, `ready` first and `exit` last.
+//!
+//! A viewer is a reader of the process's log with a cursor of its own. One that is slow delays nobody: when the log has
+//! dropped what it did not take yet, it is told how much, and gets the screen as it is.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::stream::{SplitSink, SplitStream};
+use futures_util::{SinkExt, StreamExt};
+use serde_json::{Value, json};
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+
+use super::front::Caller;
+use super::router::App;
+use super::websocket::Socket;
+use crate::error::Error;
+use crate::exec::{Process, Size};
+use crate::ops::Op;
+use crate::pty::Attachment;
+use crate::stream::{Channel, Cursor, Item};
+use crate::wire::json::{ClientMessage, exit_code, input_bytes};
+
+/// Bytes of output that are taken from the log at once.
+const BATCH: u64 = 256 << 10;
+/// A viewer that is silent for so long is asked whether it is there, and given up after twice that.
+const PING: Duration = Duration::from_secs(15);
+/// How long a viewer may leave a message unread.
+const STALL: Duration = Duration::from_secs(300);
+
+/// Who looks, and how.
+pub(super) struct Viewer {
+    pub(super) app: Arc<App>,
+    pub(super) caller: Caller,
+    pub(super) process: Arc<Process>,
+    pub(super) restore: bool,
+    pub(super) offset: Option<u64>,
+    pub(super) name: Option<String>,
+}
+
+type Sink = SplitSink<Socket, Message>;
+
+/// Why a connection ends before the process.
+#[derive(Debug)]
+enum Gone {
+    /// The viewer went, or does not read.
+    Peer,
+    /// What is told it.
+    Failed(Error),
+}
+
+impl From<Error> for Gone {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl Viewer {
+    /// Serves the socket until the process has ended or the viewer goes.
+    pub(super) async fn serve(self, socket: Socket) {
+        // One that has ended has nobody who looks; its output is told all the same.
+        let attachment = self
+            .terminals()
+            .attach(self.process.id(), self.name.as_deref())
+            .ok();
+        let (mut sink, stream) = socket.split();
+        let outcome = tokio::select! {
+            outcome = self.show(&mut sink) => outcome,
+            gone = self.listen(stream, attachment.as_ref()) => Err(gone),
+        };
+        let close = match outcome {
+            Ok(()) => CloseCode::Normal,
+            Err(Gone::Peer) => return,
+            Err(Gone::Failed(error)) => {
+                let said =
+                    json!({ "type": "error", "message": error.to_string(), "code": error.code().as_str() });
+                let _gone_already = send(&mut sink, text(&said)).await;
+                CloseCode::Error
+            }
+        };
+        let frame = CloseFrame {
+            code: close,
+            reason: "".into(),
+        };
+        let _gone_already = send(&mut sink, Message::Close(Some(frame))).await;
+    }
+
+    fn terminals(&self) -> &Arc<crate::pty::Terminals> {
+        self.app.behind.rooms.terminals()
+    }
+
+    /// Sends everything from where the viewer begins, to the end.
+    async fn show(&self, sink: &mut Sink) -> Result<(), Gone> {
+        let output = self.process.output();
+        let mut offset = self.offset.unwrap_or(0);
+        let frame = if self.restore {
+            let restored = self.terminals().restore(&self.process).await?;
+            offset = restored.offset;
+            Some((restored.frame, restored.size, restored.is_exact))
+        } else {
+            None
+        };
+        let mut ready =
+            json!({ "type": "ready", "processId": self.process.id().to_string(), "offset": offset });
+        if let Some((_, size, is_exact)) = &frame {
+            ready["cols"] = size.cols().into();
+            ready["rows"] = size.rows().into();
+            ready["exact"] = (*is_exact).into();
+        }
+        send(sink, text(&ready)).await?;
+        if let Some((frame, ..)) = frame {
+            send(sink, Message::Binary(frame.into())).await?;
+        }
+        let mut cursor = output.cursor_at(Channel::Tty, offset);
+        loop {
+            let items = tokio::time::timeout(PING, output.next(&mut cursor, BATCH)).await;
+            let Ok(items) = items else {
+                send(sink, Message::Ping(Bytes::new())).await?;
+                continue;
+            };
+            let items = items?;
+            if items.is_empty() {
+                return self.say_exit(sink).await;
+            }
+            for item in items {
+                self.show_item(sink, &mut offset, &mut cursor, item).await?;
+            }
+        }
+    }
+
+    async fn show_item(
+        &self,
+        sink: &mut Sink,
+        offset: &mut u64,
+        cursor: &mut Cursor,
+        item: Item,
+    ) -> Result<(), Gone> {
+        match item {
+            Item::Record(record) => {
+                // The first one may begin before what is wanted.
+                let known = usize::try_from(offset.saturating_sub(record.offset)).unwrap_or(usize::MAX);
+                let bytes = record.bytes.slice(known.min(record.bytes.len())..);
+                *offset = record.offset.max(*offset) + bytes.len() as u64;
+                if !bytes.is_empty() {
+                    send(sink, Message::Binary(bytes)).await?;
+                }
+            }
+            Item::Gap(gap) => {
+                let said = json!({ "type": "gap", "from": gap.from, "to": gap.to, "bytes": gap.bytes });
+                send(sink, text(&said)).await?;
+                if let Ok(restored) = self.terminals().restore(&self.process).await {
+                    *offset = restored.offset;
+                    *cursor = self.process.output().cursor_at(Channel::Tty, *offset);
+                    send(sink, Message::Binary(restored.frame.into())).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn say_exit(&self, sink: &mut Sink) -> Result<(), Gone> {
+        let end = self.process.ended().await;
+        let said = json!({ "type": "exit", "exitCode": exit_code(&end) });
+        send(sink, text(&said)).await
+    }
+
+    /// Takes what the viewer says; resolves when it goes or says nonsense.
+    async fn listen(&self, mut stream: SplitStream<Socket>, _looking: Option<&Attachment>) -> Gone {
+        loop {
+            let message = match tokio::time::timeout(3 * PING, stream.next()).await {
+                Ok(Some(Ok(message))) => message,
+                Ok(Some(Err(_)) | None) | Err(_) => return Gone::Peer,
+            };
+            let taken = match message {
+                Message::Binary(bytes) => self.input(bytes).await,
+                Message::Text(text) => match serde_json::from_str(&text) {
+                    Ok(ClientMessage::Input { data, encoding }) => match encoding {
+                        None => self.input(data.into()).await,
+                        Some(encoding) => match input_bytes(data, encoding) {
+                            Ok(bytes) => self.input(bytes).await,
+                            Err(error) => Err(error),
+                        },
+                    },
+                    Ok(ClientMessage::Resize { cols, rows }) => self.resize(cols, rows).await,
+                    Ok(ClientMessage::Close) => return Gone::Peer,
+                    Err(error) => Err(Error::Protocol {
+                        reason: format!("a message is not understood: {error}"),
+                    }),
+                },
+                Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => Ok(()),
+                Message::Close(_) => return Gone::Peer,
+            };
+            match taken {
+                Ok(()) => {}
+                // The end is told by whoever shows it.
+                Err(Error::Conflict { .. }) if self.process.end().is_some() => {}
+                Err(error) => return Gone::Failed(error),
+            }
+        }
+    }
+
+    async fn input(&self, bytes: Bytes) -> Result<(), Error> {
+        let name = self.name.as_deref().unwrap_or_default();
+        self.terminals().check_input(self.process.id(), name)?;
+        let op = Op::ProcessInput {
+            id: self.process.id(),
+            bytes,
+            holder: name.to_owned(),
+        };
+        self.app
+            .perform(self.caller.clone().call(None), op)
+            .await
+            .map(|_| ())
+    }
+
+    async fn resize(&self, cols: u32, rows: u32) -> Result<(), Error> {
+        let op = Op::ProcessResize {
+            id: self.process.id(),
+            size: Size::new(cols, rows)?,
+        };
+        self.app
+            .perform(self.caller.clone().call(None), op)
+            .await
+            .map(|_| ())
+    }
+}
+
+fn text(value: &Value) -> Message {
+    Message::Text(value.to_string().into())
+}
+
+async fn send(sink: &mut Sink, message: Message) -> Result<(), Gone> {
+    match tokio::time::timeout(STALL, sink.send(message)).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(_)) | Err(_) => Err(Gone::Peer),
+    }
+}

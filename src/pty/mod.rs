@@ -1,0 +1,40 @@
+//! Terminals: what their screens show, who may write to them, and how long they stay without anybody.
+//!
+//! [`Grid`] emulates what a program writes, so that a viewer who comes late gets one frame that redraws the exact
+//! screen, and a model gets text; [`Lazy`] keeps the emulation out of the output's way; [`Budget`] bounds the memory of
+//! all of them together. `scanner` cuts the bytes, `screen` and `handler` are the emulation, `restore` draws the frame.
+//! [`Scopes`] is who is who.
+//!
+//! Not here: opening a terminal and everything with a process in it (`exec`), moving the bytes (the process's log), and
+//! sockets (the doors).
+
+mod answers;
+mod budget;
+mod cells;
+#[cfg(test)]
+mod fixture;
+mod flood;
+mod grid;
+#[cfg(test)]
+mod grid_tests;
+mod handler;
+mod history;
+mod lazy;
+mod modes;
+mod restore;
+mod scanner;
+mod scope;
+mod screen;
+#[cfg(test)]
+mod screen_tests;
+mod terminals;
+mod writer;
+
+pub use budget::Budget;
+pub use cells::{Color, Cursor, Run, Snapshot, Style, Underline};
+pub use grid::Grid;
+pub use history::{Limits, Page};
+pub use lazy::{Lazy, Urgency};
+pub use scope::{Reserved, Scopes, Viewer};
+pub use terminals::{Attachment, Config, Restored, Shown, SnapshotRequest, Terminals};
+pub use writer::{LONGEST_LEASE, Writer};

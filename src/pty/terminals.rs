@@ -1,0 +1,382 @@
+//! The live terminals: for each process that has one, a grid that follows its log, who looks at it and who may write.
+//!
+//! ```text
+//!   log --catch up--> grid --restore, at record N--> viewer, who goes on with the log behind N
+//!                      `--answers, while nobody looks--> the program's input
+//! ```
+//!
+//! A grid is one more reader of the log. Only when it falls behind so far that the log would drop what it has not seen, the
+//! pump waits for it: a frame is exact or it is none.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tokio::sync::Mutex as AsyncMutex;
+
+use super::budget::Budget;
+use super::cells::{Run, Snapshot};
+use super::grid::Grid;
+use super::history::{Limits, Page};
+use super::scope::{Reserved, Scopes, Viewer};
+use crate::error::Error;
+use crate::exec::{Gate, Process, Size};
+use crate::ids::ProcessId;
+use crate::lifecycle::Tasks;
+use crate::stream::{Channel, Cursor, Item};
+
+/// Cells of all grids together: some 200 terminals of ordinary size with their history, or a few very large ones.
+const CELLS: u64 = 16 << 20;
+/// Bytes of output that are emulated without letting others have their turn.
+const BATCH: u64 = 64 << 10;
+/// How often terminals that nobody looks at are looked for, at most.
+const LOOK: Duration = Duration::from_secs(30);
+
+/// Settings of the room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Config {
+    /// How long a terminal lives that nobody looks at or writes to.
+    pub detach_timeout: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            detach_timeout: Duration::from_secs(3600),
+        }
+    }
+}
+
+/// Every live terminal.
+#[derive(Debug)]
+pub struct Terminals {
+    budget: Arc<Budget>,
+    scopes: Mutex<Scopes>,
+    sessions: Mutex<HashMap<ProcessId, Arc<Session>>>,
+    look: Duration,
+    tasks: Tasks,
+}
+
+/// One terminal.
+#[derive(Debug)]
+struct Session {
+    process: Arc<Process>,
+    screen: AsyncMutex<Screen>,
+    /// Bytes that its log keeps.
+    retention: u64,
+}
+
+/// What its screen shows, and up to where that follows the log.
+#[derive(Debug)]
+struct Screen {
+    grid: Grid,
+    cursor: Cursor,
+    /// Bytes of output that were emulated, those that are missing among them.
+    offset: u64,
+    /// Whether every byte was.
+    is_exact: bool,
+}
+
+/// A frame that redraws a screen, and where the log goes on behind it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Restored {
+    /// For a fresh terminal of this size.
+    pub frame: Vec<u8>,
+    /// Columns and rows.
+    pub size: Size,
+    /// Offset of the first byte of output that is not in it.
+    pub offset: u64,
+    /// False when output was lost before it could be emulated: then it may differ.
+    pub is_exact: bool,
+}
+
+impl Terminals {
+    /// None yet; the pillar ends those that nobody came back to.
+    pub fn start(config: Config, tasks: &Tasks) -> Arc<Self> {
+        let terminals = Arc::new(Self {
+            budget: Budget::new(CELLS),
+            scopes: Mutex::new(Scopes::new(config.detach_timeout)),
+            sessions: Mutex::default(),
+            look: LOOK.min(config.detach_timeout.max(Duration::from_millis(100))),
+            tasks: tasks.clone(),
+        });
+        tasks.pillar("terminals", Arc::clone(&terminals).end_abandoned());
+        terminals
+    }
+
+    /// A blank screen for a terminal that is about to be opened.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Overloaded`] when the screens there are leave no room for it.
+    pub fn screen(&self, size: Size) -> Result<Grid, Error> {
+        Grid::open(size, Limits::default(), &self.budget)
+    }
+
+    /// The terminal of a scope, or the right to open it: see [`Scopes::reserve`].
+    pub fn reserve(&self, scope: &str) -> Reserved {
+        self.scopes.lock().reserve(scope)
+    }
+
+    /// What was promised for the scope did not come to be.
+    pub fn failed(&self, scope: &str) {
+        self.scopes.lock().failed(scope);
+    }
+
+    /// Takes over the screen of a process that has a terminal; `retention` is what its log keeps.
+    pub fn adopt(self: &Arc<Self>, process: &Arc<Process>, grid: Grid, scope: Option<&str>, retention: u64) {
+        let session = Arc::new(Session {
+            process: Arc::clone(process),
+            screen: AsyncMutex::new(Screen {
+                grid,
+                cursor: Cursor::start().only(&[Channel::Tty]),
+                offset: 0,
+                is_exact: true,
+            }),
+            retention,
+        });
+        let id = process.id();
+        self.scopes.lock().opened(id, scope, Instant::now());
+        self.sessions.lock().insert(id, Arc::clone(&session));
+        let terminals = Arc::clone(self);
+        drop(self.tasks.detach("terminal", async move {
+            if let Err(error) = terminals.follow(&session).await {
+                tracing::warn!(%id, %error, "the screen of a terminal is not followed any more");
+            }
+            terminals.scopes.lock().closed(id);
+        }));
+    }
+
+    /// Forgets the screen of a process that was forgotten.
+    pub fn forget(&self, id: ProcessId) {
+        self.sessions.lock().remove(&id);
+        self.scopes.lock().closed(id);
+    }
+
+    /// Forgets the screens of processes that are not wanted any more.
+    pub fn retain(&self, wanted: impl Fn(ProcessId) -> bool) {
+        self.sessions.lock().retain(|id, _| wanted(*id));
+    }
+
+    /// Emulates output until the process has ended, and answers what the program asks while nobody else can.
+    async fn follow(&self, session: &Arc<Session>) -> Result<(), Error> {
+        let (output, mut seen) = (session.process.output(), 0);
+        while output.wait_behind(seen).await {
+            let answers = {
+                let mut screen = session.caught_up().await?;
+                seen = screen.cursor.seq;
+                screen.grid.take_answers()
+            };
+            if !answers.is_empty() && self.viewers(session.process.id()) == 0 {
+                let process = Arc::clone(&session.process);
+                drop(self.tasks.detach("terminal answer", async move {
+                    // A program that does not read does not need the answer.
+                    process.write(answers.into()).await
+                }));
+            }
+        }
+        session.caught_up().await.map(|_| ())
+    }
+
+    fn session(&self, process: &Process) -> Result<Arc<Session>, Error> {
+        let session = self.sessions.lock().get(&process.id()).map(Arc::clone);
+        session.ok_or_else(|| Error::Conflict {
+            what: process.id().to_string(),
+            reason: "it has no terminal".into(),
+        })
+    }
+
+    /// One frame that redraws the screen as it is now.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Conflict`] when the process has no terminal.
+    pub async fn restore(&self, process: &Process) -> Result<Restored, Error> {
+        let session = self.session(process)?;
+        let mut screen = session.caught_up().await?;
+        Ok(Restored {
+            frame: screen.grid.restore(),
+            size: screen.grid.size(),
+            offset: screen.offset,
+            is_exact: screen.is_exact,
+        })
+    }
+
+    /// The screen as text, its cells, and a page of what scrolled away.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Conflict`] when the process has no terminal.
+    pub async fn snapshot(&self, process: &Process, request: SnapshotRequest) -> Result<Shown, Error> {
+        let session = self.session(process)?;
+        let screen = session.caught_up().await?;
+        Ok(Shown {
+            screen: screen.grid.snapshot(),
+            cells: request.cells.then(|| screen.grid.cells()),
+            history: request
+                .history
+                .map(|(from, lines)| screen.grid.history(from, lines)),
+            is_exact: screen.is_exact,
+        })
+    }
+
+    /// Changes the size of screen and terminal.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Conflict`] when the process has no terminal or has ended, [`Error::Overloaded`] when the screens there are
+    /// leave no room.
+    pub async fn resize(&self, process: &Process, size: Size) -> Result<(), Error> {
+        let session = self.session(process)?;
+        let mut screen = session.caught_up().await?;
+        let before = screen.grid.size();
+        screen.grid.resize(size)?;
+        process.resize(size).inspect_err(|_| {
+            // It has what it had: there was room for it.
+            let _ = screen.grid.resize(before);
+        })
+    }
+
+    /// Somebody looks at a terminal; by a name of its own it can hold the writer lock.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] when it has ended.
+    pub fn attach(self: &Arc<Self>, id: ProcessId, name: Option<&str>) -> Result<Attachment, Error> {
+        let viewer = self.scopes.lock().attach(id, name)?;
+        Ok(Attachment {
+            terminals: Arc::clone(self),
+            id,
+            viewer,
+        })
+    }
+
+    /// How many look at it.
+    pub fn viewers(&self, id: ProcessId) -> usize {
+        self.scopes.lock().viewers(id)
+    }
+
+    /// Whether `name` may write to it; a process without a terminal has no lock.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Conflict`] naming who holds the lock.
+    pub fn check_input(&self, id: ProcessId, name: &str) -> Result<(), Error> {
+        match self.scopes.lock().check_input(id, name, Instant::now()) {
+            Err(Error::NotFound { .. }) => Ok(()),
+            checked => checked,
+        }
+    }
+
+    /// Takes the writer lock for a while, from whoever has it when `steal` is set.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] when it has ended, [`Error::Conflict`] naming who holds it.
+    pub fn lock(&self, id: ProcessId, name: &str, lease: Duration, steal: bool) -> Result<(), Error> {
+        let (mut scopes, now) = (self.scopes.lock(), Instant::now());
+        let writer = scopes.writer(id)?;
+        if steal {
+            return writer.steal(name, lease, now).map(|_| ());
+        }
+        writer.take(name, lease, now)
+    }
+
+    /// Gives the writer lock up.
+    ///
+    /// # Errors
+    ///
+    /// As [`Terminals::lock`].
+    pub fn unlock(&self, id: ProcessId, name: &str) -> Result<(), Error> {
+        let mut scopes = self.scopes.lock();
+        scopes.writer(id)?.release(name, Instant::now())
+    }
+
+    /// The pillar.
+    async fn end_abandoned(self: Arc<Self>) -> Result<(), Error> {
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(self.look) => {}
+                () = self.tasks.stopping() => return Ok(()),
+            }
+            let due = self.scopes.lock().due(Instant::now());
+            for id in due {
+                let session = self.sessions.lock().get(&id).map(Arc::clone);
+                let Some(session) = session else { continue };
+                tracing::info!(%id, "nobody came back to a terminal, it is ended");
+                session.process.kill().await?;
+            }
+        }
+    }
+}
+
+/// What of a screen is wanted besides its text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct SnapshotRequest {
+    /// Its cells with their attributes.
+    pub cells: bool,
+    /// So many lines that left it, from the one with this number on.
+    pub history: Option<(u64, usize)>,
+}
+
+/// What a screen shows.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Shown {
+    /// As text.
+    pub screen: Snapshot,
+    /// With attributes, when asked for.
+    pub cells: Option<Vec<Vec<Run>>>,
+    /// What scrolled away, when asked for.
+    pub history: Option<Page>,
+    /// False when output was lost before it could be emulated.
+    pub is_exact: bool,
+}
+
+/// Somebody who looks at a terminal, until dropped.
+#[derive(Debug)]
+pub struct Attachment {
+    terminals: Arc<Terminals>,
+    id: ProcessId,
+    viewer: Viewer,
+}
+
+impl Drop for Attachment {
+    fn drop(&mut self) {
+        let mut scopes = self.terminals.scopes.lock();
+        scopes.detach(self.id, self.viewer, Instant::now());
+    }
+}
+
+impl Session {
+    /// Its screen after everything that is in the log.
+    async fn caught_up(&self) -> Result<tokio::sync::MutexGuard<'_, Screen>, Error> {
+        let output = self.process.output();
+        let mut screen = self.screen.lock().await;
+        loop {
+            let items = output.read(&mut screen.cursor, BATCH).await?;
+            if items.is_empty() {
+                return Ok(screen);
+            }
+            for item in items {
+                match item {
+                    Item::Record(record) => {
+                        screen.offset = record.offset + record.bytes.len() as u64;
+                        screen.grid.feed(&record.bytes);
+                    }
+                    Item::Gap(gap) => {
+                        screen.offset += gap.bytes;
+                        screen.is_exact = false;
+                    }
+                }
+            }
+            // What the log would drop unseen waits for us.
+            output.set_gate(Gate {
+                after: screen.cursor.seq,
+                window: self.retention.max(2) / 2,
+                ..Gate::OPEN
+            });
+            tokio::task::yield_now().await;
+        }
+    }
+}
