@@ -9,8 +9,14 @@ mod log;
 mod read;
 mod record;
 mod shelf;
+mod survey;
+mod text;
+mod view;
 
 pub use cursor::Cursor;
 pub use keep::{ChannelTotals, Keep, Kept, Tail, Totals};
 pub use log::Log;
 pub use record::{Channel, Gap, Holder, Item, Record, Spilled, Stored};
+pub use survey::Survey;
+pub use text::{Line, Lines};
+pub use view::{Chosen, Omitted, Piece, Select, View};

@@ -10,6 +10,7 @@ use futures_util::FutureExt;
 use parking_lot::RwLock;
 use tracing::Instrument;
 
+use super::logs::Followers;
 use super::once::Ledger;
 use super::{Op, Outcome, Principal, ProcessConfig, Reply, operation};
 use crate::capability::Capability;
@@ -47,6 +48,7 @@ pub struct Rooms {
     performed: AtomicU64,
     /// Processes made over HTTP that run now.
     pub(super) http_processes: Arc<AtomicU64>,
+    pub(super) followers: Followers,
     /// `fs.confine`.
     confine: bool,
     metrics: Arc<Metrics>,
@@ -101,6 +103,7 @@ impl Rooms {
             process_config: RwLock::default(),
             performed: AtomicU64::new(0),
             http_processes: Arc::default(),
+            followers: Followers::default(),
             metrics,
             confine,
             tasks,
@@ -205,6 +208,7 @@ impl Rooms {
                 uptime_ms: self.uptime_ms(),
             }),
             Op::ProcessRun(_)
+            | Op::ProcessBatch(_)
             | Op::ProcessCreate(_)
             | Op::ProcessList { .. }
             | Op::ProcessGet { .. }
@@ -215,6 +219,7 @@ impl Rooms {
             | Op::ProcessStop { .. }
             | Op::ProcessKill { .. }
             | Op::ProcessDelete { .. }
+            | Op::ProcessLogs(_)
             | Op::ProcessConfigGet
             | Op::ProcessConfigSet(_) => self.dispatch_process(call, op).await,
             Op::FsRead(read) => self.files.open(self.reach(call), read).await.map(Reply::File),

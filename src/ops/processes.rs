@@ -19,6 +19,7 @@ impl Rooms {
     pub(super) async fn dispatch_process(&self, call: &Call, op: Op) -> Result<Reply, Error> {
         match op {
             Op::ProcessRun(run) => self.run(call, *run).await,
+            Op::ProcessBatch(batch) => Ok(Reply::Batch(self.batch(call, batch).await)),
             Op::ProcessCreate(create) => self.create(call, *create).await.map(Reply::Process),
             Op::ProcessList { owner } => Ok(Reply::Processes(self.list(owner))),
             Op::ProcessGet { id } => self.processes.get(id).map(Reply::Process),
@@ -42,6 +43,7 @@ impl Rooms {
                 Ok(Reply::Signalled { process, signalled })
             }
             Op::ProcessDelete { id } => self.processes.remove(id).map(Reply::Process),
+            Op::ProcessLogs(logs) => self.logs(*logs).await.map(Reply::Logs),
             Op::ProcessConfigGet => Ok(Reply::ProcessConfig(self.process_config())),
             Op::ProcessConfigSet(patch) => self.set_process_config(&patch).map(Reply::ProcessConfig),
             other => Err(Error::Internal {
@@ -52,7 +54,7 @@ impl Rooms {
 
     /// Runs in a task of its own: a command outlives the connection that asked for it, and so does its entry in the
     /// ledger.
-    async fn run(&self, call: &Call, run: Run) -> Result<Reply, Error> {
+    pub(super) async fn run(&self, call: &Call, run: Run) -> Result<Reply, Error> {
         consented(call)?;
         let guard = match self.begin(call, run.fingerprint()).await? {
             Some(Begin::Replay(Product::Ran(outcome))) => return Ok(Reply::Ran(outcome)),

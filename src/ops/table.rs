@@ -52,6 +52,13 @@ pub const OPERATIONS: &[Operation] = &[
         "Run a command to its end and answer its output.",
     ),
     row(
+        "process.batch",
+        Scope::Full,
+        false,
+        false,
+        "Run several commands, some at a time.",
+    ),
+    row(
         "process.create",
         Scope::Full,
         false,
@@ -114,6 +121,13 @@ pub const OPERATIONS: &[Operation] = &[
         false,
         false,
         "Forget a process that has ended.",
+    ),
+    row(
+        "process.logs",
+        Scope::Read,
+        true,
+        false,
+        "Read what a process wrote: records, or chosen lines.",
     ),
     row(
         "process.config.get",
@@ -200,6 +214,7 @@ impl Op {
         match self {
             Self::Ping { .. } => "ping",
             Self::ProcessRun(_) => "process.run",
+            Self::ProcessBatch(_) => "process.batch",
             Self::ProcessCreate(_) => "process.create",
             Self::ProcessList { .. } => "process.list",
             Self::ProcessGet { .. } => "process.get",
@@ -210,6 +225,7 @@ impl Op {
             Self::ProcessStop { .. } => "process.stop",
             Self::ProcessKill { .. } => "process.kill",
             Self::ProcessDelete { .. } => "process.delete",
+            Self::ProcessLogs(_) => "process.logs",
             Self::ProcessConfigGet => "process.config.get",
             Self::ProcessConfigSet(_) => "process.config.set",
             Self::FsRead(_) => "fs.read",

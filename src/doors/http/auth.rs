@@ -1,13 +1,14 @@
 //! Who is asking: bearer tokens to principals.
 //!
 //! Only digests of tokens are kept and compared, in constant time and against every row, so that neither memory nor
-//! timing tells a token. A token in the URL is not looked at: no route here is a WebSocket or an event stream.
+//! timing tells a token. A token in the URL is looked at on event streams only.
 
 use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
 use subtle::ConstantTimeEq;
 
 use super::error::Problem;
+use super::query::Query;
 use crate::ops::{Door, Principal, Scope};
 use crate::telemetry::Secret;
 
@@ -87,6 +88,17 @@ impl Tokens {
         self.find(token)
             .map(Some)
             .ok_or_else(|| Problem::token("the bearer token is not valid"))
+    }
+
+    /// The principal of `access_token` in a query, likewise.
+    pub(super) fn check_query(&self, query: Option<&str>) -> Result<Option<Principal>, Problem> {
+        let query = Query::parse(query.unwrap_or_default())?;
+        let Some(token) = query.text("access_token")? else {
+            return Ok(None);
+        };
+        self.find(token.as_bytes())
+            .map(Some)
+            .ok_or_else(|| Problem::token("the access token is not valid"))
     }
 
     fn find(&self, token: &[u8]) -> Option<Principal> {

@@ -5,24 +5,28 @@
 //! ```
 //!
 //! [`bind`] takes the sockets so that their addresses and errors are known before anything else starts;
-//! [`Bound::serve`] runs them as pillars. Handlers decode, call `perform` and encode. `WebSocket` routes, event streams and
-//! static pages are not here yet.
+//! [`Bound::serve`] runs them as pillars. Handlers decode, call `perform` and encode. `WebSocket` routes and static pages
+//! are not here yet.
 
+mod accept;
 mod auth;
 mod body;
 mod codec;
 mod connection;
 mod error;
 mod file;
+mod follow;
 mod front;
 mod fs;
 mod host;
 mod listener;
 mod listing;
+mod logs;
 mod meter;
 mod openapi;
 mod operations;
 mod origin;
+mod process;
 mod processes;
 mod query;
 mod range;

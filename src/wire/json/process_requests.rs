@@ -36,7 +36,7 @@ pub struct CreateRequest {
     pub env: Option<BTreeMap<String, String>>,
     /// Keep standard input open for what is written to it later; without it the program reads an empty file.
     pub interactive: Option<bool>,
-    /// Give it a terminal.
+    /// Give it a terminal: not available in this build, refused with 501.
     pub tty: Option<bool>,
     /// Run `command` with `$SHELL -c` (else `/bin/sh -c`).
     pub shell: Option<bool>,
@@ -98,6 +98,13 @@ impl CreateRequest {
     pub fn into_create(self, config: &ProcessConfig) -> Result<Create, Error> {
         refuse_unenforceable("user", self.user.as_ref())?;
         refuse_unenforceable("limits", self.limits.as_ref())?;
+        if self.tty.unwrap_or(false) {
+            return Err(Error::Unsupported {
+                what: "a process with a terminal".into(),
+                why: "this build has no terminals".into(),
+                fix: Some("leave \"tty\" out; \"interactive\" keeps standard input open".into()),
+            });
+        }
         check_key(self.idempotency_key.as_deref())?;
         let command = self.command.ok_or(Error::Invalid {
             field: "command",
@@ -153,7 +160,7 @@ fn labels(labels: BTreeMap<String, String>) -> Result<BTreeMap<String, String>, 
         .iter()
         .find(|(name, value)| name.len() + value.len() > size);
     let reason = match too_large {
-        Some((name, _)) => format!("{:.40?} has more than {size} bytes", name),
+        Some((name, _)) => format!("{name:.40?} has more than {size} bytes"),
         None if labels.len() > count => format!("has {} labels, {count} are allowed", labels.len()),
         None => return Ok(labels),
     };
@@ -175,7 +182,7 @@ pub fn process_id(text: &str) -> Result<ProcessId, Error> {
     })
 }
 
-fn required_id(id: Option<&str>) -> Result<ProcessId, Error> {
+pub(super) fn required_id(id: Option<&str>) -> Result<ProcessId, Error> {
     process_id(id.ok_or(Error::Invalid {
         field: "id",
         reason: "is required".into(),

@@ -12,8 +12,8 @@ use super::end::{End, exit_code, is_zero, milliseconds};
 use super::launch::{check_key, environment, program, refuse_unenforceable, stdin, without_nul};
 use super::text::{captured_text, to_base64};
 use crate::error::Error;
-use crate::exec::{Finished, Keep, Kept};
-use crate::ops::{Launch, ProcessConfig, Run};
+use crate::exec::{Finished, Keep, Kept, Owner, Retention, Stdin};
+use crate::ops::{Create, Launch, ProcessConfig, Run};
 use crate::stream::Channel;
 
 /// How standard output and standard error are written into the answer.
@@ -89,6 +89,19 @@ impl RunRequest {
             },
             stdin: stdin(self.stdin, self.stdin_b64)?,
             keep,
+        })
+    }
+
+    /// The same as a process that is asked for by its id, which keeps its log.
+    pub fn into_create(self, config: &ProcessConfig) -> Result<Create, Error> {
+        let run = self.into_run(config)?;
+        Ok(Create {
+            launch: run.launch,
+            stdin: Stdin::Bytes(run.stdin),
+            retention: Retention::DropOldest(config.max_log_bytes_per_process),
+            record_limit: usize::MAX,
+            owner: Owner::User,
+            labels: BTreeMap::new(),
         })
     }
 
