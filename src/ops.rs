@@ -4,8 +4,10 @@
 //! and the documentation share. A door decodes its bytes into an `Op`, calls [`Rooms::perform`], and encodes the
 //! `Reply`; it never calls a room.
 
+mod batch;
 mod journal;
 mod launch;
+mod logs;
 mod once;
 mod perform;
 mod principal;
@@ -25,7 +27,11 @@ use crate::host;
 use crate::ids::ProcessId;
 use crate::pty;
 
+pub use batch::{Batch, BatchOutcome, BatchRun};
 pub use launch::{Create, Launch, Run};
+pub use logs::{
+    Following, LeftOut, LogForm, LogLimits, LogPage, LogReader, LogStream, LogText, Logs, LogsReply,
+};
 pub use once::{Ledger, LedgerConfig, Outcome, Product};
 pub use perform::{Call, Parts, Rooms};
 pub use principal::{Door, Principal, Scope};
@@ -42,6 +48,8 @@ pub enum Op {
     },
     /// Run a command to its end.
     ProcessRun(Box<Run>),
+    /// Run several commands.
+    ProcessBatch(Batch),
     /// Start a process that is asked for by its id.
     ProcessCreate(Box<Create>),
     /// Every process that is known.
@@ -119,6 +127,8 @@ pub enum Op {
         /// Its id.
         id: ProcessId,
     },
+    /// Read what a process wrote.
+    ProcessLogs(Box<Logs>),
     /// Read the limits for processes made over HTTP.
     ProcessConfigGet,
     /// Change some of them.
@@ -160,6 +170,8 @@ pub enum Reply {
     },
     /// To [`Op::ProcessRun`]; shared because the ledger keeps it for repeats.
     Ran(Arc<exec::Finished>),
+    /// To [`Op::ProcessBatch`], in the order of its commands.
+    Batch(Vec<BatchOutcome>),
     /// To the operations on one process.
     Process(Arc<Process>),
     /// To [`Op::ProcessList`], oldest first.
@@ -177,6 +189,8 @@ pub enum Reply {
         /// Whom the signal reached.
         signalled: exec::Signalled,
     },
+    /// To [`Op::ProcessLogs`].
+    Logs(LogsReply),
     /// To both process config operations.
     ProcessConfig(ProcessConfig),
     /// To [`Op::FsRead`]: an open file, to be read by the door at its own pace.

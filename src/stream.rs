@@ -20,6 +20,9 @@ mod read;
 mod record;
 mod roster;
 mod shelf;
+mod survey;
+mod text;
+mod view;
 
 pub use cursor::Cursor;
 pub use delivery::Delivery;
@@ -28,3 +31,6 @@ pub use keep::{ChannelTotals, Keep, Kept, Tail, Totals};
 pub use log::Log;
 pub use record::{Channel, Gap, Holder, Item, Record, Spilled, Stored};
 pub use roster::{Evictions, Roster, Standing};
+pub use survey::Survey;
+pub use text::{Line, Lines};
+pub use view::{Chosen, Omitted, Piece, Select, View};

@@ -19,7 +19,7 @@ use tokio::sync::Notify;
 
 use super::spool::{Segment, Spool};
 use crate::error::Error;
-use crate::stream::{Channel, Cursor, Item, Keep, Kept, Log, Record, Stored, Tail, Totals};
+use crate::stream::{Channel, Cursor, Item, Keep, Kept, Log, Record, Stored, Survey, Tail, Totals};
 
 /// When the pump may read more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -259,6 +259,16 @@ impl Output {
     /// The sequence that the next record, or the end record, gets.
     pub fn next_seq(&self) -> u64 {
         self.state.lock().log.next_seq()
+    }
+
+    /// What of `channels` stands behind record `after`, up to record `until`.
+    pub fn survey(&self, channels: &[Channel], after: u64, until: u64) -> Survey {
+        self.state.lock().log.survey(channels, after, until)
+    }
+
+    /// The sequence behind which the newest `count` records of `channels` stand.
+    pub fn before_newest(&self, channels: &[Channel], count: u64) -> u64 {
+        self.state.lock().log.before_newest(channels, count)
     }
 
     /// Totals and digests so far.

@@ -10,6 +10,7 @@ use futures_util::FutureExt;
 use parking_lot::RwLock;
 use tracing::Instrument;
 
+use super::logs::Followers;
 use super::once::Ledger;
 use super::{Op, Outcome, Principal, ProcessConfig, Reply, operation};
 use crate::capability::Capability;
@@ -49,6 +50,7 @@ pub struct Rooms {
     performed: AtomicU64,
     /// Processes made over HTTP that run now.
     pub(super) http_processes: Arc<AtomicU64>,
+    pub(super) followers: Followers,
     /// `fs.confine`.
     confine: bool,
     metrics: Arc<Metrics>,
@@ -107,6 +109,7 @@ impl Rooms {
             process_config: RwLock::default(),
             performed: AtomicU64::new(0),
             http_processes: Arc::default(),
+            followers: Followers::default(),
             metrics,
             confine,
             tasks,
@@ -217,6 +220,7 @@ impl Rooms {
                 uptime_ms: self.uptime_ms(),
             }),
             Op::ProcessRun(_)
+            | Op::ProcessBatch(_)
             | Op::ProcessCreate(_)
             | Op::ProcessList { .. }
             | Op::ProcessGet { .. }
@@ -229,6 +233,7 @@ impl Rooms {
             | Op::ProcessResize { .. }
             | Op::ProcessSnapshot { .. }
             | Op::ProcessDelete { .. }
+            | Op::ProcessLogs(_)
             | Op::ProcessConfigGet
             | Op::ProcessConfigSet(_) => self.dispatch_process(call, op).await,
             Op::FsRead(read) => self.files.open(self.reach(call), read).await.map(Reply::File),

@@ -11,6 +11,7 @@ use super::{Call, Create, Door, Launch, Op, ProcessConfig, ProcessConfigPatch, P
 use crate::error::Error;
 use crate::exec::{self, Process, RowKey, Scope, Signalled};
 use crate::ids::ProcessId;
+use crate::pty::Reserved;
 
 /// Processes that one principal may have running at once.
 const RUNNING: usize = 4096;
@@ -19,6 +20,7 @@ impl Rooms {
     pub(super) async fn dispatch_process(&self, call: &Call, op: Op) -> Result<Reply, Error> {
         match op {
             Op::ProcessRun(run) => self.run(call, *run).await,
+            Op::ProcessBatch(batch) => Ok(Reply::Batch(self.batch(call, batch).await)),
             Op::ProcessCreate(create) => self.create(call, *create).await.map(Reply::Process),
             Op::ProcessList { owner } => Ok(Reply::Processes(self.list(owner))),
             Op::ProcessGet { id } => self.processes.get(id).map(Reply::Process),
@@ -56,6 +58,7 @@ impl Rooms {
                 self.terminals.forget(id);
                 Ok(Reply::Process(process))
             }
+            Op::ProcessLogs(logs) => self.logs(*logs).await.map(Reply::Logs),
             Op::ProcessConfigGet => Ok(Reply::ProcessConfig(self.process_config())),
             Op::ProcessConfigSet(patch) => self.set_process_config(&patch).map(Reply::ProcessConfig),
             other => Err(Error::Internal {
@@ -66,7 +69,7 @@ impl Rooms {
 
     /// Runs in a task of its own: a command outlives the connection that asked for it, and so does its entry in the
     /// ledger.
-    async fn run(&self, call: &Call, run: Run) -> Result<Reply, Error> {
+    pub(super) async fn run(&self, call: &Call, run: Run) -> Result<Reply, Error> {
         consented(call)?;
         let guard = match self.begin(call, run.fingerprint()).await? {
             Some(Begin::Replay(Product::Ran(outcome))) => return Ok(Reply::Ran(outcome)),
@@ -94,8 +97,30 @@ impl Rooms {
         work.await.map_err(|panic| panicked(&panic))?
     }
 
+    /// Starts a process, or answers the live terminal of its scope.
+    async fn create(&self, call: &Call, mut create: Create) -> Result<Arc<Process>, Error> {
+        // Scopes of different callers are different ones.
+        create.scope = create
+            .scope
+            .map(|scope| format!("{}\0{scope}", call.principal.id));
+        let Some(scope) = create.scope.clone() else {
+            return self.create_new(call, create).await;
+        };
+        match self.terminals.reserve(&scope) {
+            Reserved::Live(id) => self.processes.get(id),
+            Reserved::Opening => Err(Error::DuplicateInFlight { key: scope }),
+            Reserved::New => {
+                let created = self.create_new(call, create).await;
+                if created.is_err() {
+                    self.terminals.failed(&scope);
+                }
+                created
+            }
+        }
+    }
+
     /// Starts a process, or answers the one that was made under the same key.
-    async fn create(&self, call: &Call, create: Create) -> Result<Arc<Process>, Error> {
+    async fn create_new(&self, call: &Call, create: Create) -> Result<Arc<Process>, Error> {
         consented(call)?;
         let fingerprint = create.fingerprint();
         let key = call

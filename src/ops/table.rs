@@ -52,6 +52,13 @@ pub const OPERATIONS: &[Operation] = &[
         "Run a command to its end and answer its output.",
     ),
     row(
+        "process.batch",
+        Scope::Full,
+        false,
+        false,
+        "Run several commands, some at a time.",
+    ),
+    row(
         "process.create",
         Scope::Full,
         false,
@@ -128,6 +135,13 @@ pub const OPERATIONS: &[Operation] = &[
         false,
         false,
         "Forget a process that has ended.",
+    ),
+    row(
+        "process.logs",
+        Scope::Read,
+        true,
+        false,
+        "Read what a process wrote: records, or chosen lines.",
     ),
     row(
         "process.config.get",
@@ -214,6 +228,7 @@ impl Op {
         match self {
             Self::Ping { .. } => "ping",
             Self::ProcessRun(_) => "process.run",
+            Self::ProcessBatch(_) => "process.batch",
             Self::ProcessCreate(_) => "process.create",
             Self::ProcessList { .. } => "process.list",
             Self::ProcessGet { .. } => "process.get",
@@ -226,6 +241,7 @@ impl Op {
             Self::ProcessResize { .. } => "process.resize",
             Self::ProcessSnapshot { .. } => "process.snapshot",
             Self::ProcessDelete { .. } => "process.delete",
+            Self::ProcessLogs(_) => "process.logs",
             Self::ProcessConfigGet => "process.config.get",
             Self::ProcessConfigSet(_) => "process.config.set",
             Self::FsRead(_) => "fs.read",

@@ -142,7 +142,7 @@ impl Shelf {
     pub(super) fn parts(
         &self,
     ) -> (
-        impl Iterator<Item = &Record<Stored>>,
+        impl DoubleEndedIterator<Item = &Record<Stored>>,
         impl DoubleEndedIterator<Item = &Record<Stored>>,
     ) {
         (self.head.iter(), self.tail.iter())

@@ -39,12 +39,14 @@ pub fn outcome(name: &'static str, reply: Reply, limit: u64) -> Result<Outcome, 
         }),
         Reply::Metrics(sample) => Outcome::Metrics(metrics(&sample)),
         Reply::File(_)
+        | Reply::Batch(_)
         | Reply::Process(_)
         | Reply::Processes(_)
         | Reply::Input(_)
         | Reply::Resized(_)
         | Reply::Shown(_)
         | Reply::Signalled { .. }
+        | Reply::Logs(_)
         | Reply::ProcessConfig(_)
         | Reply::Unpacked(_)
         | Reply::Capabilities(_) => {

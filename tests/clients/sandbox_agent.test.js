@@ -339,3 +339,144 @@ test("an archive never writes outside of its destination", async () => {
 test("what is no archive is refused", async () => {
   await refused(() => sdk.uploadFsBatch("this is not a tar file at all".repeat(100), { path: directory }), 400, "invalid_request");
 });
+
+/** Waits for the end of a process. */
+async function ended(id) {
+  const answer = await fetch(`${baseUrl}/v1/processes/${id}/wait`, { headers: { authorization: `Bearer ${token}` } });
+  const info = await answer.json();
+  assert.equal(info.status, "exited", JSON.stringify(info));
+  return info;
+}
+
+const decoded = (entries) => Buffer.concat(entries.map((entry) => Buffer.from(entry.data, "base64"))).toString();
+
+test("createProcess, getProcess, listProcesses, deleteProcess", async () => {
+  const made = await sdk.createProcess({
+    command: "sh",
+    args: ["-c", "echo out; echo err >&2; echo $A; exit 3"],
+    cwd: "/",
+    env: { A: "b" },
+  });
+  assert.match(made.id, /^proc_\d+$/);
+  for (const [field, value] of Object.entries({ command: "sh", cwd: "/", tty: false, interactive: false, owner: "user" })) {
+    assert.equal(made[field], value, field);
+  }
+  assert.deepEqual(made.args, ["-c", "echo out; echo err >&2; echo $A; exit 3"]);
+  assert.ok(["running", "exited"].includes(made.status) && Number.isInteger(made.createdAtMs), JSON.stringify(made));
+  await ended(made.id);
+  const info = await sdk.getProcess(made.id);
+  assert.equal(info.status, "exited");
+  assert.equal(info.exitCode, 3);
+  assert.equal(info.pid ?? null, null);
+  assert.ok(info.exitedAtMs >= info.createdAtMs);
+  for (const owner of ["user", undefined]) {
+    const { processes } = await sdk.listProcesses(owner ? { owner } : undefined);
+    assert.ok(processes.some((process) => process.id === made.id));
+  }
+  assert.deepEqual((await sdk.listProcesses({ owner: "desktop" })).processes, []);
+  await sdk.deleteProcess(made.id);
+  for (const gone of [() => sdk.getProcess(made.id), () => sdk.deleteProcess(made.id), () => sdk.getProcessLogs(made.id)]) {
+    await refused(gone, 404, "not_found");
+  }
+});
+
+test("what createProcess cannot start is blamed right", async () => {
+  await refused(() => sdk.createProcess({ command: "no-such-program" }), 404, "not_found");
+  await refused(() => sdk.createProcess({ command: "true", cwd: "no/such" }), 404, "not_found");
+  await refused(() => sdk.createProcess({ command: "" }), 400, "invalid_request");
+  await refused(() => sdk.createProcess({ command: "true", args: 5 }), 400, "invalid_request");
+  await refused(() => sdk.listProcesses({ owner: "nobody" }), 400, "invalid_request");
+});
+
+test("sendProcessInput in every encoding, and after the end", async () => {
+  const made = await sdk.createProcess({ command: "sh", args: ["-c", "head -c 12"], interactive: true });
+  assert.equal((await sdk.sendProcessInput(made.id, { data: Buffer.from("\0\xff..", "latin1").toString("base64") })).bytesWritten, 4);
+  assert.equal((await sdk.sendProcessInput(made.id, { data: "utf8", encoding: "utf8" })).bytesWritten, 4);
+  await refused(() => sdk.sendProcessInput(made.id, { data: "*" }), 400, "invalid_request");
+  await refused(() => sdk.sendProcessInput(made.id, { data: "x", encoding: "latin1" }), 400, "invalid_request");
+  await refused(() => sdk.sendProcessInput(made.id, { data: "x".repeat(70_000), encoding: "text" }), 413, "too_large");
+  assert.equal((await sdk.sendProcessInput(made.id, { data: "text", encoding: "text" })).bytesWritten, 4);
+  await ended(made.id);
+  const { entries } = await sdk.getProcessLogs(made.id);
+  assert.equal(Buffer.concat(entries.map((entry) => Buffer.from(entry.data, "base64"))).toString("latin1"), "\0\xff..utf8text");
+  await refused(() => sdk.sendProcessInput(made.id, { data: "" }), 409, "conflict");
+});
+
+test("stopProcess and killProcess end a process and say how", async () => {
+  for (const [end, signal] of [
+    [(id) => sdk.stopProcess(id, { waitMs: 20_000 }), "SIGTERM"],
+    [(id) => sdk.killProcess(id, { waitMs: 20_000 }), "SIGKILL"],
+  ]) {
+    const made = await sdk.createProcess({ command: "sleep", args: ["1000"] });
+    assert.equal(made.status, "running");
+    await refused(() => sdk.deleteProcess(made.id), 409, "conflict");
+    const info = await end(made.id);
+    assert.equal(info.id, made.id);
+    assert.equal(info.status, "exited");
+    assert.equal(info.exitCode ?? null, null);
+    assert.equal(info.signal, signal);
+  }
+  await refused(() => sdk.stopProcess("proc_999999"), 404, "not_found");
+  await refused(() => sdk.killProcess("nonsense"), 404, "not_found");
+  await refused(() => sdk.stopProcess("proc_1", { waitMs: -1 }), 400, "invalid_request");
+});
+
+test("getProcessLogs by stream, tail and since", async () => {
+  const made = await sdk.createProcess({
+    command: "sh",
+    args: ["-c", "for i in 1 2 3 4; do echo out $i; sleep 0.02; echo err $i >&2; sleep 0.02; done"],
+  });
+  await ended(made.id);
+  const all = await sdk.getProcessLogs(made.id);
+  assert.equal(all.processId, made.id);
+  assert.equal(all.stream, "combined");
+  for (const entry of all.entries) {
+    assert.ok(Number.isInteger(entry.sequence) && entry.sequence >= 1, JSON.stringify(entry));
+    assert.ok(Number.isInteger(entry.timestampMs));
+    assert.equal(entry.encoding, "base64");
+    assert.ok(["stdout", "stderr"].includes(entry.stream));
+  }
+  const sequences = all.entries.map((entry) => entry.sequence);
+  assert.deepEqual(sequences, [...sequences].sort((a, b) => a - b));
+  assert.equal(sequences[0], 1);
+  for (const [stream, name] of [["stdout", "out"], ["stderr", "err"]]) {
+    const one = await sdk.getProcessLogs(made.id, { stream });
+    assert.equal(one.stream, stream);
+    assert.equal(decoded(one.entries), [1, 2, 3, 4].map((i) => `${name} ${i}\n`).join(""));
+    const last = await sdk.getProcessLogs(made.id, { stream, tail: 1 });
+    assert.deepEqual(last.entries, one.entries.slice(-1));
+  }
+  assert.deepEqual((await sdk.getProcessLogs(made.id, { stream: "pty" })).entries, []);
+  const since = await sdk.getProcessLogs(made.id, { since: sequences[1] });
+  assert.deepEqual(since.entries, all.entries.slice(2));
+  await refused(() => sdk.getProcessLogs(made.id, { tail: -1 }), 400, "invalid_request");
+  await refused(() => sdk.getProcessLogs(made.id, { stream: "stdin" }), 400, "invalid_request");
+  await refused(() => sdk.getProcessLogs(made.id, { since: 1_000_000 }), 400, "invalid_request");
+});
+
+test("followProcessLogs tells everything and then closes, also of a process that has ended", async () => {
+  const made = await sdk.createProcess({ command: "sh", args: ["-c", "echo first; read line; echo $line"], interactive: true });
+  const live = [];
+  let heard;
+  const first = new Promise((resolve) => (heard = resolve));
+  const subscription = await sdk.followProcessLogs(made.id, (entry) => {
+    live.push(entry);
+    heard();
+  });
+  await first;
+  await sdk.sendProcessInput(made.id, { data: "second\n", encoding: "utf8" });
+  await subscription.closed;
+  assert.equal(decoded(live), "first\nsecond\n");
+  const late = [];
+  await (await sdk.followProcessLogs(made.id, (entry) => late.push(entry), { since: live[0].sequence })).closed;
+  assert.deepEqual(late, live.slice(1));
+  await refused(() => sdk.followProcessLogs("proc_999999", () => {}), 404, "not_found");
+});
+
+test("followProcessLogs is closed by the client", async () => {
+  const made = await sdk.createProcess({ command: "sleep", args: ["1000"] });
+  const subscription = await sdk.followProcessLogs(made.id, () => {});
+  subscription.close();
+  await subscription.closed;
+  assert.equal((await sdk.killProcess(made.id, { waitMs: 20_000 })).status, "exited");
+});

@@ -117,14 +117,6 @@ async fn routes_and_methods_that_are_not_there() {
     for method in ["GET", "HEAD", "PUT"] {
         assert!(answer.header("allow").contains(method), "{:?}", answer.headers);
     }
-    let request = http
-        .request(Method::POST, RUN)
-        .header(ACCEPT, "text/event-stream")
-        .header(CONTENT_TYPE, "application/json");
-    let answer = http
-        .send(request.body(Full::from(r#"{"command":"true"}"#)).unwrap())
-        .await;
-    answer.problem(406, "not_acceptable");
 }
 
 #[tokio::test]

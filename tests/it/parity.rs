@@ -140,6 +140,49 @@ struct Case {
     holds: fn(&Value, &Path) -> bool,
     /// What refuses it: a payload and the stable code.
     refused: (Value, &'static str),
+    /// A process that is made for each door before; `ID` stands for it.
+    process: Option<Made>,
+}
+
+/// A process that is there when a case begins.
+#[derive(Debug, Clone, Copy)]
+enum Made {
+    /// It reads its input to the end.
+    Reading,
+    /// It wrote something and has ended.
+    Ended,
+}
+
+impl Made {
+    /// Its id.
+    async fn make(self, ways: &Ways) -> String {
+        let line = match self {
+            Self::Reading => "cat",
+            Self::Ended => "echo one; echo two >&2; exit 4",
+        };
+        let asked = json!({ "command": line, "shell": true, "interactive": true });
+        let made = ways.http.post("/v1/processes", &asked).await.json();
+        let id = made["id"].as_str().unwrap().to_owned();
+        if let Self::Ended = self {
+            let ended = ways.http.get(&format!("/v1/processes/{id}/wait")).await.json();
+            assert_eq!(ended["status"], "exited", "{ended}");
+        }
+        id
+    }
+}
+
+/// A case on one process.
+fn on(
+    process: Made,
+    operation: &'static str,
+    payload: Value,
+    holds: fn(&Value, &Path) -> bool,
+    refused: (Value, &'static str),
+) -> Case {
+    Case {
+        process: Some(process),
+        ..case(operation, payload, holds, refused)
+    }
 }
 
 fn case(
@@ -153,6 +196,7 @@ fn case(
         payload,
         holds,
         refused,
+        process: None,
     }
 }
 
@@ -189,6 +233,7 @@ fn archive() -> String {
 
 fn cases() -> Vec<Case> {
     let mut cases = process_cases();
+    cases.extend(cases_on_processes());
     cases.extend(file_cases());
     let unknown = || (json!({ "no such field": 1 }), "invalid_request");
     cases.extend([
@@ -252,6 +297,121 @@ fn process_cases() -> Vec<Case> {
             json!({}),
             |answer, _| answer["maxConcurrentProcesses"] == 33,
             (json!({ "maxOutputBytes": 1 }), "invalid_request"),
+        ),
+    ]
+}
+
+fn cases_on_processes() -> Vec<Case> {
+    let nobody = || (json!({ "id": "proc_999999" }), "not_found");
+    vec![
+        case(
+            "process.batch",
+            json!({ "runs": [{ "command": "echo", "args": ["x"] }, { "command": "/no/such" }, { "command": "true" }],
+                    "parallel": 1, "stopOnFailure": true }),
+            |answer, _| {
+                let results = &answer["results"];
+                results[0]["stdout"] == "x\n"
+                    && results[1]["code"] == "not_found"
+                    && results[2] == json!({ "skipped": true })
+            },
+            (json!({ "runs": [] }), "invalid_request"),
+        ),
+        case(
+            "process.create",
+            json!({ "command": "sh", "args": ["-c", "cat"], "cwd": "DIR", "interactive": true, "idempotencyKey": "DIR made",
+                    "labels": { "a": "b" } }),
+            |answer, directory| {
+                answer["status"] == "running"
+                    && answer["cwd"] == directory.display().to_string()
+                    && answer["labels"]["a"] == "b"
+            },
+            (json!({ "command": "/no/such/program" }), "not_found"),
+        ),
+        on(
+            Made::Reading,
+            "process.list",
+            json!({ "owner": "user" }),
+            |answer, _| {
+                let processes = answer["processes"].as_array().unwrap();
+                processes.iter().any(|process| process["command"] == "cat")
+            },
+            (json!({ "owner": "nobody" }), "invalid_request"),
+        ),
+        on(
+            Made::Ended,
+            "process.get",
+            json!({ "id": "ID" }),
+            |answer, _| answer["status"] == "exited" && answer["exitCode"] == 4,
+            nobody(),
+        ),
+        on(
+            Made::Ended,
+            "process.wait",
+            json!({ "id": "ID" }),
+            |answer, _| answer["exitCode"] == 4 && answer["channels"]["stdout"]["bytes"] == 4,
+            nobody(),
+        ),
+        on(
+            Made::Reading,
+            "process.input",
+            json!({ "id": "ID", "data": "eHl6" }),
+            |answer, _| answer["bytesWritten"] == 3,
+            (json!({ "id": "proc_999999", "data": "" }), "not_found"),
+        ),
+        on(
+            Made::Reading,
+            "process.stdin.close",
+            json!({ "id": "ID" }),
+            |answer, _| answer["interactive"] == true,
+            nobody(),
+        ),
+        on(
+            Made::Reading,
+            "process.signal",
+            json!({ "id": "ID", "signal": "CONT", "scope": "leader" }),
+            |answer, _| answer["signalled"].as_array().unwrap().len() == 1 && answer["status"] == "running",
+            (json!({ "id": "proc_1", "signal": "SIGNOPE" }), "invalid_request"),
+        ),
+        on(
+            Made::Reading,
+            "process.stop",
+            json!({ "id": "ID", "waitMs": 20_000 }),
+            |answer, _| answer["status"] == "exited" && answer["signal"] == "SIGTERM",
+            nobody(),
+        ),
+        on(
+            Made::Reading,
+            "process.kill",
+            json!({ "id": "ID", "waitMs": 20_000 }),
+            |answer, _| answer["status"] == "exited" && answer["signal"] == "SIGKILL",
+            nobody(),
+        ),
+        on(
+            Made::Ended,
+            "process.delete",
+            json!({ "id": "ID" }),
+            |answer, _| answer["status"] == "exited",
+            nobody(),
+        ),
+        on(
+            Made::Ended,
+            "process.logs",
+            json!({ "id": "ID" }),
+            |answer, _| {
+                let entries = answer["entries"].as_array().unwrap();
+                entries.len() == 2 && entries.iter().any(|entry| entry["data"] == "b25lCg==")
+            },
+            nobody(),
+        ),
+        on(
+            Made::Ended,
+            "process.logs",
+            json!({ "id": "ID", "format": "text", "stream": "stderr", "grep": "^t", "head": 1 }),
+            |answer, _| answer["text"] == "1:two\n" && answer["matches"] == 1,
+            (
+                json!({ "id": "ID", "format": "text", "grep": "(" }),
+                "invalid_request",
+            ),
         ),
     ]
 }
@@ -336,12 +496,13 @@ fn file_cases() -> Vec<Case> {
 }
 
 /// The payload for one door: its directory in place of `DIR`, and base64 where the field wants it.
-fn payload_for(door: Door, payload: &Value) -> Value {
+fn payload_for(door: Door, payload: &Value, id: &str) -> Value {
     let mut fields = Map::new();
     for (name, value) in payload.as_object().unwrap() {
         let value = match value {
             Value::String(text) => {
                 let text = text.replace("DIR", door.directory());
+                let text = if text == "ID" { id.to_owned() } else { text };
                 Value::String(if name == "pathB64" {
                     BASE64.encode(text)
                 } else {
@@ -362,6 +523,13 @@ const VOLATILE: &[&str] = &[
     "cpuMs",
     "peakRssBytes",
     "processId",
+    "id",
+    "pid",
+    "createdAtMs",
+    "exitedAtMs",
+    "timestampMs",
+    "signalled",
+    "processes",
     "stdoutBlake3",
     "modified",
     "sampledAt",
@@ -422,7 +590,11 @@ async fn every_operation_answers_the_same_through_every_door() {
         let mut answers = Vec::new();
         for door in DOORS {
             let directory = workspace.join(door.directory());
-            let payload = payload_for(door, &case.payload);
+            let id = match case.process {
+                Some(made) => made.make(&ways).await,
+                None => String::new(),
+            };
+            let payload = payload_for(door, &case.payload, &id);
             let what = format!("{} through {door:?}", case.operation);
             let answer = door.ask(&ways, case.operation, &payload).await;
             let answer = answer.unwrap_or_else(|refusal| panic!("{what}: {refusal:?}"));
@@ -452,7 +624,9 @@ async fn every_operation_is_refused_alike_through_every_door() {
         let mut told = Vec::new();
         for door in DOORS {
             let what = format!("{} through {door:?}", case.operation);
-            let answer = door.ask(&ways, case.operation, &payload_for(door, payload)).await;
+            let answer = door
+                .ask(&ways, case.operation, &payload_for(door, payload, "proc_1"))
+                .await;
             let refusal = answer.expect_err(&what);
             if let Some(stable) = &refusal.code {
                 assert_eq!(stable, code, "{what}: {refusal:?}");

@@ -1,13 +1,16 @@
 //! Who is asking: bearer tokens to principals.
 //!
 //! Only digests of tokens are kept and compared, in constant time and against every row, so that neither memory nor
-//! timing tells a token. A token in the URL is not looked at: no route here is a WebSocket or an event stream.
+//! timing tells a token. A token in the URL is looked at on event streams only.
 
 use axum::http::HeaderMap;
-use axum::http::header::AUTHORIZATION;
+use axum::http::header::{AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use subtle::ConstantTimeEq;
 
 use super::error::Problem;
+use super::query::Query;
 use crate::ops::{Door, Principal, Scope};
 use crate::telemetry::Secret;
 
@@ -87,6 +90,35 @@ impl Tokens {
         self.find(token)
             .map(Some)
             .ok_or_else(|| Problem::token("the bearer token is not valid"))
+    }
+
+    /// The principal of `access_token` in a query, likewise.
+    pub(super) fn check_query(&self, query: Option<&str>) -> Result<Option<Principal>, Problem> {
+        let query = Query::parse(query.unwrap_or_default())?;
+        let Some(token) = query.text("access_token")? else {
+            return Ok(None);
+        };
+        self.find(token.as_bytes())
+            .map(Some)
+            .ok_or_else(|| Problem::token("the access token is not valid"))
+    }
+
+    /// The principal of `bearer.<base64url of the token>` among the subprotocols that a `WebSocket` client offers: a page can
+    /// set no other header.
+    pub(super) fn check_protocols(&self, headers: &HeaderMap) -> Result<Option<Principal>, Problem> {
+        let offered = headers.get_all(SEC_WEBSOCKET_PROTOCOL).iter();
+        let offered = offered
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split(','));
+        let Some(encoded) = offered
+            .map(str::trim)
+            .find_map(|name| name.strip_prefix("bearer."))
+        else {
+            return Ok(None);
+        };
+        let invalid = || Problem::token("the token among the subprotocols is not valid");
+        let token = URL_SAFE_NO_PAD.decode(encoded).map_err(|_| invalid())?;
+        self.find(&token).map(Some).ok_or_else(invalid)
     }
 
     fn find(&self, token: &[u8]) -> Option<Principal> {
@@ -169,6 +201,22 @@ mod tests {
                 .is_err()
         );
         assert!(tokens().check(&HeaderMap::new()).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_page_shows_its_token_among_the_subprotocols() {
+        let offered = |value: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(SEC_WEBSOCKET_PROTOCOL, value.parse().unwrap());
+            tokens().check_protocols(&headers)
+        };
+        let encoded = URL_SAFE_NO_PAD.encode("correct");
+        let principal = offered(&format!("boxd.v1, bearer.{encoded}")).unwrap().unwrap();
+        assert_eq!(&*principal.id, "token:main");
+        assert!(offered("boxd.v1").unwrap().is_none());
+        for wrong in ["bearer.", "bearer.???", "bearer.d3Jvbmc"] {
+            assert!(offered(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -2,7 +2,9 @@
 //! of one request do not keep the others waiting.
 
 use crate::error::Error;
-use crate::ops::Reply;
+use crate::exec::Finished;
+use crate::ops::{BatchOutcome, LogsReply, Reply};
+use crate::stream::Item;
 
 /// From how many bytes on a hand-over to another thread is worth its cost.
 const LARGE: usize = 256 << 10;
@@ -28,13 +30,31 @@ where
 pub(super) fn length(reply: &Reply) -> usize {
     const ENTRY: usize = 200;
     match reply {
-        Reply::Ran(finished) => [&finished.stdout, &finished.stderr]
-            .map(|kept| kept.head.len() + kept.tail.len())
+        Reply::Ran(finished) => written(finished),
+        Reply::Batch(outcomes) => outcomes
             .iter()
+            .map(|outcome| match outcome {
+                BatchOutcome::Ran { finished, .. } => written(finished),
+                BatchOutcome::Failed(_) | BatchOutcome::Skipped => ENTRY,
+            })
             .sum(),
+        Reply::Logs(LogsReply::Page(page)) => {
+            let items = page.items.iter().map(|item| match item {
+                Item::Record(record) => ENTRY + record.bytes.len(),
+                Item::Gap(_) => ENTRY,
+            });
+            items.sum()
+        }
         Reply::Listing(listing) => ENTRY * listing.entries.len(),
         _ => 0,
     }
+}
+
+fn written(finished: &Finished) -> usize {
+    [&finished.stdout, &finished.stderr]
+        .map(|kept| kept.head.len() + kept.tail.len())
+        .iter()
+        .sum()
 }
 
 #[cfg(test)]

@@ -180,15 +180,6 @@ impl Problem {
         .hint("send Content-Type: application/json")
     }
 
-    /// The caller accepts nothing that this route can answer.
-    pub(super) fn not_acceptable(accept: &str) -> Self {
-        Self::new(
-            StatusCode::NOT_ACCEPTABLE,
-            "not_acceptable",
-            format!("this route answers application/json, not {accept}"),
-        )
-    }
-
     /// No token, or a wrong one.
     pub(super) fn token(reason: &'static str) -> Self {
         Self::of(&Error::Unauthenticated { reason }, Contract::Ours)

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::FromRequestParts;
-use axum::http::header::X_CONTENT_TYPE_OPTIONS;
+use axum::http::header::{UPGRADE, X_CONTENT_TYPE_OPTIONS};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Request};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Request};
 use axum::response::{IntoResponse, Response};
 use tower::ServiceExt;
 
@@ -17,10 +17,10 @@ use super::auth::Tokens;
 use super::error::Problem;
 use super::origin::{Origins, Via};
 use super::router::{self, App};
-use super::{Behind, Config};
+use super::{Behind, Config, websocket};
 use crate::error::Error;
 use crate::ids::RequestId;
-use crate::ops::{Call, Principal};
+use crate::ops::{Call, Following, Principal};
 use crate::telemetry::Metrics;
 
 /// Bytes of header names and values that are accepted.
@@ -100,7 +100,14 @@ impl Front {
             return Ok(Some(preflight));
         }
         self.origins.check(request, peer.via)?;
-        let principal = self.tokens.check(request.headers())?;
+        let mut principal = self.tokens.check(request.headers())?;
+        let is_socket = websocket::offers(request.headers(), &UPGRADE, "websocket");
+        if principal.is_none() && is_socket {
+            principal = self.tokens.check_protocols(request.headers())?;
+        }
+        if principal.is_none() && (is_socket || is_event_stream(request)) {
+            principal = self.tokens.check_query(request.uri().query())?;
+        }
         if principal.is_none() && request.uri().path() != HEALTH {
             return Err(Problem::token("a bearer token is needed"));
         }
@@ -111,6 +118,16 @@ impl Front {
         }
         Ok(None)
     }
+}
+
+/// Whether a browser reads this with an `EventSource`, which cannot send a header: then the token may stand in the URL.
+fn is_event_stream(request: &Request<Body>) -> bool {
+    let path = request.uri().path();
+    let follows = |query: &str| query.split('&').any(|pair| pair == "follow=true");
+    request.method() == Method::GET
+        && path.starts_with("/v1/processes/")
+        && path.ends_with("/logs")
+        && request.uri().query().is_some_and(follows)
 }
 
 fn check_sizes(request: &Request<Body>) -> Result<(), Problem> {
@@ -152,6 +169,11 @@ pub(super) struct Caller {
 }
 
 impl Caller {
+    /// A place among the streams that this caller follows.
+    pub(super) fn follow(&self, app: &App) -> Result<Following, Error> {
+        app.behind.rooms.follow(&self.principal.id)
+    }
+
     /// One call of this caller; a repeat with the same key and principal is not run again.
     pub(super) fn call(self, idempotency_key: Option<String>) -> Call {
         Call {

@@ -8,21 +8,25 @@
 //! [`Bound::serve`] runs them as pillars. Handlers decode, call `perform` and encode; streams and
 //! `WebSocket`s are readers of a process's log. Static pages are not here yet.
 
+mod accept;
 mod auth;
 mod body;
 mod codec;
 mod connection;
 mod error;
 mod file;
+mod follow;
 mod front;
 mod fs;
 mod host;
 mod listener;
 mod listing;
+mod logs;
 mod meter;
 mod openapi;
 mod operations;
 mod origin;
+mod process;
 mod processes;
 mod query;
 mod range;

@@ -83,6 +83,11 @@ pub(super) fn base() -> OpenApi {
                 .responses
                 .insert(response_name(*status), RefOr::T(problem(description)));
         }
+        for (_, name, description) in PROCESSES {
+            components
+                .responses
+                .insert(name.to_owned(), RefOr::T(problem(description)));
+        }
         components
             .schemas
             .insert(ProblemBody::name().into_owned(), ProblemBody::schema());
@@ -95,6 +100,9 @@ pub(super) struct Refusals;
 
 /// What a file route may refuse with besides.
 pub(super) struct FileRefusals;
+
+/// What a route about one process may refuse with besides.
+pub(super) struct ProcessRefusals;
 
 const EVERYWHERE: [(u16, &str); 12] = [
     (
@@ -138,6 +146,15 @@ const FILES: [(u16, &str); 3] = [
     (507, "The disk or the quota is full; what was there is untouched."),
 ];
 
+const PROCESSES: [(u16, &str, &str); 2] = [
+    (404, "ProcessNotFound", "There is no such process (any more)."),
+    (
+        409,
+        "ProcessConflict",
+        "The state of the process does not allow it: it runs, it has exited, or its standard input is closed.",
+    ),
+];
+
 type Responses = BTreeMap<String, RefOr<utoipa::openapi::Response>>;
 
 /// The responses by reference; [`base`] has them in full.
@@ -171,6 +188,16 @@ impl IntoResponses for FileRefusals {
     fn responses() -> Responses {
         let mut responses = problems(&EVERYWHERE);
         responses.extend(problems(&FILES));
+        responses
+    }
+}
+
+impl IntoResponses for ProcessRefusals {
+    fn responses() -> Responses {
+        let mut responses = problems(&EVERYWHERE);
+        for (status, name, _) in PROCESSES {
+            responses.insert(status.to_string(), RefOr::Ref(Ref::from_response_name(name)));
+        }
         responses
     }
 }

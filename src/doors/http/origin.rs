@@ -6,12 +6,13 @@ use std::net::IpAddr;
 use axum::http::header::{
     ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
     ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE,
-    ACCESS_CONTROL_REQUEST_METHOD, HOST, ORIGIN, VARY,
+    ACCESS_CONTROL_REQUEST_METHOD, HOST, ORIGIN, UPGRADE, VARY,
 };
 use axum::http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Version};
 use axum::response::{IntoResponse, Response};
 
 use super::error::Problem;
+use super::websocket::offers;
 
 /// What is known about the listener that a request came through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,7 +49,9 @@ impl Origins {
     /// Refuses names that are not ours, and pages of other origins that try to change something.
     pub(super) fn check<B>(&self, request: &Request<B>, via: Via) -> Result<(), Problem> {
         let host = self.check_host(request, via)?;
-        if is_safe(request.method()) {
+        // A socket is opened by a safe method, carries input, and no browser keeps a page from it.
+        let is_socket = offers(request.headers(), &UPGRADE, "websocket");
+        if is_safe(request.method()) && !is_socket {
             return Ok(());
         }
         let Some(origin) = request.headers().get(ORIGIN) else {

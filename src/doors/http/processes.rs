@@ -4,19 +4,24 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::header::ACCEPT;
-use axum::http::{HeaderMap, Request};
+use axum::http::Request;
 use axum::response::Response;
+use bytes::Bytes;
 
+use super::accept::Accept;
 use super::body;
 use super::codec::{at_length, length};
 use super::error::{Contract, Problem, ProblemBody};
+use super::follow::{self, Follower};
 use super::front::Caller;
 use super::openapi::Refusals;
 use super::router::{App, unexpected};
 use crate::error::Error;
-use crate::ops::{Op, ProcessConfig, Reply, Run};
-use crate::wire::json::{Config, ConfigPatch, Encoding, RunReply, RunRequest, Unknown, decode};
+use crate::ops::{LogForm, LogStream, Logs, LogsReply, Op, ProcessConfig, Reply, Run};
+use crate::wire::json::{
+    BatchReply, BatchRequest, Config, ConfigPatch, Encoding, Framing, RunReply, RunRequest, Unknown, decode,
+    encode_reply,
+};
 
 /// Bytes of a run request: tens of megabytes of standard input, in base64.
 const RUN_BYTES: u64 = 64 << 20;
@@ -56,14 +61,13 @@ fn limits(reply: Reply) -> Result<Response, Problem> {
     }
 }
 
-/// Runs a command to its end and answers its output. It runs on when the caller goes away.
+/// Runs a command to its end and answers its output. It runs on when the caller goes away. Who accepts only
+/// `text/event-stream` or `application/x-ndjson` gets events: `started` with the id of the process, its log, its `exit`.
 #[utoipa::path(
     post, path = "/v1/processes/run", tag = "processes", request_body = RunRequest,
     responses(
         (status = 200, body = RunReply),
         (status = 404, description = "The program or the working directory does not exist.",
-         body = ProblemBody, content_type = "application/problem+json"),
-        (status = 406, description = "Streamed runs were asked for.",
          body = ProblemBody, content_type = "application/problem+json"),
         (status = 409, description = "Too many processes run, or the idempotency key is in use.",
          body = ProblemBody, content_type = "application/problem+json"),
@@ -75,9 +79,12 @@ pub(super) async fn run(
     caller: Caller,
     request: Request<Body>,
 ) -> Result<Response, Problem> {
-    refuse_streams(request.headers())?;
+    let stream = Accept::of(request.headers()).only();
     let bytes = body::json(request, RUN_BYTES, Contract::Compatible).await?;
     let config = app.behind.rooms.process_config();
+    if let Some(framing) = stream {
+        return run_streamed(&app, caller, bytes, config, framing).await;
+    }
     let asked = at_length(bytes.len(), move || Asked::decode(&bytes, &config)).await?;
     let Asked {
         run,
@@ -92,6 +99,69 @@ pub(super) async fn run(
     };
     let encode = move || body::encode(&RunReply::new(&finished, encoding, Some(timeout_ms)));
     Ok(body::raw_json(at_length(length, encode).await?))
+}
+
+/// Runs several commands, some at a time, and answers in their order what came of each.
+#[utoipa::path(
+    post, path = "/v1/processes/batch", tag = "processes", request_body = BatchRequest,
+    responses((status = 200, body = BatchReply), Refusals)
+)]
+pub(super) async fn batch(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    request: Request<Body>,
+) -> Result<Response, Problem> {
+    let bytes = body::json(request, RUN_BYTES, Contract::Ours).await?;
+    let ours = |error: Error| Problem::ours(&error);
+    let config = app.behind.rooms.process_config();
+    let decoded = move |bytes: &[u8]| decode::<BatchRequest>(bytes, Unknown::Refused)?.into_batch(&config);
+    let batch = at_length(bytes.len(), move || decoded(&bytes))
+        .await
+        .map_err(ours)?;
+    let reply = app.perform(caller.call(None), Op::ProcessBatch(batch)).await;
+    let reply = reply.map_err(ours)?;
+    let encode = move |reply: &Reply| encode_reply(reply, Encoding::default());
+    Ok(body::raw_json(
+        at_length(length(&reply), move || encode(&reply)).await?,
+    ))
+}
+
+/// The same run as a process that this stream is the first to follow.
+async fn run_streamed(
+    app: &Arc<App>,
+    caller: Caller,
+    bytes: Bytes,
+    config: ProcessConfig,
+    framing: Framing,
+) -> Result<Response, Problem> {
+    let (place, size) = (caller.follow(app)?, bytes.len());
+    let decoded = move || {
+        let asked: RunRequest = decode(&bytes, Unknown::Ignored)?;
+        let key = asked.idempotency_key.clone();
+        Ok((asked.into_create(&config)?, key))
+    };
+    let (create, key) = at_length(size, decoded).await?;
+    let create = Op::ProcessCreate(Box::new(create));
+    let id = match app.perform(caller.clone().call(key), create).await? {
+        Reply::Process(process) => process.id(),
+        other => return Err(unexpected(&other)),
+    };
+    let logs = Logs {
+        id,
+        stream: LogStream::Combined,
+        since: 0,
+        form: LogForm::Follow { tail: None },
+    };
+    match app
+        .perform(caller.call(None), Op::ProcessLogs(Box::new(logs)))
+        .await?
+    {
+        Reply::Logs(LogsReply::Reader(reader)) => {
+            let follower = Follower::of_new(*reader, framing, place);
+            Ok(follow::response(follower, &app.behind.metrics))
+        }
+        other => Err(unexpected(&other)),
+    }
 }
 
 /// A run request, understood.
@@ -112,22 +182,4 @@ impl Asked {
             run: Box::new(asked.into_run(config)?),
         })
     }
-}
-
-/// A caller that only takes a stream must not get one JSON object at the end instead.
-fn refuse_streams(headers: &HeaderMap) -> Result<(), Problem> {
-    let Some(accept) = headers.get(ACCEPT).and_then(|value| value.to_str().ok()) else {
-        return Ok(());
-    };
-    let offers = |wanted: &[&str]| {
-        accept.split(',').any(|range| {
-            let media = range.split(';').next().unwrap_or_default().trim();
-            wanted.iter().any(|name| media.eq_ignore_ascii_case(name))
-        })
-    };
-    let streams = offers(&["text/event-stream", "application/x-ndjson"]);
-    if streams && !offers(&["application/json", "application/*", "*/*"]) {
-        return Err(Problem::not_acceptable(accept));
-    }
-    Ok(())
 }

@@ -79,18 +79,20 @@ impl Query {
         }
     }
 
-    /// The permission bits `mode`, in octal.
+    /// The whole number `name`, which is not negative.
     pub(super) fn number(&self, name: &'static str) -> Result<Option<u64>, Error> {
         let Some(text) = self.text(name)? else {
             return Ok(None);
         };
-        let number = text.parse().map_err(|_| Error::Invalid {
+        let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        let number = text.parse().ok().filter(|_| digits);
+        number.map(Some).ok_or_else(|| Error::Invalid {
             field: name,
-            reason: format!("{text:.40?} is not a whole number from 0 on"),
-        });
-        number.map(Some)
+            reason: format!("{text:.40?} is no whole number from 0 on"),
+        })
     }
 
+    /// The permission bits `mode`, in octal.
     pub(super) fn mode(&self) -> Result<Option<u32>, Error> {
         self.text("mode")?.map(json::mode).transpose()
     }
@@ -206,6 +208,18 @@ mod tests {
         assert!(query.flag("recursive").unwrap());
         assert_eq!(query.text("empty").unwrap(), Some(""));
         assert_eq!(query.text("none").unwrap(), None);
+    }
+
+    #[test]
+    fn a_number_has_digits_and_nothing_else() {
+        let query =
+            Query::parse("a=0&b=18446744073709551615&c=-1&d=+1&e=&f=18446744073709551616&g=1e3").unwrap();
+        assert_eq!(query.number("a").unwrap(), Some(0));
+        assert_eq!(query.number("b").unwrap(), Some(u64::MAX));
+        assert_eq!(query.number("z").unwrap(), None);
+        for name in ["c", "d", "e", "f", "g"] {
+            assert_eq!(refused(query.number(name)), name);
+        }
     }
 
     #[test]

@@ -9,7 +9,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::error::Problem;
-use super::{Behind, fs, host, openapi, operations, processes, stored, terminal};
+use super::{Behind, fs, host, logs, openapi, operations, process, processes, stored, terminal};
 use crate::error::Error;
 use crate::ops::{Call, Op, Reply};
 
@@ -51,6 +51,16 @@ pub(super) fn documented() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(host::prometheus))
         .routes(routes!(processes::config, processes::set_config))
         .routes(routes!(processes::run))
+        .routes(routes!(processes::batch))
+        .routes(routes!(process::list, process::create))
+        .routes(routes!(process::get, process::delete))
+        .routes(routes!(process::stop))
+        .routes(routes!(process::kill))
+        .routes(routes!(process::signal))
+        .routes(routes!(process::input))
+        .routes(routes!(process::close_stdin))
+        .routes(routes!(process::wait))
+        .routes(routes!(logs::logs))
         .routes(routes!(terminal::resize))
         .routes(routes!(terminal::snapshot))
         .routes(routes!(terminal::lock))

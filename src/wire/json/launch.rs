@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 
 use bytes::Bytes;
-use serde_json::Value;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::text::from_base64;
 use crate::error::Error;
-use crate::exec::{Command, Environment};
+use crate::exec::{Command, Environment, Limits};
 
 /// The key under which a repeat gets the same outcome.
 pub(super) fn check_key(key: Option<&str>) -> Result<(), Error> {
@@ -21,15 +22,60 @@ pub(super) fn check_key(key: Option<&str>) -> Result<(), Error> {
     })
 }
 
-/// A limit that cannot be kept is refused, never ignored.
-pub(super) fn refuse_unenforceable(field: &'static str, value: Option<&Value>) -> Result<(), Error> {
-    match value {
-        None | Some(Value::Null) => Ok(()),
-        Some(_) => Err(Error::Unsupported {
-            what: format!("process.run with {field:?}"),
-            why: "this build cannot enforce it".into(),
-            fix: Some(format!("leave {field:?} out")),
+/// What a command and everything that it starts may use.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+#[schema(as = ProcessLimits)]
+pub struct LimitsRequest {
+    /// Memory, bytes; beyond it the whole tree is killed.
+    #[schema(minimum = 1)]
+    pub memory_max: Option<u64>,
+    /// Memory, bytes; beyond it the tree is slowed down.
+    #[schema(minimum = 1)]
+    pub memory_high: Option<u64>,
+    /// Processor time, thousandths of one processor.
+    #[schema(minimum = 1)]
+    pub cpu_millicores: Option<u64>,
+    /// Processes and threads at once.
+    #[schema(minimum = 1)]
+    pub pids_max: Option<u64>,
+    /// Open descriptors of each process.
+    #[schema(minimum = 1)]
+    pub nofile: Option<u64>,
+    /// Bytes of output; beyond it the whole tree is killed.
+    #[schema(minimum = 1)]
+    pub output_max: Option<u64>,
+}
+
+impl From<LimitsRequest> for Limits {
+    fn from(limits: LimitsRequest) -> Self {
+        Self {
+            memory_max: limits.memory_max,
+            memory_high: limits.memory_high,
+            cpu_millicores: limits.cpu_millicores,
+            pids_max: limits.pids_max,
+            nofile: limits.nofile,
+            output_max: limits.output_max,
+        }
+    }
+}
+
+/// The limits of a request; those that mean nothing are refused by name.
+pub(super) fn limits(asked: Option<LimitsRequest>) -> Result<Limits, Error> {
+    let limits = asked.map_or_else(Limits::default, Limits::from);
+    limits.validate()?;
+    Ok(limits)
+}
+
+/// The user of a request.
+pub(super) fn user(asked: Option<String>) -> Result<Option<String>, Error> {
+    match asked {
+        Some(user) if user.is_empty() => Err(Error::Invalid {
+            field: "user",
+            reason: "must not be empty; give a name or uid:gid".into(),
         }),
+        Some(user) => without_nul("user", user).map(Some),
+        None => Ok(None),
     }
 }
 

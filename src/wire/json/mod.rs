@@ -5,12 +5,15 @@
 //! milliseconds in `...Ms` fields, absent values are left out, and bytes that may not be UTF-8 stand base64-encoded in
 //! a `...B64` field beside the readable one. Nothing here does I/O.
 
+mod batch;
 mod decode;
 mod end;
 mod file_requests;
 mod files;
 mod host;
 mod launch;
+mod log_events;
+mod logs;
 mod operation;
 mod process;
 mod process_info;
@@ -20,6 +23,7 @@ mod terminal;
 mod text;
 mod time;
 
+pub use batch::{BatchReply, BatchRequest};
 pub use decode::{Unknown, decode};
 pub use end::{End, exit_code};
 pub use file_requests::{
@@ -28,6 +32,9 @@ pub use file_requests::{
 };
 pub use files::{Entry, FileContent, Listing, Moved, PathReply, Stat, Unpacked, Unreadable, Written};
 pub use host::{Capabilities, Capability, Gpu, Limits, Metrics, Ping, Pong};
+pub use launch::LimitsRequest;
+pub use log_events::Framing;
+pub use logs::{LogEntry, LogFormat, LogGap, LogLeftOut, LogsReply, LogsRequest, LogsText, left_out};
 pub use operation::{Decoded, decode_op, encode_file, encode_reply};
 pub use process::{Config, ConfigPatch};
 pub use process_info::{Exited, Info, Infos, InputReply, Owner, SignalReply};

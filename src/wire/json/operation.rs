@@ -6,15 +6,16 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    ArchiveArguments, Capabilities, Config, ConfigPatch, CreateRequest, Encoding, FileContent, IdArguments,
-    Info, Infos, InputReply, InputRequest, ListArguments, Listing, Metrics, MkdirArguments, MoveRequest,
-    Moved, PathReply, Ping, Pong, ProcessListArguments, ReadArguments, RemoveArguments, ResizeRequest,
-    RunReply, RunRequest, SignalReply, SignalRequest, SizeReply, Snapshot, SnapshotArguments, Stat,
-    StatArguments, Unknown, Unpacked, WaitArguments, WriteArguments, Written, decode, text,
+    ArchiveArguments, BatchReply, BatchRequest, Capabilities, Config, ConfigPatch, CreateRequest, Encoding,
+    FileContent, IdArguments, Info, Infos, InputReply, InputRequest, ListArguments, Listing, LogsReply,
+    LogsRequest, LogsText, Metrics, MkdirArguments, MoveRequest, Moved, PathReply, Ping, Pong,
+    ProcessListArguments, ReadArguments, RemoveArguments, ResizeRequest, RunReply, RunRequest, SignalReply,
+    SignalRequest, SizeReply, Snapshot, SnapshotArguments, Stat, StatArguments, Unknown, Unpacked,
+    WaitArguments, WriteArguments, Written, decode, text,
 };
 use crate::error::Error;
 use crate::ids::ProcessId;
-use crate::ops::{OPERATIONS, Op, ProcessConfig, Reply};
+use crate::ops::{self, OPERATIONS, Op, ProcessConfig, Reply};
 
 /// An operation with what its payload says about the call and the answer.
 #[derive(Debug)]
@@ -47,6 +48,7 @@ pub fn decode_op(name: &str, payload: &[u8], config: &ProcessConfig) -> Result<D
             encoding = request.encoding.take().unwrap_or_default();
             Op::ProcessRun(Box::new(request.into_run(config)?))
         }
+        "process.batch" => Op::ProcessBatch(strict::<BatchRequest>(payload)?.into_batch(config)?),
         "process.create" => {
             let mut request = strict::<CreateRequest>(payload)?;
             idempotency_key = request.idempotency_key.take();
@@ -63,6 +65,7 @@ pub fn decode_op(name: &str, payload: &[u8], config: &ProcessConfig) -> Result<D
         "process.resize" => strict::<ResizeRequest>(payload)?.into_op(None)?,
         "process.snapshot" => strict::<SnapshotArguments>(payload)?.into_op(None)?,
         "process.delete" => Op::ProcessDelete { id: id(payload)? },
+        "process.logs" => Op::ProcessLogs(Box::new(strict::<LogsRequest>(payload)?.into_page()?)),
         "process.config.get" => strict::<Nothing>(payload).map(|_| Op::ProcessConfigGet)?,
         "process.config.set" => Op::ProcessConfigSet(strict::<ConfigPatch>(payload)?.into()),
         "fs.read" => Op::FsRead(strict::<ReadArguments>(payload)?.into_op()?),
@@ -112,6 +115,7 @@ pub fn encode_reply(reply: &Reply, encoding: Encoding) -> Result<Vec<u8>, Error>
             uptime_ms: *uptime_ms,
         }),
         Reply::Ran(finished) => bytes(&RunReply::new(finished, encoding, None)),
+        Reply::Batch(outcomes) => bytes(&BatchReply::from(outcomes.as_slice())),
         Reply::Process(process) => bytes(&Info::from(&**process)),
         Reply::Processes(processes) => bytes(&Infos::from(processes.as_slice())),
         Reply::Input(bytes_written) => bytes(&InputReply {
@@ -120,6 +124,11 @@ pub fn encode_reply(reply: &Reply, encoding: Encoding) -> Result<Vec<u8>, Error>
         Reply::Resized(size) => bytes(&SizeReply::from(*size)),
         Reply::Shown(shown) => bytes(&Snapshot::from(&**shown)),
         Reply::Signalled { process, signalled } => bytes(&SignalReply::new(process, signalled)),
+        Reply::Logs(ops::LogsReply::Page(page)) => bytes(&LogsReply::from(page)),
+        Reply::Logs(ops::LogsReply::Text(read)) => bytes(&LogsText::from(read)),
+        Reply::Logs(ops::LogsReply::Reader(_)) => Err(Error::Internal {
+            reason: "what is read record by record is encoded by its door".into(),
+        }),
         Reply::ProcessConfig(config) => bytes(&Config::from(*config)),
         Reply::File(_) => Err(Error::Internal {
             reason: "the content of a file is encoded by encode_file".into(),
@@ -158,6 +167,7 @@ mod tests {
     fn payload(name: &str) -> &'static str {
         match name {
             "process.run" => r#"{"command":"true","idempotencyKey":"k","encoding":"base64"}"#,
+            "process.batch" => r#"{"runs":[{"command":"true"}]}"#,
             "process.create" => r#"{"command":"true","idempotencyKey":"k","interactive":true}"#,
             "process.input" => r#"{"id":"proc_1","data":"eA=="}"#,
             "process.signal" => r#"{"id":"proc_1","signal":"TERM"}"#,
@@ -166,6 +176,7 @@ mod tests {
             | "process.stdin.close"
             | "process.stop"
             | "process.kill"
+            | "process.logs"
             | "process.delete" => r#"{"id":"proc_1"}"#,
             "fs.write" => r#"{"path":"a","content":"x","mode":"0600"}"#,
             "fs.move" => r#"{"from":"a","to":"b"}"#,

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::end::{End, exit_code, is_zero, milliseconds};
+use crate::error::Error;
 use crate::exec::{self, Command, Process, Signalled};
 use crate::stream::Channel;
 
@@ -21,6 +22,25 @@ pub enum Owner {
     Desktop,
     /// Anything else that the daemon started: kernels, agents.
     System,
+}
+
+impl Owner {
+    /// The owner of that name.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] when there is none.
+    pub fn parse(text: &str) -> Result<Self, Error> {
+        match text {
+            "user" => Ok(Self::User),
+            "desktop" => Ok(Self::Desktop),
+            "system" => Ok(Self::System),
+            other => Err(Error::Invalid {
+                field: "owner",
+                reason: format!("{other:.40?} is none of user, desktop, system"),
+            }),
+        }
+    }
 }
 
 impl From<exec::Owner> for Owner {

@@ -9,11 +9,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use super::launch::{check_key, environment, program, refuse_unenforceable, without_nul};
+use super::launch::{LimitsRequest, check_key, environment, limits, program, user, without_nul};
 use super::process_info::Owner;
 use super::text::from_base64;
 use crate::error::Error;
-use crate::exec::{self, OnExit, Retention, Stdin, signal_number};
+use crate::exec::{self, OnExit, Retention, Size, Stdin, signal_number};
 use crate::ids::ProcessId;
 use crate::ops::{Create, Launch, Op, ProcessConfig};
 
@@ -36,8 +36,19 @@ pub struct CreateRequest {
     pub env: Option<BTreeMap<String, String>>,
     /// Keep standard input open for what is written to it later; without it the program reads an empty file.
     pub interactive: Option<bool>,
-    /// Give it a terminal.
+    /// Give it a terminal. Without a `command` that is a login shell.
     pub tty: Option<bool>,
+    /// Columns of the terminal, 1 to 1000; 80 when not given.
+    #[schema(minimum = 1, maximum = 1000)]
+    pub cols: Option<u32>,
+    /// Rows of the terminal, 1 to 1000; 24 when not given.
+    #[schema(minimum = 1, maximum = 1000)]
+    pub rows: Option<u32>,
+    /// What the terminal is called in `TERM`; `xterm-256color` when not given.
+    pub term: Option<String>,
+    /// While a terminal of this scope lives, it is answered instead of a new one.
+    #[schema(min_length = 1, max_length = 256)]
+    pub scope_id: Option<String>,
     /// Run `command` with `$SHELL -c` (else `/bin/sh -c`).
     pub shell: Option<bool>,
     /// Wall time in milliseconds after which the whole process tree is killed. Absent or 0 is no limit.
@@ -51,10 +62,10 @@ pub struct CreateRequest {
     /// The same key and the same request get the same process; it is never started twice.
     #[schema(min_length = 1, max_length = 256)]
     pub idempotency_key: Option<String>,
-    /// The user to run as: not available in this build, refused with 501.
-    pub user: Option<Value>,
-    /// Resource limits: not available in this build, refused with 501.
-    pub limits: Option<Value>,
+    /// The user to run as, by name or `uid:gid`; needs a daemon that runs as root.
+    pub user: Option<String>,
+    /// What it and everything that it starts may use.
+    pub limits: Option<LimitsRequest>,
 }
 
 /// How output is kept.
@@ -96,42 +107,87 @@ pub enum OnExitRequest {
 impl CreateRequest {
     /// The operation, under the limits of `config`.
     pub fn into_create(self, config: &ProcessConfig) -> Result<Create, Error> {
-        refuse_unenforceable("user", self.user.as_ref())?;
-        refuse_unenforceable("limits", self.limits.as_ref())?;
         check_key(self.idempotency_key.as_deref())?;
-        let command = self.command.ok_or(Error::Invalid {
-            field: "command",
-            reason: "is required".into(),
-        })?;
-        let command = program(
-            command,
-            self.args.unwrap_or_default(),
-            self.shell.unwrap_or(false),
-        )?;
+        let tty = self.size()?;
+        let command = match self.command {
+            Some(command) => program(
+                command,
+                self.args.unwrap_or_default(),
+                self.shell.unwrap_or(false),
+            )?,
+            None if tty.is_some() => exec::Command::LoginShell,
+            None => {
+                return Err(Error::Invalid {
+                    field: "command",
+                    reason: "is required".into(),
+                });
+            }
+        };
+        let mut variables = self.env.unwrap_or_default();
+        if let Some(term) = self.term {
+            variables.insert("TERM".into(), term);
+        }
         let timeout = self.timeout_ms.filter(|milliseconds| *milliseconds > 0);
         Ok(Create {
             launch: Launch {
                 cwd: PathBuf::from(without_nul("cwd", self.cwd.unwrap_or_default())?),
-                environment: environment(self.env.unwrap_or_default())?,
+                environment: environment(variables)?,
                 timeout: timeout.map(Duration::from_millis),
                 on_exit: match self.on_exit.unwrap_or_default() {
                     OnExitRequest::Leave => OnExit::LeaveTree,
                     OnExitRequest::KillTree => OnExit::KillTree,
                 },
+                limits: limits(self.limits)?,
+                user: user(self.user)?,
                 ..Launch::new(command)
             },
-            stdin: if self.interactive.unwrap_or(false) {
+            stdin: if self.interactive.unwrap_or(tty.is_some()) {
                 Stdin::Open
             } else {
                 Stdin::Bytes(Bytes::new())
             },
-            tty: None,
-            scope: None,
+            tty,
+            scope: scope(self.scope_id)?,
             retention: retention(self.retention.unwrap_or_default(), config)?,
             record_limit: usize::MAX,
             owner: exec::Owner::User,
             labels: labels(self.labels.unwrap_or_default())?,
         })
+    }
+}
+
+impl CreateRequest {
+    /// The size of the terminal, where there is to be one.
+    fn size(&self) -> Result<Option<Size>, Error> {
+        if self.tty.unwrap_or(false) {
+            let (cols, rows) = (self.cols.unwrap_or(0), self.rows.unwrap_or(0));
+            let or = |given, default: u16| if given == 0 { u32::from(default) } else { given };
+            let size = Size::new(or(cols, Size::DEFAULT.cols()), or(rows, Size::DEFAULT.rows()))?;
+            return Ok(Some(size));
+        }
+        let given = [
+            ("cols", self.cols.is_some()),
+            ("rows", self.rows.is_some()),
+            ("term", self.term.is_some()),
+            ("scopeId", self.scope_id.is_some()),
+        ];
+        match given.into_iter().find(|(_, given)| *given) {
+            None => Ok(None),
+            Some((field, _)) => Err(Error::Invalid {
+                field,
+                reason: "is for terminals, ask for one by \"tty\": true".into(),
+            }),
+        }
+    }
+}
+
+fn scope(asked: Option<String>) -> Result<Option<String>, Error> {
+    match asked {
+        Some(scope) if !(1..=256).contains(&scope.len()) => Err(Error::Invalid {
+            field: "scopeId",
+            reason: format!("has {} bytes, 1 to 256 are allowed", scope.len()),
+        }),
+        scope => Ok(scope),
     }
 }
 
@@ -155,7 +211,7 @@ fn labels(labels: BTreeMap<String, String>) -> Result<BTreeMap<String, String>, 
         .iter()
         .find(|(name, value)| name.len() + value.len() > size);
     let reason = match too_large {
-        Some((name, _)) => format!("{:.40?} has more than {size} bytes", name),
+        Some((name, _)) => format!("{name:.40?} has more than {size} bytes"),
         None if labels.len() > count => format!("has {} labels, {count} are allowed", labels.len()),
         None => return Ok(labels),
     };
@@ -177,7 +233,7 @@ pub fn process_id(text: &str) -> Result<ProcessId, Error> {
     })
 }
 
-fn required_id(id: Option<&str>) -> Result<ProcessId, Error> {
+pub(super) fn required_id(id: Option<&str>) -> Result<ProcessId, Error> {
     process_id(id.ok_or(Error::Invalid {
         field: "id",
         reason: "is required".into(),

@@ -5,15 +5,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::end::{End, exit_code, is_zero, milliseconds};
-use super::launch::{check_key, environment, program, refuse_unenforceable, stdin, without_nul};
+use super::launch::{LimitsRequest, check_key, environment, limits, program, stdin, user, without_nul};
 use super::text::{captured_text, to_base64};
 use crate::error::Error;
-use crate::exec::{Finished, Keep, Kept};
-use crate::ops::{Launch, ProcessConfig, Run};
+use crate::exec::{Finished, Keep, Kept, Owner, Retention, Stdin};
+use crate::ops::{Create, Launch, ProcessConfig, Run};
 use crate::stream::Channel;
 
 /// How standard output and standard error are written into the answer.
@@ -57,17 +56,15 @@ pub struct RunRequest {
     /// The same key and the same request get the same outcome for ten minutes; the command is never run twice.
     #[schema(min_length = 1, max_length = 256)]
     pub idempotency_key: Option<String>,
-    /// The user to run as: not available in this build, refused with 501.
-    pub user: Option<Value>,
-    /// Resource limits: not available in this build, refused with 501.
-    pub limits: Option<Value>,
+    /// The user to run as, by name or `uid:gid`; needs a daemon that runs as root.
+    pub user: Option<String>,
+    /// What it and everything that it starts may use.
+    pub limits: Option<LimitsRequest>,
 }
 
 impl RunRequest {
     /// The operation, under the limits of `config`.
     pub fn into_run(self, config: &ProcessConfig) -> Result<Run, Error> {
-        refuse_unenforceable("user", self.user.as_ref())?;
-        refuse_unenforceable("limits", self.limits.as_ref())?;
         check_key(self.idempotency_key.as_deref())?;
         let timeout_ms = self.effective_timeout_ms(config);
         let keep = Keep::both_ends(self.effective_output_bytes(config));
@@ -85,10 +82,27 @@ impl RunRequest {
                 cwd: PathBuf::from(without_nul("cwd", self.cwd.unwrap_or_default())?),
                 environment: environment(self.env.unwrap_or_default())?,
                 timeout: Some(Duration::from_millis(timeout_ms)),
+                limits: limits(self.limits)?,
+                user: user(self.user)?,
                 ..Launch::new(command)
             },
             stdin: stdin(self.stdin, self.stdin_b64)?,
             keep,
+        })
+    }
+
+    /// The same as a process that is asked for by its id, which keeps its log.
+    pub fn into_create(self, config: &ProcessConfig) -> Result<Create, Error> {
+        let run = self.into_run(config)?;
+        Ok(Create {
+            launch: run.launch,
+            stdin: Stdin::Bytes(run.stdin),
+            tty: None,
+            scope: None,
+            retention: Retention::DropOldest(config.max_log_bytes_per_process),
+            record_limit: usize::MAX,
+            owner: Owner::User,
+            labels: BTreeMap::new(),
         })
     }
 
