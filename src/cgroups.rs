@@ -31,6 +31,8 @@ pub struct Place {
     pub directory: PathBuf,
     /// The uppermost group that can be seen.
     pub top: PathBuf,
+    /// The group itself can be seen.
+    pub visible: bool,
     /// The hierarchy is not mounted read-only.
     pub writable: bool,
 }
@@ -102,6 +104,7 @@ impl Table {
         Some(Place {
             version: mount.version,
             directory: below.map_or_else(|| top.clone(), |below| top.join(below)),
+            visible: below.is_some(),
             top,
             writable: mount.writable,
         })
@@ -224,12 +227,14 @@ mod tests {
             version: Version::Two,
             directory: "/cg/unified/x".into(),
             top: "/cg/unified".into(),
+            visible: true,
             writable: true,
         };
         let memory = Place {
             version: Version::One,
             directory: "/cg/memory/a/b".into(),
             top: "/cg/memory".into(),
+            visible: true,
             writable: true,
         };
         assert_eq!(table.unified(), Some(unified.clone()));
@@ -241,6 +246,13 @@ mod tests {
         let pids = &table.places("pids")[0];
         assert!(!pids.writable && pids.directory == pids.top, "{pids:?}");
         assert_eq!(table.places("cpu"), [unified], "which need not have it");
+    }
+
+    #[test]
+    fn a_group_that_cannot_be_seen_is_taken_for_the_uppermost_one_that_can() {
+        let table = table("0::/../elsewhere\n", "41 31 0:38 / /cg rw - cgroup2 cgroup2 rw\n");
+        let place = table.unified().unwrap();
+        assert!(!place.visible && place.directory == place.top, "{place:?}");
     }
 
     #[test]

@@ -184,6 +184,7 @@ impl Site {
         let parent = home(&place.directory);
         let domain = fs::read_to_string(parent.join("cgroup.type"));
         if !place.writable
+            || !place.visible
             || !may_write(parent)
             || eaccess(&parent.join("cgroup.procs"), AccessFlags::W_OK).is_err()
             // A group of threads has no leaves with members of their own.
@@ -224,22 +225,34 @@ impl Site {
                 self.passed_on.push(*controller);
             }
         }
+        let Some(group) = self.group.get_mut() else { return };
+        if self.passed_on.is_empty() || prepare(group, &self.passed_on, self.version).is_err() {
+            // For nothing.
+            self.passed_on.clear();
+            self.step_back();
+        }
     }
 
     /// Moves this process out of the parent, when nobody else is in there; says whether nobody is now.
-    fn step_aside(&self) -> io::Result<bool> {
+    fn step_aside(&mut self) -> io::Result<bool> {
         let members = fs::read_to_string(self.parent.join("cgroup.procs"))?;
         let own = std::process::id().to_string();
-        let mut members = members.split_ascii_whitespace();
-        if !members.all(|pid| pid == own) {
+        // Not even for the sake of an empty one does it go elsewhere.
+        if members.is_empty() || members.split_ascii_whitespace().any(|pid| pid != own) {
             return Ok(false);
         }
         let group = Group::make(&self.parent, &self.name)?;
         let ours = group.directory().join(DAEMON);
         fs::create_dir(&ours)?;
         fs::write(ours.join("cgroup.procs"), "0")?;
-        *self.group.lock() = Some(Arc::new(group));
+        *self.group.get_mut() = Some(Arc::new(group));
         Ok(true)
+    }
+
+    fn step_back(&mut self) {
+        // Where that fails, it stays where it is: nobody minds.
+        let _ = fs::write(self.parent.join("cgroup.procs"), "0");
+        self.group.get_mut().take();
     }
 
     /// Where leaves of a hierarchy of version one can be made: in the daemon's group, else at the top.
@@ -275,17 +288,20 @@ impl Site {
 
     fn group(&self) -> io::Result<Arc<Group>> {
         let mut group = self.group.lock();
-        let made = match group.take() {
-            Some(made) => made,
-            None => Arc::new(Group::make(&self.parent, &self.name)?),
-        };
-        // Repeated: it costs nothing, and the group may be one that was made for the daemon alone.
-        for controller in &self.passed_on {
-            pass_on(made.directory(), *controller)?;
+        if let Some(made) = group.as_ref() {
+            return Ok(Arc::clone(made));
         }
-        inherit_processors(made.directory(), self.version);
-        Ok(Arc::clone(group.insert(made)))
+        let made = Group::make(&self.parent, &self.name)?;
+        prepare(&made, &self.passed_on, self.version)?;
+        Ok(Arc::clone(group.insert(Arc::new(made))))
     }
+}
+
+/// Makes the daemon's group hand on what it has.
+fn prepare(group: &Group, passed_on: &[Controller], version: Version) -> io::Result<()> {
+    inherit_processors(group.directory(), version);
+    let mut passed_on = passed_on.iter();
+    passed_on.try_for_each(|controller| pass_on(group.directory(), *controller))
 }
 
 fn is_gone(error: &io::Error) -> bool {
@@ -468,6 +484,8 @@ mod tests {
     fn a_daemon_that_is_alone_steps_aside_and_one_that_is_not_moves_nobody() {
         let alone = Machine::unified(&format!("{}\n", std::process::id()), "");
         let (cgroups, name) = alone.discover();
+        let handed_on = format!("cg/box/{name}/cgroup.subtree_control");
+        assert!(alone.read(&handed_on).starts_with('+'));
         assert_eq!(cgroups.mechanism(&EVERYTHING).unwrap(), Some(Mechanism::CgroupV2));
         assert_eq!(alone.read(&format!("cg/box/{name}/daemon/cgroup.procs")), "0");
         assert!(alone.read("cg/box/cgroup.subtree_control").starts_with('+'));

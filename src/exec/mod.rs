@@ -16,6 +16,8 @@ mod ends;
 mod engine;
 mod environment;
 mod feed;
+#[cfg_attr(not(test), expect(dead_code, reason = "the engine comes to start it"))]
+mod headcount;
 mod inherit;
 mod input;
 mod kill;
