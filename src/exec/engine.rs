@@ -12,8 +12,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use super::attached::Attached;
 use super::birth::Birth;
 use super::confine::{Confinement, Warden};
+use super::crowds::Crowds;
 use super::ends::Ends;
 use super::environment::{Base, MARKER, Surroundings};
+use super::headcount::Headcount;
 use super::kill;
 use super::limits::Limits;
 use super::members::{Leader, Tree};
@@ -89,6 +91,7 @@ pub struct Engine {
     warden: Warden,
     /// Commands that were confined so far.
     confined: AtomicU64,
+    crowds: Arc<Crowds>,
     tasks: Tasks,
 }
 
@@ -97,6 +100,12 @@ impl Engine {
     pub fn start(config: Config, instance: InstanceId, tasks: &Tasks) -> Arc<Self> {
         let reaper = Arc::new(Reaper::default());
         tasks.pillar("reaper", Arc::clone(&reaper).run(tasks.clone()));
+        let crowds = Arc::new(Crowds::default());
+        let (headcount, killed) = (Headcount::new(Path::new("/"), instance), Arc::clone(&crowds));
+        tasks.pillar(
+            "headcount",
+            headcount.run(tasks.clone(), move |culprit| killed.punish(culprit)),
+        );
         Arc::new(Self {
             linger: config.linger,
             kill_grace: config.kill_grace,
@@ -111,6 +120,7 @@ impl Engine {
             spool: config.spool,
             warden: Warden::discover(Path::new("/"), instance),
             confined: AtomicU64::new(0),
+            crowds,
             tasks: tasks.clone(),
         })
     }
@@ -273,6 +283,7 @@ impl Engine {
         let running = Running {
             process,
             child: newborn.child,
+            crowds: Arc::clone(&self.crowds),
             confinement,
             timeout: spec.timeout.map(|limit| limit.saturating_sub(spent)),
             on_exit: spec.on_exit,

@@ -11,12 +11,12 @@ mod birth;
 mod cgroup;
 mod confine;
 mod cradle;
+mod crowds;
 mod drain;
 mod ends;
 mod engine;
 mod environment;
 mod feed;
-#[cfg_attr(not(test), expect(dead_code, reason = "the engine comes to start it"))]
 mod headcount;
 mod inherit;
 mod input;

@@ -14,6 +14,7 @@ use futures_util::future::Either;
 use tokio::time::Instant as Deadline;
 
 use super::confine::Confinement;
+use super::crowds::Crowds;
 use super::drain;
 use super::limits::Hit;
 use super::members::Leader;
@@ -31,6 +32,8 @@ use crate::stream::Totals;
 pub(super) struct Running {
     pub(super) process: Arc<Process>,
     pub(super) child: Child,
+    /// Knows whether it was killed for its size.
+    pub(super) crowds: Arc<Crowds>,
     /// Its limits, where it has any that need something.
     pub(super) confinement: Option<Confinement>,
     pub(super) timeout: Option<Duration>,
@@ -148,6 +151,7 @@ impl Running {
         let (oom, met) = confinement.map_or((Oom::Unknown, None), Confinement::verdict);
         let limit = match ended {
             Ended::ByLimit(limit) => Some(limit),
+            Ended::ByItself if self.crowds.was_killed(self.process.tree()) => Some(Hit::Pids),
             Ended::ByItself | Ended::Cancelled | Ended::Stopped => met,
         };
         let peak = confinement.and_then(Confinement::peak_memory);
