@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::Method;
-use hyper::header::{ACCEPT, CONTENT_TYPE, HOST, ORIGIN};
+use hyper::header::{CONTENT_TYPE, HOST, ORIGIN};
 use serde_json::json;
 
 use crate::harness::{Answer, Daemon, Http};

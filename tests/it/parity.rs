@@ -234,6 +234,7 @@ fn archive() -> String {
 fn cases() -> Vec<Case> {
     let mut cases = process_cases();
     cases.extend(cases_on_processes());
+    cases.extend(cases_that_end_processes());
     cases.extend(file_cases());
     let unknown = || (json!({ "no such field": 1 }), "invalid_request");
     cases.extend([
@@ -372,6 +373,12 @@ fn cases_on_processes() -> Vec<Case> {
             |answer, _| answer["signalled"].as_array().unwrap().len() == 1 && answer["status"] == "running",
             (json!({ "id": "proc_1", "signal": "SIGNOPE" }), "invalid_request"),
         ),
+    ]
+}
+
+fn cases_that_end_processes() -> Vec<Case> {
+    let nobody = || (json!({ "id": "proc_999999" }), "not_found");
+    vec![
         on(
             Made::Reading,
             "process.stop",
