@@ -81,6 +81,8 @@ const AT_HOME: &[(&str, &[&str])] = &[
     ("x11rb", &["src/desktop"]),
     ("git2", &["src/git"]),
     ("portable_pty", &["src/pty", "src/exec"]),
+    ("alacritty_terminal", &["src/pty"]),
+    ("tokio_tungstenite", &["src/doors/http", "src/cli/call"]),
     ("clap", &["src/cli"]),
     ("prost", &["src/wire", "src/doors/nats", "src/cli/call"]),
 ];

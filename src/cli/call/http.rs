@@ -18,6 +18,8 @@ use hyper_util::rt::TokioIo;
 use serde_json::{Map, Value, json};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
+use tokio_tungstenite::tungstenite::{self, handshake::client::generate_key};
+use tokio_tungstenite::{WebSocketStream, client_async};
 use tokio_util::io::ReaderStream;
 
 use super::address::{Address, encoded};
@@ -36,6 +38,13 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const CHUNK: usize = 256 * 1024;
 
 pub(super) type Body = UnsyncBoxBody<Bytes, std::io::Error>;
+
+/// Any stream that a connection is made of.
+pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+
+/// A `WebSocket` to a daemon.
+pub(super) type Socket = WebSocketStream<Box<dyn Stream>>;
 
 /// A daemon at an address.
 #[derive(Debug)]
@@ -235,6 +244,54 @@ impl Http {
         }
     }
 
+    /// A `WebSocket`.
+    pub(super) async fn socket(&self, path: &str) -> Result<Socket, Error> {
+        let unavailable = |error: std::io::Error| Error::Unavailable {
+            what: "the daemon".into(),
+            reason: error.to_string(),
+        };
+        let (host, stream): (_, Box<dyn Stream>) = match &self.address {
+            Address::Tcp(authority) => {
+                let stream = TcpStream::connect(authority).await.map_err(unavailable)?;
+                stream.set_nodelay(true).map_err(unavailable)?;
+                (authority.as_str(), Box::new(stream))
+            }
+            Address::Unix(path) => {
+                let stream = UnixStream::connect(path).await.map_err(unavailable)?;
+                ("localhost", Box::new(stream))
+            }
+        };
+        let mut request = Request::get(format!("ws://{host}{path}"))
+            .header(HOST, host)
+            .header("connection", "upgrade")
+            .header("upgrade", "websocket")
+            .header("sec-websocket-version", "13")
+            .header("sec-websocket-key", generate_key());
+        if let Some(token) = &self.token {
+            request = request.header(AUTHORIZATION, format!("Bearer {}", token.expose()));
+        }
+        let request = request.body(()).map_err(|error| Error::Invalid {
+            field: "request",
+            reason: error.to_string(),
+        })?;
+        let shaking = tokio::time::timeout(CONNECT_TIMEOUT, client_async(request, stream)).await;
+        let shaken = shaking.map_err(|_| Error::Timeout {
+            what: "the handshake with the daemon",
+            after: CONNECT_TIMEOUT,
+        })?;
+        match shaken {
+            Ok((socket, _)) => Ok(socket),
+            Err(tungstenite::Error::Http(response)) => Err(problem_in(
+                response.status(),
+                response.body().as_deref().unwrap_or_default(),
+            )),
+            Err(error) => Err(Error::Unavailable {
+                what: "the daemon".into(),
+                reason: error.to_string(),
+            }),
+        }
+    }
+
     async fn dial(&self) -> Result<http1::SendRequest<Body>, Error> {
         let (name, stream) = match &self.address {
             Address::Tcp(authority) => (
@@ -303,11 +360,14 @@ async fn collect(response: Response<Incoming>) -> Result<Bytes, Error> {
 /// The error that a response of `application/problem+json` stands for.
 async fn problem(response: Response<Incoming>) -> Error {
     let status = response.status();
-    let body = match collect(response).await {
-        Ok(body) => body,
-        Err(error) => return error,
-    };
-    let problem: Value = serde_json::from_slice(&body).unwrap_or_else(|_| json!({}));
+    match collect(response).await {
+        Ok(body) => problem_in(status, &body),
+        Err(error) => error,
+    }
+}
+
+fn problem_in(status: StatusCode, body: &[u8]) -> Error {
+    let problem: Value = serde_json::from_slice(body).unwrap_or_else(|_| json!({}));
     if status == StatusCode::RANGE_NOT_SATISFIABLE {
         return Error::Range { offset: 0, total: 0 };
     }

@@ -4,6 +4,7 @@
 //! that the daemon answers, exit 125.
 
 mod address;
+mod attach;
 mod exec;
 mod files;
 mod follow;
@@ -66,6 +67,7 @@ enum Operation {
     Ps(processes::Ps),
     Logs(processes::Logs),
     Kill(processes::Kill),
+    Attach(attach::Attach),
     Read(files::Read),
     Write(files::Write),
     Ls(files::Ls),
@@ -124,6 +126,7 @@ impl Call {
                 Operation::Ps(ps) => ps.perform(&remote, json).await,
                 Operation::Logs(logs) => logs.perform(&remote, json).await,
                 Operation::Kill(kill) => kill.perform(&remote, json).await,
+                Operation::Attach(attach) => attach.perform(&remote).await,
                 Operation::Read(read) => read.perform(&remote).await,
                 Operation::Write(write) => write.perform(&remote, json).await,
                 Operation::Ls(ls) => ls.perform(&remote, json).await,

@@ -105,10 +105,12 @@ impl Viewer {
         };
         let mut ready =
             json!({ "type": "ready", "processId": self.process.id().to_string(), "offset": offset });
-        if let Some((_, size, is_exact)) = &frame {
+        if let Some((frame, size, is_exact)) = &frame {
+            let frame_bytes = frame.len();
             ready["cols"] = size.cols().into();
             ready["rows"] = size.rows().into();
             ready["exact"] = (*is_exact).into();
+            ready["frameBytes"] = frame_bytes.into();
         }
         send(sink, text(&ready)).await?;
         if let Some((frame, ..)) = frame {
@@ -149,13 +151,16 @@ impl Viewer {
                 }
             }
             Item::Gap(gap) => {
-                let said = json!({ "type": "gap", "from": gap.from, "to": gap.to, "bytes": gap.bytes });
+                let restored = self.terminals().restore(&self.process).await?;
+                *offset = restored.offset;
+                *cursor = self.process.output().cursor_at(Channel::Tty, *offset);
+                // Output goes on at `offset`, behind a frame that redraws the screen.
+                let said = json!({
+                    "type": "gap", "from": gap.from, "to": gap.to, "bytes": gap.bytes, "offset": *offset,
+                    "frameBytes": restored.frame.len(),
+                });
                 send(sink, text(&said)).await?;
-                if let Ok(restored) = self.terminals().restore(&self.process).await {
-                    *offset = restored.offset;
-                    *cursor = self.process.output().cursor_at(Channel::Tty, *offset);
-                    send(sink, Message::Binary(restored.frame.into())).await?;
-                }
+                send(sink, Message::Binary(restored.frame.into())).await?;
             }
         }
         Ok(())

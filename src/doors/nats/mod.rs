@@ -32,6 +32,7 @@ mod generation;
 mod hello;
 mod link;
 mod op;
+mod op_follow;
 mod opstream;
 mod outbound;
 mod publish;

@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use super::generation::Generation;
 use super::link::Link;
 use super::op::{Op, Running};
+use super::op_follow;
 use super::publish::publish;
 use super::subjects::{FamilyKind, is_token};
 use crate::error::Error;
@@ -246,6 +247,9 @@ async fn run(link: &Arc<Link>, op: &Arc<Op>, asked: Asked, record_limit: usize) 
         capacity,
         record: record_limit,
     };
+    if let (None, Some(extension)) = (&start.op, &start.ext) {
+        return op_follow::stream(link, op, &call, extension, bounds).await;
+    }
     match start.op {
         Some(StartOp::Exec(_)) if left == Some(Duration::ZERO) => {
             stillborn(link, op);
@@ -261,10 +265,6 @@ async fn run(link: &Arc<Link>, op: &Arc<Op>, asked: Asked, record_limit: usize) 
             read_file(link, op, &call, read, bounds).await
         }
         Some(StartOp::FsWrite(_)) => Err(unsupported("fs_write")),
-        None if start.ext.is_some() => {
-            let name = start.ext.map(|extension| extension.op).unwrap_or_default();
-            Err(unsupported(&name))
-        }
         None => Err(Error::Protocol {
             reason: "the start names no operation that this version knows".into(),
         }),
@@ -273,9 +273,11 @@ async fn run(link: &Arc<Link>, op: &Arc<Op>, asked: Asked, record_limit: usize) 
 
 /// What one op may keep.
 #[derive(Debug, Clone, Copy)]
-struct Bounds {
-    capacity: u64,
-    record: usize,
+pub(super) struct Bounds {
+    /// Bytes of its log.
+    pub(super) capacity: u64,
+    /// Bytes of one record.
+    pub(super) record: usize,
 }
 
 /// How much time is left until a moment in unix milliseconds; zero when it has passed, `None` when there is none.
@@ -352,6 +354,18 @@ async fn read_file(
     let Reply::File(file) = link.door.rooms.perform(call, read).await? else {
         return Err(unexpected());
     };
+    serve_content(link, op, bounds, move |output| async move {
+        pour(file, &output).await
+    });
+    Ok(())
+}
+
+/// Has `write` write an op's content in a task of its own, to its end or until the op is cancelled.
+pub(super) fn serve_content<F, Writing>(link: &Arc<Link>, op: &Arc<Op>, bounds: Bounds, write: F)
+where
+    F: FnOnce(Arc<Output>) -> Writing,
+    Writing: Future<Output = Result<(), Error>> + Send + 'static,
+{
     let log = Log::new(Keep::all()).with_record_limit(bounds.record);
     let output = Output::spooled(log, link.door.rooms.engine().spool());
     op.run(Running {
@@ -359,13 +373,13 @@ async fn read_file(
         capacity: bounds.capacity,
         process: None,
     });
-    let (link, op) = (Arc::clone(link), Arc::clone(op));
+    let (link, op, writing) = (Arc::clone(link), Arc::clone(op), write(Arc::clone(&output)));
     let tasks: Tasks = link.door.tasks.clone();
     drop(tasks.detach("op", async move {
         let started = Instant::now();
         let cancelled = tokio::select! {
-            read = pour(file, &output) => {
-                if let Err(error) = read {
+            written = writing => {
+                if let Err(error) = written {
                     op.fail(Failure::pipe(error.to_string()));
                 }
                 false
@@ -381,7 +395,6 @@ async fn read_file(
         };
         complete(&link, &op, seq, exit);
     }));
-    Ok(())
 }
 
 /// Moves the content of a file into the log as fast as that takes it.

@@ -64,6 +64,41 @@ pub struct LogsRequest {
     pub max_bytes: Option<u64>,
 }
 
+/// Arguments of the streaming operation `process.follow`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct FollowArguments {
+    /// `proc_N`.
+    pub id: Option<String>,
+    /// `stdout`, `stderr`, `combined` (the default) or `pty`.
+    pub stream: Option<String>,
+    /// Behind the entry of this sequence.
+    pub since: Option<u64>,
+    /// Of those that are there, the newest so many.
+    pub tail: Option<u64>,
+    /// `false` ends with what is there now.
+    pub follow: Option<bool>,
+}
+
+impl FollowArguments {
+    /// What is to be read.
+    pub fn into_logs(self) -> Result<Logs, Error> {
+        let (tail, follows) = (self.tail, self.follow.unwrap_or(true));
+        let asked = LogsRequest {
+            id: self.id,
+            stream: self.stream,
+            since: self.since,
+            tail,
+            ..LogsRequest::default()
+        };
+        let mut logs = asked.into_logs(None)?;
+        if follows {
+            logs.form = LogForm::Follow { tail };
+        }
+        Ok(logs)
+    }
+}
+
 impl LogsRequest {
     /// What is to be read of the process of `id`, where that is known already; record by record where that can be.
     pub fn into_logs(self, id: Option<ProcessId>) -> Result<Logs, Error> {

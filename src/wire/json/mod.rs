@@ -34,7 +34,9 @@ pub use files::{Entry, FileContent, Listing, Moved, PathReply, Stat, Unpacked, U
 pub use host::{Capabilities, Capability, Gpu, Limits, Metrics, Ping, Pong};
 pub use launch::LimitsRequest;
 pub use log_events::Framing;
-pub use logs::{LogEntry, LogFormat, LogGap, LogLeftOut, LogsReply, LogsRequest, LogsText, left_out};
+pub use logs::{
+    FollowArguments, LogEntry, LogFormat, LogGap, LogLeftOut, LogsReply, LogsRequest, LogsText, left_out,
+};
 pub use operation::{Decoded, decode_op, encode_file, encode_reply};
 pub use process::{Config, ConfigPatch};
 pub use process_info::{Exited, Info, Infos, InputReply, Owner, SignalReply};
