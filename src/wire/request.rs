@@ -33,6 +33,7 @@ pub fn exec(request: ExecRequest, keep: exec::Keep) -> Result<Op, Error> {
         },
         stdin: request.stdin,
         keep,
+        log_bytes: None,
     })))
 }
 
