@@ -312,6 +312,7 @@ impl Engine {
         let spooled = |keep| Output::spooled(Log::new(keep).with_record_limit(record_limit), &self.spool);
         match retention {
             Retention::Answer(keep) => Output::in_memory(keep),
+            Retention::Ends(keep) => spooled(keep),
             Retention::DropOldest(bytes) => spooled(Keep::newest(bytes)),
             Retention::Block(capacity) => {
                 let output = spooled(Keep::all());
@@ -492,9 +493,7 @@ impl Started {
     pub async fn finish(self, keep: Keep) -> Result<Finished, Error> {
         let process = Arc::clone(self.process());
         self.accompany().await?;
-        process.finished(keep).ok_or_else(|| Error::Internal {
-            reason: "a command that ended has no end".into(),
-        })
+        process.gathered(keep).await
     }
 }
 

@@ -13,13 +13,16 @@
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes, BytesMut};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::spool::{Segment, Spool};
 use crate::error::Error;
 use crate::stream::{Channel, Cursor, Item, Keep, Kept, Log, Record, Stored, Survey, Tail, Totals};
+
+/// Bytes that are read at once when an answer is put together.
+const GATHERED: u64 = 1 << 20;
 
 /// When the pump may read more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -279,6 +282,55 @@ impl Output {
     /// What was kept of a channel, put together as far as `keep` goes.
     pub fn kept(&self, channel: Channel, keep: Keep) -> Kept {
         self.state.lock().log.kept(channel, keep)
+    }
+
+    /// The same of a channel that carried `total` bytes, also where some of them are in the spool.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] when the spool cannot be read.
+    pub(super) async fn gathered(&self, channel: Channel, keep: Keep, total: u64) -> Result<Kept, Error> {
+        let kept = self.kept(channel, keep);
+        let tail_limit = match keep.tail {
+            Tail::EachChannel(bytes) | Tail::Together(bytes) => bytes,
+            Tail::All => u64::MAX,
+        };
+        let wanted = keep.head.saturating_add(tail_limit).min(total);
+        if self.spool.is_none() || (kept.head.len() + kept.tail.len()) as u64 >= wanted {
+            return Ok(kept);
+        }
+        let limit = usize::try_from(tail_limit).unwrap_or(usize::MAX);
+        let (mut head, mut tail) = (BytesMut::new(), BytesMut::new());
+        let mut cursor = Cursor::start().only(&[channel]);
+        loop {
+            let items = self.read(&mut cursor, GATHERED).await?;
+            if items.is_empty() {
+                break;
+            }
+            for item in items {
+                let Item::Record(mut record) = item else { continue };
+                let room = keep.head.saturating_sub(head.len() as u64);
+                let first = usize::try_from(room)
+                    .unwrap_or(usize::MAX)
+                    .min(record.bytes.len());
+                head.extend_from_slice(&record.bytes.split_to(first));
+                tail.extend_from_slice(&record.bytes);
+                // What is too much goes now and then, not byte by byte.
+                if tail.len() / 2 > limit {
+                    tail.advance(tail.len() - limit);
+                }
+            }
+        }
+        tail.advance(tail.len().saturating_sub(limit));
+        let omitted = total - (head.len() + tail.len()) as u64;
+        if omitted == 0 {
+            head.extend_from_slice(&std::mem::take(&mut tail));
+        }
+        Ok(Kept {
+            head: head.freeze(),
+            tail: tail.freeze(),
+            omitted,
+        })
     }
 
     /// Bounds what may be written, bytes.

@@ -325,6 +325,30 @@ impl Process {
         self.promise
     }
 
+    /// The same with what is in the spool.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Internal`] before the end, [`Error::Io`] when the spool cannot be read.
+    pub(super) async fn gathered(&self, keep: Keep) -> Result<Finished, Error> {
+        let end = self.end.get().ok_or_else(|| Error::Internal {
+            reason: "a command that ended has no end".into(),
+        })?;
+        let total = |channel| end.output[channel].total;
+        Ok(Finished {
+            id: self.id,
+            stdout: self
+                .output
+                .gathered(Channel::Stdout, keep, total(Channel::Stdout))
+                .await?,
+            stderr: self
+                .output
+                .gathered(Channel::Stderr, keep, total(Channel::Stderr))
+                .await?,
+            end: Arc::clone(end),
+        })
+    }
+
     pub(super) fn tree(&self) -> &Tree {
         &self.tree
     }

@@ -72,6 +72,8 @@ pub enum OnExit {
 pub enum Retention {
     /// In memory, for an answer of so many bytes of each channel.
     Answer(Keep),
+    /// The same, in the spool where it does not fit in memory.
+    Ends(Keep),
     /// The newest so many bytes; older ones are dropped and counted.
     DropOldest(u64),
     /// All of it, until it is released; above so many bytes the pipe is not read.

@@ -35,8 +35,10 @@ pub struct Run {
     pub launch: Launch,
     /// Standard input.
     pub stdin: Bytes,
-    /// What is kept of each output channel.
+    /// What is answered of each output channel.
     pub keep: exec::Keep,
+    /// With more output than that, so many of the last bytes of each channel can still be read by the id of the process.
+    pub log_bytes: Option<u64>,
 }
 
 /// Start a process.

@@ -12,6 +12,7 @@ use crate::error::Error;
 use crate::exec::{self, Process, RowKey, Scope, Signalled};
 use crate::ids::ProcessId;
 use crate::pty::Reserved;
+use crate::stream::Tail;
 
 /// Processes that one principal may have running at once.
 const RUNNING: usize = 4096;
@@ -80,14 +81,22 @@ impl Rooms {
         let slot = self.slot(call)?;
         let mut spec = self.spec(run.launch, run.keep)?;
         spec.stdin = exec::Stdin::Bytes(run.stdin);
+        spec.retention = retention(run.keep, run.log_bytes);
+        let has_log = run.log_bytes.is_some();
         let (engine, keep) = (Arc::clone(&self.engine), run.keep);
+        let (processes, principal) = (Arc::clone(&self.processes), Arc::clone(&call.principal.id));
         let work = self.tasks.spawn("process.run", async move {
             let mut guard = guard;
             let started = engine.spawn(spec).await?;
             if let Some(guard) = &mut guard {
                 guard.started();
             }
+            let process = Arc::clone(started.process());
             let outcome = Arc::new(started.finish(keep).await?);
+            if has_log && (outcome.stdout.omitted > 0 || outcome.stderr.omitted > 0) {
+                // The answer does not hold everything: the rest is read by the id.
+                processes.insert(principal, None, process, Instant::now());
+            }
             if let Some(guard) = guard {
                 guard.finish(&Product::Ran(Arc::clone(&outcome)));
             }
@@ -294,6 +303,17 @@ impl Rooms {
         let changed = config.patched(patch)?;
         *config = changed;
         Ok(changed)
+    }
+}
+
+/// What is kept of a run: what is answered, and where there is a log, more of what comes last.
+fn retention(answer: exec::Keep, log_bytes: Option<u64>) -> exec::Retention {
+    match (log_bytes, answer.tail) {
+        (Some(log), Tail::EachChannel(tail)) if log > tail => exec::Retention::Ends(exec::Keep {
+            head: answer.head,
+            tail: Tail::EachChannel(log),
+        }),
+        _ => exec::Retention::Answer(answer),
     }
 }
 

@@ -22,7 +22,12 @@ use crate::ops::{Create, Launch, Op, Run};
 /// A command; `keep` is how much of each output channel the answer can carry.
 pub fn exec(request: ExecRequest, keep: exec::Keep) -> Result<Op, Error> {
     let (launch, stdin) = launch(request)?;
-    Ok(Op::ProcessRun(Box::new(Run { launch, stdin, keep })))
+    Ok(Op::ProcessRun(Box::new(Run {
+        launch,
+        stdin,
+        keep,
+        log_bytes: None,
+    })))
 }
 
 /// A command whose output is streamed as it comes: all of it is kept until it was acknowledged, at most `capacity` bytes, in

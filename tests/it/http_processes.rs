@@ -114,6 +114,24 @@ async fn limits_apply_and_say_so() {
     assert!(text.contains("bytes left out here"), "{text}");
     let omitted = run["stdoutOmittedBytes"].as_u64().unwrap();
     assert_eq!(run["stdoutBytes"].as_u64().unwrap(), omitted + 1000);
+    // The answer says where the rest is, and there it is.
+    let path = text
+        .split_once("; GET ")
+        .and_then(|(_, rest)| rest.split_once(" reads"))
+        .unwrap()
+        .0;
+    let all: Vec<_> = (1..=100_000).map(|number| format!("{number}\n")).collect();
+    assert_eq!(http.get(path).await.text(), all.concat());
+    let whole = http.run(&json!({ "command": "true" })).await.json();
+    let whole = format!("/v1/processes/{}", whole["processId"].as_str().unwrap());
+    http.get(&whole).await.problem(404, "not_found");
+    // What was moved out of memory meanwhile comes back too.
+    http.post("/v1/processes/config", &json!({ "maxOutputBytes": 16_000_000 }))
+        .await;
+    let script = json!({ "command": "head -c 15000000 /dev/zero", "shell": true, "encoding": "base64" });
+    let run = http.run(&script).await.json();
+    assert_eq!(run["stdoutTruncated"], false, "{}", run["stdoutOmittedBytes"]);
+    assert_eq!(run["stdout"].as_str().unwrap().len(), 20_000_000);
 
     let changed = http
         .post(

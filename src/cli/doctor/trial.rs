@@ -86,6 +86,7 @@ impl Trial {
             },
             stdin: Bytes::new(),
             keep: exec::Keep::first(ENOUGH),
+            log_bytes: None,
         };
         let Reply::Ran(finished) = self.perform(Op::ProcessRun(Box::new(run))).await? else {
             return Err(Error::Internal {

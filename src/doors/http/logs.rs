@@ -43,7 +43,7 @@ const OMITTED_BYTES: HeaderName = HeaderName::from_static("x-omitted-bytes");
         ("lines" = Option<String>, Query, description = "With `format=text`: lines `A-B`, from 1."),
         ("grep" = Option<String>, Query, description = "With `format=text`: lines that match this regular expression."),
         ("context" = Option<u64>, Query, description = "With `grep`: so many lines around each match."),
-        ("format" = Option<LogFormat>, Query, description = "`json` (the default), `text`, `ndjson`, `raw`."),
+        ("format" = Option<String>, Query, description = "`json` (the default), `text`, `ndjson`, `raw`."),
         ("collapse" = Option<bool>, Query, description = "With `format=text`: without escape sequences and what a carriage return took back."),
         ("maxBytes" = Option<u64>, Query, description = "Bytes of text or entries at most."),
         ("follow" = Option<bool>, Query, description = "As events, to the end of the process: server-sent ones, or NDJSON by `Accept` or `format`."),

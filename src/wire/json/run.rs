@@ -88,6 +88,7 @@ impl RunRequest {
             },
             stdin: stdin(self.stdin, self.stdin_b64)?,
             keep,
+            log_bytes: Some(config.max_log_bytes_per_process),
         })
     }
 
@@ -181,8 +182,8 @@ impl RunReply {
         Self {
             exit_code: exit_code(end),
             timed_out: end.timed_out,
-            stdout: channel(&finished.stdout, encoding),
-            stderr: channel(&finished.stderr, encoding),
+            stdout: channel(finished, Channel::Stdout, encoding),
+            stderr: channel(finished, Channel::Stderr, encoding),
             stdout_truncated: finished.stdout.omitted > 0,
             stderr_truncated: finished.stderr.omitted > 0,
             duration_ms: milliseconds(end.wall),
@@ -202,9 +203,13 @@ impl RunReply {
     }
 }
 
-fn channel(captured: &Kept, encoding: Encoding) -> String {
+fn channel(finished: &Finished, channel: Channel, encoding: Encoding) -> String {
+    let captured = match channel {
+        Channel::Stderr => &finished.stderr,
+        _ => &finished.stdout,
+    };
     match encoding {
-        Encoding::Utf8 => captured_text(captured),
+        Encoding::Utf8 => captured_text(captured, finished.id, channel),
         Encoding::Base64 if captured.tail.is_empty() => to_base64(&captured.head),
         Encoding::Base64 => to_base64(&[captured.head.as_ref(), captured.tail.as_ref()].concat()),
     }

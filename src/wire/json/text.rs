@@ -10,6 +10,8 @@ use base64::engine::general_purpose::STANDARD;
 
 use crate::error::Error;
 use crate::exec::Kept;
+use crate::ids::ProcessId;
+use crate::stream::Channel;
 
 /// base64 with padding, the alphabet of RFC 4648 section 4.
 pub(super) fn to_base64(bytes: &[u8]) -> String {
@@ -33,7 +35,7 @@ pub(super) fn readable(name: &OsStr) -> (String, Option<String>) {
 }
 
 /// A channel as text: head and tail with a note between them where bytes are out.
-pub(super) fn captured_text(captured: &Kept) -> String {
+pub(super) fn captured_text(captured: &Kept, id: ProcessId, channel: Channel) -> String {
     if captured.omitted == 0 {
         let mut text = String::from_utf8_lossy(&captured.head).into_owned();
         text.push_str(&String::from_utf8_lossy(&captured.tail));
@@ -45,10 +47,11 @@ pub(super) fn captured_text(captured: &Kept) -> String {
     let omitted = captured.omitted + cut;
     let total = (captured.head.len() + captured.tail.len()) as u64 + captured.omitted;
     let mut text = String::from_utf8_lossy(head).into_owned();
+    let channel = channel.as_str();
     let _ = write!(
         text,
-        "\n[... {omitted} of {total} bytes left out here; to read them, raise maxOutputBytes or let the command write \
-         to a file and read ranges of it ...]\n"
+        "\n[... {omitted} of {total} bytes left out here; GET /v1/processes/{id}/logs?stream={channel}&format=raw reads \
+         what is kept of them ...]\n"
     );
     text.push_str(&String::from_utf8_lossy(tail));
     text
@@ -94,7 +97,7 @@ mod tests {
             tail: tail.to_vec().into(),
             omitted,
         };
-        captured_text(&captured)
+        captured_text(&captured, ProcessId(7), Channel::Stderr)
     }
 
     #[test]
@@ -108,6 +111,7 @@ mod tests {
         let euro = "€".as_bytes();
         let text = cut(&[b"ab", &euro[..2]].concat(), &[&euro[1..], b"yz"].concat(), 100);
         assert!(text.starts_with("ab\n[... 104 of 108 bytes left out"), "{text}");
+        assert!(text.contains("/v1/processes/proc_7/logs?stream=stderr"), "{text}");
         assert!(text.ends_with("...]\nyz"), "{text}");
         assert!(!text.contains('\u{fffd}'), "{text}");
     }
