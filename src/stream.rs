@@ -1,8 +1,10 @@
 //! Numbered records and what is kept of them. Pure: no tokio, no clock, no locks; callers pass bytes and `now`.
 //!
 //! `record` is what writers make and readers get, `log` numbers and counts it, `shelf` keeps it per channel, `keep` says
-//! how much; `cursor` is where a reader stands, and `read` what it gets.
+//! how much; `cursor` is where a reader stands, and `read` what it gets. `arrivals` is the other
+//! direction: which of the numbered pieces of a whole have come.
 
+mod arrivals;
 mod cursor;
 mod delivery;
 #[cfg(test)]
@@ -16,6 +18,7 @@ mod record;
 mod roster;
 mod shelf;
 
+pub use arrivals::{Arrival, Arrivals};
 pub use cursor::Cursor;
 pub use delivery::Delivery;
 pub use dialogue::{Ack, Acked, Attach, Attached, Frame, Lease, Offer, ReadGate, Retained};
