@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::subjects::FamilyKind;
+use super::upload::Upload;
 use crate::exec::{Gate, Output, Process};
 use crate::stream::{Ack, Acked, Attach, Attached, Delivery, Frame, Lease, Offer};
 use crate::wire::opstream::{self, Failure};
@@ -47,6 +48,8 @@ pub(super) struct Running {
     pub(super) capacity: u64,
     /// The process that writes it, where one does.
     pub(super) process: Option<Arc<Process>>,
+    /// The file that it takes, where it takes one.
+    pub(super) upload: Option<Arc<Upload>>,
 }
 
 /// The last frame.
@@ -75,11 +78,12 @@ impl Op {
 
     /// It runs from now on; a cancel that came before is kept.
     pub(super) fn run(&self, running: Running) {
-        if let Some(process) = running.process.as_ref().filter(|_| self.cancelled.is_cancelled()) {
-            process.cancel();
-        }
         // Only the one who started it says so.
         let _ = self.running.set(running);
+        // After it was set: a cancel sees the process, or is seen here.
+        if self.cancelled.is_cancelled() {
+            self.cancel();
+        }
         self.update_gate(&self.delivery.lock());
         self.started.cancel();
     }
