@@ -54,7 +54,7 @@ async fn a_client_that_only_grows_its_credit_gets_to_the_end_of_more_than_is_kep
         received += payload(&frame);
         match frame.body.unwrap() {
             op_frame::Body::Data(data) => drop(hasher.update(&data.bytes)),
-            op_frame::Body::Progress(_) => {}
+            op_frame::Body::Progress(_) => panic!("it stands still after {received} bytes"),
             op_frame::Body::Exit(exit) => break exit,
         }
         client.ack(0, MIB + received, false).await;

@@ -205,6 +205,19 @@ impl Op {
         }
     }
 
+    /// Neither memory nor disk takes more, and everything was sent: the older half goes, so that a client that never
+    /// acknowledges is not stuck.
+    pub(super) fn drop_sent(&self) {
+        let Some(Running { output, .. }) = self.running() else {
+            return;
+        };
+        let mut delivery = self.delivery.lock();
+        if let Some(last) = output.release_down_to(output.retained() / 2, delivery.droppable()) {
+            // As in `make_room`.
+            let _ = delivery.let_drop(last);
+        }
+    }
+
     fn change<T>(&self, change: impl FnOnce(&mut Delivery) -> T) -> T {
         let mut delivery = self.delivery.lock();
         let changed = change(&mut delivery);
@@ -232,7 +245,8 @@ impl Op {
         };
         let retained = output.retained();
         let mut stuck = self.stuck.lock();
-        if self.delivery.lock().is_attached() || retained < *capacity {
+        let is_full = retained >= *capacity || output.is_full();
+        if self.delivery.lock().is_attached() || !is_full {
             *stuck = None;
             return;
         }

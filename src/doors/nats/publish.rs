@@ -88,7 +88,11 @@ impl Pump<'_> {
                     }
                 },
                 () = news => {}
-                () = tokio::time::sleep_until(said + QUIET), if !is_over => self.output.mark(),
+                () = self.output.full(), if !is_over => self.op.drop_sent(),
+                () = tokio::time::sleep_until(said + QUIET), if !is_over => {
+                    self.output.mark();
+                    said = Instant::now();
+                }
             }
         }
     }
