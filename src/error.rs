@@ -72,6 +72,14 @@ pub enum Error {
         /// Why it cannot be done in this state.
         reason: String,
     },
+    /// The thing is not what the caller believes it is, so that what it asks for would undo somebody else's change.
+    #[error("{what}: {reason}")]
+    Stale {
+        /// The thing.
+        what: String,
+        /// How it differs.
+        reason: String,
+    },
     /// The same idempotency key is being worked on right now.
     #[error("request {key:?} is already running")]
     DuplicateInFlight {
@@ -334,7 +342,7 @@ impl Error {
             Self::AlreadyExists { .. } => Code::AlreadyExists,
             Self::WrongKind { .. } => Code::WrongKind,
             Self::Denied { .. } => Code::Denied,
-            Self::NotEmpty { .. } | Self::Conflict { .. } => Code::Conflict,
+            Self::NotEmpty { .. } | Self::Conflict { .. } | Self::Stale { .. } => Code::Conflict,
             Self::DuplicateInFlight { .. } => Code::DuplicateInFlight,
             Self::Lost { .. } => Code::Lost,
             Self::Evicted { .. } => Code::Evicted,
@@ -421,6 +429,7 @@ impl Error {
             }
             Self::NotEmpty { .. } => Some(libc::ENOTEMPTY),
             Self::Conflict { .. } => Some(libc::EBUSY),
+            Self::Stale { .. } => Some(libc::ESTALE),
             Self::Io { source, .. } => source.raw_os_error(),
             _ => None,
         }

@@ -2,8 +2,10 @@
 //! bytes and `now`.
 //!
 //! `record` is what writers make and readers get, `log` numbers and counts it, `shelf` keeps it per channel, `keep` says
-//! how much; `cursor` is where a reader stands, and `read` what it gets.
+//! how much; `cursor` is where a reader stands, and `read` what it gets. `arrivals` is the other
+//! direction: which of the numbered pieces of a whole have come.
 
+mod arrivals;
 mod cursor;
 mod delivery;
 #[cfg(test)]
@@ -24,6 +26,7 @@ mod survey;
 mod text;
 mod view;
 
+pub use arrivals::{Arrival, Arrivals};
 pub use cursor::Cursor;
 pub use delivery::Delivery;
 pub use dialogue::{Ack, Acked, Attach, Attached, Frame, Lease, Offer, ReadGate};

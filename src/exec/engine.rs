@@ -455,9 +455,23 @@ impl Engine {
 
     /// What works here now.
     pub fn capabilities(&self) -> Vec<Capability> {
-        ["process.run", "process.config.get", "process.config.set"]
-            .map(Capability::available)
-            .into()
+        [
+            "process.run",
+            "process.create",
+            "process.list",
+            "process.get",
+            "process.wait",
+            "process.input",
+            "process.stdin.close",
+            "process.signal",
+            "process.stop",
+            "process.kill",
+            "process.delete",
+            "process.config.get",
+            "process.config.set",
+        ]
+        .map(Capability::available)
+        .into()
     }
 }
 

@@ -220,13 +220,9 @@ impl Output {
         if state.gate == Gate::OPEN && !state.stuck {
             return true;
         }
-        let no_memory = || {
-            let share = self.spool.as_ref().map_or(u64::MAX, |spool| spool.share());
-            state.stuck && state.log.in_memory() >= share
-        };
         state.log.behind(state.gate.after) < state.gate.window
             && state.log.retained() < state.gate.capacity
-            && !no_memory()
+            && !self.has_no_memory(&state)
     }
 
     /// Decides when the pump may read more from now on.
@@ -235,16 +231,49 @@ impl Output {
         self.room.notify_waiters();
     }
 
+    /// Resolves when no more can be written because neither memory nor disk takes it. Cancel-safe.
+    pub async fn full(&self) {
+        loop {
+            let mut room = std::pin::pin!(self.room.notified());
+            room.as_mut().enable();
+            if self.has_no_memory(&self.state.lock()) {
+                return;
+            }
+            room.await;
+        }
+    }
+
+    /// Whether neither memory nor disk takes more.
+    pub fn is_full(&self) -> bool {
+        self.has_no_memory(&self.state.lock())
+    }
+
+    fn has_no_memory(&self, state: &State) -> bool {
+        let share = self.spool.as_ref().map_or(u64::MAX, |spool| spool.share());
+        state.stuck && state.log.in_memory() >= share
+    }
+
     /// Lets go of the records up to `seq`.
     pub fn release(&self, seq: u64) {
-        self.state.lock().log.release(seq);
+        {
+            let mut state = self.state.lock();
+            let before = state.log.retained();
+            state.log.release(seq);
+            // The disk may take something again, which is found out by trying.
+            state.stuck &= state.log.retained() == before;
+        }
         self.room.notify_waiters();
     }
 
     /// Lets go of the oldest records, of those up to `seq` only, until at most `bytes` are kept; answers the last one that
     /// went.
     pub fn release_down_to(&self, bytes: u64, seq: u64) -> Option<u64> {
-        let last = self.state.lock().log.release_down_to(bytes, seq);
+        let last = {
+            let mut state = self.state.lock();
+            let last = state.log.release_down_to(bytes, seq);
+            state.stuck &= last.is_none();
+            last
+        };
         self.room.notify_waiters();
         last
     }

@@ -40,6 +40,9 @@ mod tree_tests;
 mod unpack;
 #[cfg(test)]
 mod unpack_tests;
+mod upload;
+#[cfg(test)]
+mod upload_tests;
 mod write;
 #[cfg(test)]
 mod write_tests;
@@ -60,9 +63,10 @@ use crate::workspace::Workspace;
 pub use config::{Config, Durability, UnpackLimits};
 pub use read::OpenFile;
 pub use request::{
-    Body, Entry, InPlace, Kind, List, Listing, Mkdir, Move, Moved, Reach, Read, Remove, Unpack, Unpacked,
-    Write, Written,
+    Base, Begin, Body, Entry, InPlace, Kind, List, Listing, Mkdir, Move, Moved, Reach, Read, Remove, Unpack,
+    Unpacked, Uploaded, Write, Written,
 };
+pub use upload::Upload;
 
 /// The files room. Every method takes how far its paths may reach, does its work on the blocking pool and must be
 /// called inside a tokio runtime.
@@ -78,6 +82,8 @@ struct Shared {
     workspace: Workspace,
     /// Held while a regular file is overwritten in place.
     in_place: Mutex<()>,
+    /// Held between the look at what an upload replaces and the replacement.
+    exchange: Mutex<()>,
     /// Directories that were swept of unfinished files since the start, by device and inode.
     swept: Mutex<HashSet<(u64, u64)>>,
 }
@@ -89,6 +95,7 @@ impl Files {
             config,
             workspace,
             in_place: Mutex::default(),
+            exchange: Mutex::default(),
             swept: Mutex::default(),
         };
         Self {
@@ -129,6 +136,11 @@ impl Files {
     /// body ends it and is passed on.
     pub async fn write(&self, reach: Reach, request: Write) -> Result<Written, Error> {
         write::write(Arc::clone(&self.shared), reach, request).await
+    }
+
+    /// Begins to write a file piece by piece, as [`Files::write`] does it whole: see [`Upload`].
+    pub async fn upload(&self, reach: Reach, begin: Begin) -> Result<Upload, Error> {
+        upload::begin(Arc::clone(&self.shared), reach, begin).await
     }
 
     /// Lists a directory.

@@ -67,6 +67,11 @@ impl Overwrite {
         self.target.write_all(chunk)
     }
 
+    /// Where the content is collected, when it is.
+    pub(super) fn aside(&self) -> Option<&File> {
+        self.aside.as_ref()
+    }
+
     /// Whether the target was touched already.
     pub(super) fn has_begun(&self) -> bool {
         self.straight > 0

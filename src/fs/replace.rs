@@ -1,5 +1,6 @@
 //! The usual way to write: a new file in the same directory that takes the name when it is complete.
 
+use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -25,6 +26,8 @@ pub(super) struct Replace {
     old: Option<(Stat, OwnedFd)>,
     mode: Option<u32>,
     in_place: InPlaceRule,
+    /// Nothing may have the name by then.
+    only_new: bool,
 }
 
 impl Replace {
@@ -38,6 +41,7 @@ impl Replace {
             old: None,
             mode,
             in_place,
+            only_new: false,
         })
     }
 
@@ -61,12 +65,30 @@ impl Replace {
             old,
             mode,
             in_place,
+            only_new: false,
         })
     }
 
     /// Adds bytes to the new file.
     pub(super) fn write(&mut self, chunk: &[u8]) -> io::Result<()> {
         self.temp.file().write_all(chunk)
+    }
+
+    /// The new file.
+    pub(super) fn file(&self) -> &File {
+        self.temp.file()
+    }
+
+    /// Opens what is to be replaced anew, where time has passed; with `only_new` nothing may be.
+    pub(super) fn look_again(&mut self, only_new: bool) -> Result<(), Error> {
+        self.only_new = only_new;
+        let failed = |errno| self.place.failure("file", "write", errno);
+        self.old = match open_old(&self.place) {
+            Ok(old) => Some((fstat(&old).map_err(failed)?, old)),
+            Err(Errno::NOENT) => None,
+            Err(errno) => return Err(failed(errno)),
+        };
+        Ok(())
     }
 
     /// Publishes the new file; says whether that was atomic (else it was copied over the old one).
@@ -106,10 +128,11 @@ impl Replace {
         }
         self.temp.sync(durability).map_err(Step::Sync)?;
         let published = match &self.old {
+            Some(_) if self.only_new => Err(Errno::EXIST),
             Some(_) => self.temp.publish_over(&self.place.name),
             None => match self.temp.publish_new(&self.place.name) {
                 // Another writer was faster: the last one wins.
-                Err(Errno::EXIST) => self.temp.publish_over(&self.place.name),
+                Err(Errno::EXIST) if !self.only_new => self.temp.publish_over(&self.place.name),
                 result => result,
             },
         };

@@ -83,6 +83,37 @@ pub struct Written {
     pub durability: Durability,
 }
 
+/// Write a file piece by piece, in any order, whole or not at all.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Begin {
+    /// The file, as the caller gave it.
+    pub path: PathBuf,
+    /// Make missing parent directories.
+    pub create_parents: bool,
+    /// Permission bits of a file that did not exist, exactly; `None` follows the umask.
+    pub mode: Option<u32>,
+    /// What must be there now, and still when it is replaced; `None` for anything.
+    pub base: Option<Base>,
+}
+
+/// What somebody believes to be in a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Base {
+    /// There is no file.
+    Absent,
+    /// The digest of all of its content.
+    Content(blake3::Hash),
+}
+
+/// What an upload put there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Uploaded {
+    /// The size of the file in bytes.
+    pub bytes: u64,
+    /// The digest of all of its content.
+    pub digest: blake3::Hash,
+}
+
 /// Read a file or a part of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Read {

@@ -1,6 +1,7 @@
 //! What a file is written through until it is finished, whichever way it is written. Dropped before that, it undoes
 //! what it did.
 
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -59,6 +60,23 @@ impl Sink {
             self.bytes += chunk.len() as u64;
         }
         Ok(self)
+    }
+
+    /// The file that the content is collected in, where pieces of it can be written in any order.
+    pub(super) fn collected(&self) -> Option<&File> {
+        match &self.way {
+            Way::Replace(replace) => Some(replace.file()),
+            Way::Overwrite(overwrite) => overwrite.aside(),
+            Way::Append(_) | Way::Device(_) => None,
+        }
+    }
+
+    /// Looks again at what is to be replaced, which may be another file by now; with `only_new` nothing is.
+    pub(super) fn look_again(&mut self, only_new: bool) -> Result<(), Error> {
+        match &mut self.way {
+            Way::Replace(replace) => replace.look_again(only_new),
+            Way::Overwrite(_) | Way::Append(_) | Way::Device(_) => Ok(()),
+        }
     }
 
     /// Makes what was written the content of the file.

@@ -16,7 +16,7 @@ use super::{Op, Outcome, Principal, ProcessConfig, Reply, operation};
 use crate::capability::Capability;
 use crate::error::Error;
 use crate::exec::{Engine, Registry};
-use crate::fs::{Files, Reach};
+use crate::fs::{Begin, Files, Reach, Upload};
 use crate::host::Host;
 use crate::ids::RequestId;
 use crate::lifecycle::Tasks;
@@ -190,6 +190,16 @@ impl Rooms {
         self.metrics
             .operation(name, call.principal.door.as_str(), code, began.elapsed());
         outcome
+    }
+
+    /// Begins to write a file piece by piece: `fs.write` for a door that streams, under its name, scope and reach.
+    ///
+    /// # Errors
+    ///
+    /// As `fs.write`, and [`Error::Stale`] when the file is not what it is to be.
+    pub async fn upload(&self, call: &Call, begin: Begin) -> Result<Upload, Error> {
+        self.admit(call, "fs.write")?;
+        self.files.upload(self.reach(call), begin).await
     }
 
     async fn checked(&self, call: &Call, name: &'static str, op: Op) -> Result<Reply, Error> {

@@ -163,7 +163,10 @@ impl Rooms {
         spec.labels = create.labels;
         let retention = match create.retention {
             exec::Retention::DropOldest(bytes) => bytes,
-            exec::Retention::Answer(_) | exec::Retention::Block(_) | exec::Retention::Fail(_) => u64::MAX,
+            exec::Retention::Answer(_)
+            | exec::Retention::Ends(_)
+            | exec::Retention::Block(_)
+            | exec::Retention::Fail(_) => u64::MAX,
         };
         let process = self.start(call, spec, guard, key).await?;
         if let Some(screen) = screen {

@@ -18,7 +18,7 @@ pub const FRAME_OVERHEAD: usize = 4096;
 /// A failure of the runner, as its clients know it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
-    /// `OP_OVERFLOW`, `OP_SPOOL_IO` or `OP_PIPE_IO`.
+    /// `OP_OVERFLOW`, `OP_SPOOL_IO`, `OP_PIPE_IO`, or the error code of a refused file without its prefix (`OS`).
     pub code: &'static str,
     /// Figures and names.
     pub detail: BTreeMap<String, String>,
@@ -38,6 +38,11 @@ impl Failure {
     /// What the op reads from failed.
     pub fn pipe(error: String) -> Self {
         Self::new("OP_PIPE_IO", "io_error", error)
+    }
+
+    /// A file could not take the place it was written for: the code and detail of the refusal that a plain write would get.
+    pub fn refused(code: &'static str, detail: BTreeMap<String, String>) -> Self {
+        Self { code, detail }
     }
 
     fn new(code: &'static str, key: &str, value: String) -> Self {
@@ -95,12 +100,44 @@ pub fn exec_exit(end: &EndRecord, failure: Option<&Failure>) -> OpExit {
     exit
 }
 
+/// How the work on a file came to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FileEnd {
+    /// All of it was done, unless there is a failure.
+    Whole,
+    /// It was cancelled.
+    Cancelled,
+    /// Its time was over.
+    TimedOut,
+}
+
 /// The exit of what moves the content of a file.
-pub fn content_exit(output: &Totals, cancelled: bool, failure: Option<&Failure>) -> OpExit {
+pub fn content_exit(output: &Totals, end: FileEnd, failure: Option<&Failure>) -> OpExit {
+    let whole = end == FileEnd::Whole && failure.is_none();
     OpExit {
-        exit_code: if cancelled || failure.is_some() { -1 } else { 0 },
-        cancelled,
+        exit_code: if whole { 0 } else { -1 },
+        cancelled: end == FileEnd::Cancelled && failure.is_none(),
+        timed_out: end == FileEnd::TimedOut && failure.is_none(),
         ..exit_of(output, &[Channel::Content], failure)
+    }
+}
+
+/// The exit of a command whose time was over before it was asked for.
+pub fn stillborn_exit(output: &Totals) -> OpExit {
+    OpExit {
+        exit_code: -1,
+        timed_out: true,
+        ..exit_of(output, &[Channel::Stdout, Channel::Stderr], None)
+    }
+}
+
+/// The exit of an upload that put `digest` of `bytes` bytes in its place.
+pub fn upload_exit(digest: &blake3::Hash, bytes: u64) -> OpExit {
+    let content = Channel::Content.as_str();
+    OpExit {
+        digests: [(content.to_owned(), digest.to_hex().to_string())].into(),
+        totals: [(content.to_owned(), bytes)].into(),
+        ..OpExit::default()
     }
 }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::proto::{
-    ExecRequest, FsListRequest, FsMkdirRequest, FsMoveRequest, FsReadRequest, FsRemoveRequest,
+    ExecRequest, FsListRequest, FsMkdirRequest, FsMoveRequest, FsReadRequest, FsRemoveRequest, FsWriteBegin,
     FsWriteRequest, OperationResourcePolicy,
 };
 use crate::error::Error;
@@ -104,6 +104,27 @@ pub fn fs_write(request: FsWriteRequest) -> Op {
         mode: mode(request.mode),
         in_place: fs::InPlace::IfConfigured,
         body: fs::Body::Bytes(request.content),
+    })
+}
+
+/// A file to be written piece by piece.
+pub fn fs_upload(request: FsWriteBegin) -> Result<fs::Begin, Error> {
+    let base = match request.expected_base_digest.as_str() {
+        "" => None,
+        "absent" => Some(fs::Base::Absent),
+        digest => {
+            let digest = blake3::Hash::from_hex(digest).map_err(|_| Error::Invalid {
+                field: "expected_base_digest",
+                reason: format!("{digest:.80?} is neither a BLAKE3 digest in hex nor `absent`"),
+            })?;
+            Some(fs::Base::Content(digest))
+        }
+    };
+    Ok(fs::Begin {
+        path: request.path.into(),
+        create_parents: request.create_parents,
+        mode: mode(request.mode),
+        base,
     })
 }
 
@@ -249,6 +270,28 @@ mod tests {
             exec::Command::Argv(vec!["ls".into(), "".into()])
         );
         assert_eq!(run.launch.timeout, None);
+    }
+
+    #[test]
+    fn what_is_to_be_replaced_is_a_digest_or_absent_or_anything() {
+        let base = |text: &str| {
+            let request = FsWriteBegin {
+                expected_base_digest: text.into(),
+                ..Default::default()
+            };
+            fs_upload(request).map(|begin| begin.base)
+        };
+        let digest = blake3::hash(b"content");
+        assert_eq!(base("").unwrap(), None);
+        assert_eq!(base("absent").unwrap(), Some(fs::Base::Absent));
+        assert_eq!(
+            base(digest.to_hex().as_str()).unwrap(),
+            Some(fs::Base::Content(digest))
+        );
+        for bad in ["Absent", "0", &"g".repeat(64)] {
+            let error = base(bad).unwrap_err();
+            assert!(error.to_string().contains("expected_base_digest"), "{error}");
+        }
     }
 
     #[test]

@@ -23,7 +23,7 @@ use crate::ids::RequestId;
 use crate::ops::{self, Call, Op, Reply};
 use crate::wire::proto::control_request::Op as WireOp;
 use crate::wire::proto::control_response::Result as Outcome;
-use crate::wire::proto::{AgentError, ControlRequest, OpStart, OpStatus, PingResponse, op_start};
+use crate::wire::proto::{AgentError, ControlRequest, OpStart, OpStatus, PingResponse, WriteChunk, op_start};
 use crate::wire::{reply, request};
 
 /// The name of this door in metrics.
@@ -75,6 +75,7 @@ enum Body {
         start: Box<OpStart>,
         limits: Limits,
     },
+    Chunk(WriteChunk),
 }
 
 enum Inline {
@@ -138,6 +139,7 @@ fn answer_inline(generation: &Arc<Generation>, family: FamilyKind, request: Cont
             start: Box::new(start),
             limits,
         }),
+        WireOp::WriteChunk(chunk) => Ok(Body::Chunk(chunk)),
         op => {
             let op = route::operation(op, generation.max_payload as u64)?;
             request::limited(op, limits).map(Body::Op)
@@ -197,7 +199,7 @@ async fn perform(generation: &Arc<Generation>, work: Work, bytes: usize) -> Answ
         Body::Op(Op::ProcessRun(_)) => Weight::Heavy,
         Body::Extension { name, .. } if extension::is_heavy(name) => Weight::Heavy,
         Body::Start { start, .. } if matches!(start.op, Some(op_start::Op::Exec(_))) => Weight::Heavy,
-        Body::Op(_) | Body::Extension { .. } | Body::Start { .. } => Weight::Light,
+        Body::Op(_) | Body::Extension { .. } | Body::Start { .. } | Body::Chunk(_) => Weight::Light,
     };
     let permit = match link.door.admission.admit(&link.origin, weight, bytes).await {
         Ok(permit) => permit,
@@ -221,6 +223,13 @@ async fn perform(generation: &Arc<Generation>, work: Work, bytes: usize) -> Answ
         idempotency_key: (!request_id.is_empty()).then(|| request_id.clone()),
     };
     let outcome = match body {
+        Body::Op(Op::ProcessRun(_)) if link.ops.knows(&request_id) => {
+            let used = Error::Conflict {
+                what: format!("request {request_id:?}"),
+                reason: "a streamed operation has this id".into(),
+            };
+            Err(agent_error(&used, op))
+        }
         Body::Op(operation) => perform_op(link, &call, &request_id, op, operation, max_payload).await,
         Body::Extension {
             name,
@@ -245,6 +254,11 @@ async fn perform(generation: &Arc<Generation>, work: Work, bytes: usize) -> Answ
             let started = opstream::start(generation, &request_id, asked).await;
             let started = started.map(|started| Success::Outcome(Outcome::OpStart(started)));
             started.map_err(|error| agent_error(&error, op))
+        }
+        Body::Chunk(chunk) => {
+            let taken = link.ops.take_chunk(chunk).await;
+            let taken = taken.map(|ack| Success::Outcome(Outcome::WriteChunk(ack)));
+            taken.map_err(|error| agent_error(&error, op))
         }
     };
     drop(permit);

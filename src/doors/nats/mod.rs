@@ -38,9 +38,11 @@ mod outbound;
 mod publish;
 mod route;
 mod socket;
+mod source;
 mod subjects;
 mod tls;
 mod twins;
+mod upload;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

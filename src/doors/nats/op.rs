@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::subjects::FamilyKind;
+use super::upload::Upload;
 use crate::exec::{Gate, Output, Process};
 use crate::stream::{Ack, Acked, Attach, Attached, Delivery, Frame, Lease, Offer};
 use crate::wire::opstream::{self, Failure};
@@ -47,6 +48,8 @@ pub(super) struct Running {
     pub(super) capacity: u64,
     /// The process that writes it, where one does.
     pub(super) process: Option<Arc<Process>>,
+    /// The file that it takes, where it takes one.
+    pub(super) upload: Option<Arc<Upload>>,
 }
 
 /// The last frame.
@@ -75,11 +78,12 @@ impl Op {
 
     /// It runs from now on; a cancel that came before is kept.
     pub(super) fn run(&self, running: Running) {
-        if let Some(process) = running.process.as_ref().filter(|_| self.cancelled.is_cancelled()) {
-            process.cancel();
-        }
         // Only the one who started it says so.
         let _ = self.running.set(running);
+        // After it was set: a cancel sees the process, or is seen here.
+        if self.cancelled.is_cancelled() {
+            self.cancel();
+        }
         self.update_gate(&self.delivery.lock());
         self.started.cancel();
     }
@@ -201,6 +205,19 @@ impl Op {
         }
     }
 
+    /// Neither memory nor disk takes more, and everything was sent: the older half goes, so that a client that never
+    /// acknowledges is not stuck.
+    pub(super) fn drop_sent(&self) {
+        let Some(Running { output, .. }) = self.running() else {
+            return;
+        };
+        let mut delivery = self.delivery.lock();
+        if let Some(last) = output.release_down_to(output.retained() / 2, delivery.droppable()) {
+            // As in `make_room`.
+            let _ = delivery.let_drop(last);
+        }
+    }
+
     fn change<T>(&self, change: impl FnOnce(&mut Delivery) -> T) -> T {
         let mut delivery = self.delivery.lock();
         let changed = change(&mut delivery);
@@ -228,7 +245,8 @@ impl Op {
         };
         let retained = output.retained();
         let mut stuck = self.stuck.lock();
-        if self.delivery.lock().is_attached() || retained < *capacity {
+        let is_full = retained >= *capacity || output.is_full();
+        if self.delivery.lock().is_attached() || !is_full {
             *stuck = None;
             return;
         }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use super::link::Link;
 use super::op::Op;
-use super::opstream::{Bounds, serve_content};
+use super::source::{Bounds, serve_content};
 use crate::error::Error;
 use crate::exec::Output;
 use crate::ops::{self, Call, LogReader, LogsReply, Reply};

@@ -2,26 +2,23 @@
 //! belong to the link and not to a connection of it: a lost one detaches them, and they run on.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
 use super::generation::Generation;
-use super::link::Link;
-use super::op::{Op, Running};
-use super::op_follow;
+use super::op::Op;
 use super::publish::publish;
+use super::source;
 use super::subjects::{FamilyKind, is_token};
 use crate::error::Error;
-use crate::exec::{self, Output};
-use crate::fs::OpenFile;
-use crate::lifecycle::Tasks;
-use crate::ops::{self, Call, Reply};
-use crate::stream::{Ack, Attach, Attached, Channel, Evictions, Keep, Log, Roster, Standing, Totals};
-use crate::wire::opstream::{self, FRAME_OVERHEAD, Failure};
-use crate::wire::proto::op_start::Op as StartOp;
-use crate::wire::proto::{OpAck, OpAttach, OpExit, OpLostReason, OpStart, OpStarted, OpStatus};
-use crate::wire::request;
+use crate::exec;
+use crate::ops::Call;
+use crate::stream::{Ack, Attach, Attached, Evictions, Roster, Standing};
+use crate::wire::opstream::{self, FRAME_OVERHEAD};
+use crate::wire::proto::{
+    OpAck, OpAttach, OpExit, OpLostReason, OpStart, OpStarted, OpStatus, WriteChunk, WriteChunkAck,
+};
 
 /// Bytes of payload of one frame.
 const FRAME_BYTES: usize = 128 << 10;
@@ -73,6 +70,11 @@ impl Ops {
             Standing::Tombstoned => Some(opstream::tombstoned(id)),
             Standing::Unknown => None,
         }
+    }
+
+    /// Whether an op runs or ran under this id.
+    pub(super) fn knows(&self, id: &str) -> bool {
+        self.op(id).is_some()
     }
 
     fn op(&self, id: &str) -> Option<Arc<Op>> {
@@ -131,6 +133,35 @@ impl Ops {
                 key: format!("{} before frame {first}", attach.op_id),
             }),
         }
+    }
+
+    /// A piece of a file that is uploaded; answered once it is in the unfinished file.
+    pub(super) async fn take_chunk(&self, chunk: WriteChunk) -> Result<WriteChunkAck, Error> {
+        let Some(op) = self.op(&chunk.op_id) else {
+            return Err(Error::NotFound {
+                what: "operation",
+                name: chunk.op_id,
+            });
+        };
+        // A start and its first pieces may come side by side.
+        op.has_started().await;
+        let upload = op.running().and_then(|running| running.upload.as_ref());
+        let failed = op.exit().is_some_and(|exit| exit.message.exit_code != 0);
+        let refused = |reason: &str| Error::Conflict {
+            what: format!("operation {:?}", op.id),
+            reason: reason.into(),
+        };
+        match upload {
+            None => Err(refused("it takes no file")),
+            Some(_) if failed => Err(refused("it has ended, and its file was not written")),
+            Some(upload) => upload.take(chunk).await,
+        }
+    }
+
+    /// An op has ended.
+    pub(super) fn complete(&self, op: &Op, seq: u64, exit: OpExit) {
+        op.complete(seq, exit);
+        drop(self.roster.lock().complete(&op.id, Instant::now()));
     }
 
     /// Lets go of what is over, and ends what nobody came back for.
@@ -206,16 +237,20 @@ async fn begin(generation: &Arc<Generation>, op: Arc<Op>, asked: Asked) -> Resul
     let (beginning, starting) = (Arc::clone(&op), Arc::clone(&link));
     // In a task of its own: who asked may go away half way.
     let begun = link.door.tasks.spawn("op-start", async move {
-        let outcome = run(&starting, &beginning, asked, record_limit).await;
+        let outcome = source::run(&starting, &beginning, asked, record_limit).await;
         if outcome.is_err() {
             starting.ops.roster.lock().withdraw(&beginning.id);
             beginning.give_up();
         }
         outcome
     });
-    let begun = begun.await.map_err(|panic| Error::Internal {
-        reason: format!("the start of an operation panicked: {panic}"),
-    })?;
+    let begun = begun.await.unwrap_or_else(|panic| {
+        link.ops.roster.lock().withdraw(&op.id);
+        op.give_up();
+        Err(Error::Internal {
+            reason: format!("the start of an operation panicked: {panic}"),
+        })
+    });
     match begun {
         Ok(()) => {}
         Err(Error::Lost { .. }) => return Ok(accepted(opstream::lost(&op.id, OpLostReason::AgentRestarted))),
@@ -230,199 +265,4 @@ async fn begin(generation: &Arc<Generation>, op: Arc<Op>, asked: Asked) -> Resul
     };
     link.ops.attach(generation, &first)?;
     Ok(accepted(op.status()))
-}
-
-async fn run(link: &Arc<Link>, op: &Arc<Op>, asked: Asked, record_limit: usize) -> Result<(), Error> {
-    let Asked {
-        call, start, limits, ..
-    } = asked;
-    let left = deadline(start.deadline_ms);
-    let spool = link.door.rooms.engine().spool();
-    let looking = Arc::clone(spool);
-    let capacity = tokio::task::spawn_blocking(move || looking.allowance()).await;
-    let capacity = capacity.map_err(|panic| Error::Internal {
-        reason: format!("a look at the spool panicked: {panic}"),
-    })?;
-    let bounds = Bounds {
-        capacity,
-        record: record_limit,
-    };
-    if let (None, Some(extension)) = (&start.op, &start.ext) {
-        return op_follow::stream(link, op, &call, extension, bounds).await;
-    }
-    match start.op {
-        Some(StartOp::Exec(_)) if left == Some(Duration::ZERO) => {
-            stillborn(link, op);
-            Ok(())
-        }
-        Some(StartOp::Exec(exec)) => {
-            let create = request::streamed_exec(exec, left, bounds.capacity, bounds.record)?;
-            let create = request::limited(create, limits)?;
-            run_command(link, op, &call, create, bounds.capacity).await
-        }
-        Some(StartOp::FsRead(read)) => {
-            let read = request::limited(request::fs_read(read), limits)?;
-            read_file(link, op, &call, read, bounds).await
-        }
-        Some(StartOp::FsWrite(_)) => Err(unsupported("fs_write")),
-        None => Err(Error::Protocol {
-            reason: "the start names no operation that this version knows".into(),
-        }),
-    }
-}
-
-/// What one op may keep.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Bounds {
-    /// Bytes of its log.
-    pub(super) capacity: u64,
-    /// Bytes of one record.
-    pub(super) record: usize,
-}
-
-/// How much time is left until a moment in unix milliseconds; zero when it has passed, `None` when there is none.
-fn deadline(at_ms: i64) -> Option<Duration> {
-    let at = u64::try_from(at_ms).ok().filter(|at| *at > 0)?;
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Some(Duration::from_millis(at).saturating_sub(now))
-}
-
-/// A command whose time was over before it was asked for.
-fn stillborn(link: &Arc<Link>, op: &Arc<Op>) {
-    let output = Output::in_memory(Keep::all());
-    let (seq, totals) = output.seal(|seq, totals| (seq, totals));
-    op.run(Running {
-        output,
-        capacity: 0,
-        process: None,
-    });
-    let exit = OpExit {
-        exit_code: -1,
-        timed_out: true,
-        digests: digests(&totals),
-        totals: [Channel::Stdout, Channel::Stderr]
-            .map(|channel| (channel.as_str().to_owned(), 0))
-            .into(),
-        ..OpExit::default()
-    };
-    complete(link, op, seq, exit);
-}
-
-fn digests(totals: &Totals) -> std::collections::BTreeMap<String, String> {
-    [Channel::Stdout, Channel::Stderr]
-        .map(|channel| {
-            (
-                channel.as_str().to_owned(),
-                totals[channel].digest.to_hex().to_string(),
-            )
-        })
-        .into()
-}
-
-async fn run_command(
-    link: &Arc<Link>,
-    op: &Arc<Op>,
-    call: &Call,
-    create: ops::Op,
-    capacity: u64,
-) -> Result<(), Error> {
-    let Reply::Process(process) = link.door.rooms.perform(call, create).await? else {
-        return Err(unexpected());
-    };
-    op.run(Running {
-        output: Arc::clone(process.output()),
-        capacity,
-        process: Some(Arc::clone(&process)),
-    });
-    let (link, op) = (Arc::clone(link), Arc::clone(op));
-    let tasks = link.door.tasks.clone();
-    drop(tasks.detach("op", async move {
-        let end = process.ended().await;
-        let exit = opstream::exec_exit(&end, op.failure().as_ref());
-        complete(&link, &op, end.seq, exit);
-    }));
-    Ok(())
-}
-
-async fn read_file(
-    link: &Arc<Link>,
-    op: &Arc<Op>,
-    call: &Call,
-    read: ops::Op,
-    bounds: Bounds,
-) -> Result<(), Error> {
-    let Reply::File(file) = link.door.rooms.perform(call, read).await? else {
-        return Err(unexpected());
-    };
-    serve_content(link, op, bounds, move |output| async move {
-        pour(file, &output).await
-    });
-    Ok(())
-}
-
-/// Has `write` write an op's content in a task of its own, to its end or until the op is cancelled.
-pub(super) fn serve_content<F, Writing>(link: &Arc<Link>, op: &Arc<Op>, bounds: Bounds, write: F)
-where
-    F: FnOnce(Arc<Output>) -> Writing,
-    Writing: Future<Output = Result<(), Error>> + Send + 'static,
-{
-    let log = Log::new(Keep::all()).with_record_limit(bounds.record);
-    let output = Output::spooled(log, link.door.rooms.engine().spool());
-    op.run(Running {
-        output: Arc::clone(&output),
-        capacity: bounds.capacity,
-        process: None,
-    });
-    let (link, op, writing) = (Arc::clone(link), Arc::clone(op), write(Arc::clone(&output)));
-    let tasks: Tasks = link.door.tasks.clone();
-    drop(tasks.detach("op", async move {
-        let started = Instant::now();
-        let cancelled = tokio::select! {
-            written = writing => {
-                if let Err(error) = written {
-                    op.fail(Failure::pipe(error.to_string()));
-                }
-                false
-            }
-            () = op.is_cancelled() => true,
-            () = link.door.tasks.killing() => true,
-        };
-        let (seq, totals) = output.seal(|seq, totals| (seq, totals));
-        let failure = op.failure();
-        let exit = OpExit {
-            duration_ms: started.elapsed().as_millis() as u64,
-            ..opstream::content_exit(&totals, cancelled && failure.is_none(), failure.as_ref())
-        };
-        complete(&link, &op, seq, exit);
-    }));
-}
-
-/// Moves the content of a file into the log as fast as that takes it.
-async fn pour(file: OpenFile, output: &Output) -> Result<(), Error> {
-    use futures_util::StreamExt;
-
-    let mut chunks = std::pin::pin!(file.into_stream());
-    while let Some(chunk) = chunks.next().await {
-        output.write(Channel::Content, chunk?).await;
-    }
-    Ok(())
-}
-
-fn complete(link: &Link, op: &Op, seq: u64, exit: OpExit) {
-    op.complete(seq, exit);
-    drop(link.ops.roster.lock().complete(&op.id, Instant::now()));
-}
-
-fn unsupported(name: &str) -> Error {
-    Error::Unsupported {
-        what: format!("streamed {name}"),
-        why: "this version of boxd streams exec and fs_read".into(),
-        fix: None,
-    }
-}
-
-fn unexpected() -> Error {
-    Error::Internal {
-        reason: "the operation answered something else".into(),
-    }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use async_nats::Subject;
 use bytes::Bytes;
+use tokio::time::Instant;
 
 use super::generation::Generation;
 use super::op::Op;
@@ -21,7 +22,12 @@ const BATCH: u64 = 512 << 10;
 
 /// Publishes until the attachment of `lease` is over.
 pub(super) async fn publish(generation: Arc<Generation>, op: Arc<Op>, lease: Lease) {
-    let Some(running) = op.running() else {
+    // A client may attach while its op is being started.
+    let has_started = tokio::select! {
+        has_started = op.has_started() => has_started,
+        () = generation.ended() => false,
+    };
+    let Some(running) = op.running().filter(|_| has_started) else {
         return op.give_back(lease);
     };
     let Some(subject) = generation.op_subject(op.family, &op.id) else {
@@ -56,6 +62,7 @@ struct Pump<'a> {
 
 impl Pump<'_> {
     async fn run(&self) -> Result<(), Gone> {
+        let mut said = Instant::now();
         loop {
             let mut news = std::pin::pin!(self.op.news());
             news.as_mut().enable();
@@ -71,14 +78,21 @@ impl Pump<'_> {
             let mut cursor = Cursor::after(next - 1);
             tokio::select! {
                 items = self.output.next(&mut cursor, BATCH), if !is_over => match items {
-                    Ok(items) => self.publish_all(items).await?,
+                    Ok(items) => {
+                        self.publish_all(items).await?;
+                        said = Instant::now();
+                    }
                     Err(error) => {
                         self.op.fail(Failure::spool(error.to_string()));
                         return Ok(());
                     }
                 },
                 () = news => {}
-                () = tokio::time::sleep(QUIET), if !is_over => self.output.mark(),
+                () = self.output.full(), if !is_over => self.op.drop_sent(),
+                () = tokio::time::sleep_until(said + QUIET), if !is_over => {
+                    self.output.mark();
+                    said = Instant::now();
+                }
             }
         }
     }

@@ -60,7 +60,11 @@ pub(super) fn operation(op: WireOp, max_payload: u64) -> Result<Op, Error> {
             let reason = format!("{} is sent by agents, not to them", name(&op));
             return Err(Error::Protocol { reason });
         }
-        WireOp::OpQuery(_) | WireOp::OpCancel(_) | WireOp::OpAttach(_) | WireOp::OpStart(_) => {
+        WireOp::OpQuery(_)
+        | WireOp::OpCancel(_)
+        | WireOp::OpAttach(_)
+        | WireOp::OpStart(_)
+        | WireOp::WriteChunk(_) => {
             let reason = format!("{} is the affair of the op stream", name(&op));
             return Err(Error::Internal { reason });
         }
@@ -75,7 +79,6 @@ pub(super) fn operation(op: WireOp, max_payload: u64) -> Result<Op, Error> {
         WireOp::DesktopEnsure(_) | WireOp::DesktopInput(_) | WireOp::DesktopScreenshot(_) => {
             "this version of boxd has no desktop"
         }
-        WireOp::WriteChunk(_) => "this version of boxd does not take files in chunks; fs_write works",
         WireOp::AgentUpdateApply(_) => "this version of boxd does not update itself",
         WireOp::Reserved36(_) | WireOp::Reserved37(_) | WireOp::Reserved38(_) => {
             "it belongs to a browser sidecar, which boxd is not"

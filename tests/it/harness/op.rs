@@ -4,7 +4,12 @@ use std::time::Duration;
 
 use boxd::wire::proto::control_request::Op;
 use boxd::wire::proto::control_response::Result as Outcome;
-use boxd::wire::proto::{OpAck, OpAttach, OpExit, OpFrame, OpStart, OpStarted, OpStatus, op_frame};
+use boxd::wire::proto::op_start::Op as StartOp;
+use boxd::wire::proto::{
+    AgentError, ExecRequest, FsReadRequest, OpAck, OpAttach, OpCancel, OpExit, OpFrame, OpQuery, OpStart,
+    OpStarted, OpStatus, op_frame,
+};
+use bytes::Bytes;
 use futures_util::StreamExt;
 use prost::Message;
 
@@ -18,6 +23,8 @@ pub(crate) struct OpClient {
     pub(crate) generation: u64,
     /// The last frame that came.
     pub(crate) seen: u64,
+    /// The payloads of the messages that the frames came in, where a test wants them.
+    pub(crate) raw: Option<Vec<Bytes>>,
 }
 
 /// Everything that an op said.
@@ -34,11 +41,8 @@ impl OpClient {
     /// Listens for the frames of `id`, then starts it.
     pub(crate) async fn start(control: &ControlPlane, id: &str, start: OpStart) -> (OpStarted, Self) {
         let client = Self::listen(control, id, 1).await;
-        let answer = control.ask_as(id, 0, Op::OpStart(start)).await;
-        match answer.result {
-            Some(Outcome::OpStart(started)) => (started, client),
-            other => panic!("{other:?} {:?}", answer.error),
-        }
+        let started = self::start(control, id, start).await;
+        (started.unwrap_or_else(|error| panic!("{error:?}")), client)
     }
 
     /// Listens for the frames of an op that was started by somebody.
@@ -55,20 +59,50 @@ impl OpClient {
             id: id.to_owned(),
             generation,
             seen: 0,
+            raw: None,
         }
     }
 
     /// Attaches behind the frame `from`, as the next generation.
     pub(crate) async fn attach(&mut self, from: u64, window_bytes: u64) -> OpStatus {
+        status(self.try_attach(from, window_bytes).await.unwrap())
+    }
+
+    /// Attaches behind the frame `from`, as the next generation; the error says what is gone.
+    pub(crate) async fn try_attach(
+        &mut self,
+        from: u64,
+        window_bytes: u64,
+    ) -> Result<Option<Outcome>, AgentError> {
         self.generation += 1;
         self.seen = from;
+        self.attach_again(from, window_bytes).await
+    }
+
+    /// Says the attach of this generation, again or for the first time.
+    pub(crate) async fn attach_again(
+        &self,
+        from: u64,
+        window_bytes: u64,
+    ) -> Result<Option<Outcome>, AgentError> {
         let attach = OpAttach {
             op_id: self.id.clone(),
             from_seq: from,
             attach_generation: self.generation,
             window_bytes,
         };
-        status(self.control.ask(Op::OpAttach(attach)).await.result)
+        let answer = self.control.ask(Op::OpAttach(attach)).await;
+        answer.error.map_or(Ok(answer.result), Err)
+    }
+
+    /// Asks for the state.
+    pub(crate) async fn query(&self) -> OpStatus {
+        query(&self.control, &self.id).await
+    }
+
+    /// Cancels.
+    pub(crate) async fn cancel(&self) -> OpStatus {
+        cancel(&self.control, &self.id).await
     }
 
     /// Acknowledges.
@@ -96,15 +130,23 @@ impl OpClient {
     pub(crate) async fn next_within(&mut self, limit: Duration) -> Option<OpFrame> {
         loop {
             let message = tokio::time::timeout(limit, self.frames.next()).await.ok()??;
-            let frame = OpFrame::decode(message.payload).unwrap();
+            let frame = OpFrame::decode(message.payload.clone()).unwrap();
             assert_eq!(frame.op_id, self.id);
             if frame.seq <= self.seen {
                 continue;
             }
             assert_eq!(frame.seq, self.seen + 1, "no gap and no doubling");
             self.seen = frame.seq;
+            self.raw
+                .iter_mut()
+                .for_each(|raw| raw.push(message.payload.clone()));
             return Some(frame);
         }
+    }
+
+    /// Whether no further frame comes for so long.
+    pub(crate) async fn quiet_for(&mut self, limit: Duration) -> bool {
+        self.next_within(limit).await.is_none()
     }
 
     /// Everything up to the exit, acknowledging every frame; then the final acknowledgement.
@@ -133,6 +175,51 @@ impl Said {
             op_frame::Body::Exit(exit) => self.exit = Some(exit),
         }
     }
+}
+
+/// The start of a shell command.
+pub(crate) fn shell(line: &str) -> OpStart {
+    OpStart {
+        op: Some(StartOp::Exec(ExecRequest {
+            command: vec!["sh".to_owned(), "-c".to_owned(), line.to_owned()],
+            ..ExecRequest::default()
+        })),
+        ..OpStart::default()
+    }
+}
+
+/// The start of a read of a range; length 0 reads to the end.
+pub(crate) fn read(path: &str, offset: u64, length: u64) -> OpStart {
+    OpStart {
+        op: Some(StartOp::FsRead(FsReadRequest {
+            path: path.to_owned(),
+            offset,
+            length,
+        })),
+        ..OpStart::default()
+    }
+}
+
+/// Starts an op without listening for its frames.
+pub(crate) async fn start(control: &ControlPlane, id: &str, start: OpStart) -> Result<OpStarted, AgentError> {
+    let answer = control.ask_as(id, 0, Op::OpStart(start)).await;
+    match (answer.result, answer.error) {
+        (Some(Outcome::OpStart(started)), None) => Ok(started),
+        (None, Some(error)) => Err(error),
+        other => panic!("neither an answer nor an error: {other:?}"),
+    }
+}
+
+/// Asks for the state of an op.
+pub(crate) async fn query(control: &ControlPlane, id: &str) -> OpStatus {
+    let query = OpQuery { op_id: id.to_owned() };
+    status(control.ask(Op::OpQuery(query)).await.result)
+}
+
+/// Cancels an op.
+pub(crate) async fn cancel(control: &ControlPlane, id: &str) -> OpStatus {
+    let cancel = OpCancel { op_id: id.to_owned() };
+    status(control.ask(Op::OpCancel(cancel)).await.result)
 }
 
 /// The status in an answer.

@@ -22,7 +22,8 @@ struct Shared {
     pace: AtomicU64,
     /// How often connections were cut.
     cuts: AtomicU64,
-    connections: Mutex<Vec<TcpStream>>,
+    /// The two ends of each.
+    connections: Mutex<Vec<[TcpStream; 2]>>,
 }
 
 impl Proxy {
@@ -57,9 +58,20 @@ impl Proxy {
 
     /// Cuts every connection; what was on its way is lost. New ones are passed on.
     pub(crate) fn cut(&self) {
+        self.cut_after(b"");
+    }
+
+    /// The same, and the daemon is told as by a broker that its credential ran out.
+    pub(crate) fn cut_as_expired(&self) {
+        self.cut_after(b"-ERR 'User Authentication Expired'\r\n");
+    }
+
+    fn cut_after(&self, words: &[u8]) {
         self.shared.cuts.fetch_add(1, Ordering::Relaxed);
-        for connection in self.shared.connections.lock().drain(..) {
-            let _ = connection.shutdown(Shutdown::Both);
+        for [daemon, broker] in self.shared.connections.lock().drain(..) {
+            let _ = (&daemon).write_all(words);
+            let _ = daemon.shutdown(Shutdown::Both);
+            let _ = broker.shutdown(Shutdown::Both);
         }
     }
 }
@@ -70,9 +82,7 @@ impl Shared {
             return;
         };
         let mut connections = self.connections.lock();
-        for end in [&daemon, &broker] {
-            connections.push(end.try_clone().unwrap());
-        }
+        connections.push([&daemon, &broker].map(|end| end.try_clone().unwrap()));
         let (mut from_broker, mut to_daemon) = (broker.try_clone().unwrap(), daemon.try_clone().unwrap());
         std::thread::spawn(move || {
             let _ = std::io::copy(&mut from_broker, &mut to_daemon);

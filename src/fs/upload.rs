@@ -1,0 +1,244 @@
+//! Writing a file piece by piece: the pieces come in any order and at any time, the file takes its name when its writer
+//! says that all are there. Everything else is as in `write.rs`, whose plan it follows: owner and mode of a replaced
+//! file, symbolic links, confinement, and what is only written in place when that is allowed.
+//!
+//! Which pieces are missing is the affair of the caller. A file that is replaced can be held to what the writer believes
+//! to be in it ([`Base`]), when the upload begins and again when it ends.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use parking_lot::RwLock;
+use rustix::fs::{OFlags, Stat, fstat};
+
+use super::Shared;
+use super::blocking;
+use super::entry::is_same;
+use super::path::Location;
+use super::plan::{Order, Plan, plan};
+use super::request::{Base, Begin, InPlace, Kind, Reach, Uploaded};
+use super::sink::Sink;
+use crate::error::Error;
+
+/// Bytes that are read at once for a digest.
+const CHUNK: usize = 1 << 20;
+
+/// A file that is being written piece by piece. Dropped before [`Upload::commit`] it leaves nothing.
+#[derive(Debug, Clone)]
+pub struct Upload {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    shared: Arc<Shared>,
+    reach: Reach,
+    begin: Begin,
+    /// Taken when it is committed or given up; pieces are written with it shared.
+    sink: RwLock<Option<Box<Sink>>>,
+    /// Bytes of all pieces.
+    written: AtomicU64,
+}
+
+pub(super) async fn begin(shared: Arc<Shared>, reach: Reach, begin: Begin) -> Result<Upload, Error> {
+    blocking::run(move || {
+        let location = Location::new(reach, &shared.workspace, &begin.path)?;
+        if let Some(base) = begin.base {
+            expect(&location, base)?;
+        }
+        let order = Order {
+            reach,
+            path: begin.path.clone(),
+            create_parents: begin.create_parents,
+            append: false,
+            mode: begin.mode,
+            in_place: InPlace::IfConfigured,
+        };
+        let Plan::Sink(sink) = plan(&shared, &order)? else {
+            return Err(in_one_piece(&location.absolute));
+        };
+        if sink.collected().is_none() {
+            return Err(in_one_piece(&location.absolute));
+        }
+        let inner = Inner {
+            shared,
+            reach,
+            begin,
+            sink: RwLock::new(Some(sink)),
+            written: AtomicU64::new(0),
+        };
+        Ok(Upload {
+            inner: Arc::new(inner),
+        })
+    })
+    .await
+}
+
+fn in_one_piece(path: &Path) -> Error {
+    Error::Conflict {
+        what: format!("write {path:?}"),
+        reason: "it can only be written from its beginning to its end, and not in pieces".into(),
+    }
+}
+
+impl Upload {
+    /// Writes a piece; it is in the unfinished file when this is answered.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Conflict`] after the end, and whatever the disk says.
+    pub async fn write_at(&self, offset: u64, bytes: Bytes) -> Result<(), Error> {
+        let inner = Arc::clone(&self.inner);
+        blocking::run(move || inner.write_at(offset, &bytes)).await
+    }
+
+    /// Gives the file its name, and answers what is in it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Stale`] when what it replaces is not what it is to be; [`Error::Invalid`] when the pieces leave a hole.
+    pub async fn commit(&self) -> Result<Uploaded, Error> {
+        let inner = Arc::clone(&self.inner);
+        blocking::run(move || inner.commit()).await
+    }
+
+    /// Lets go of everything. Nothing is left when this is answered, unless it was committed.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Stopping`] only.
+    pub async fn abort(&self) -> Result<(), Error> {
+        let inner = Arc::clone(&self.inner);
+        blocking::run(move || {
+            drop(inner.sink.write().take());
+            Ok(())
+        })
+        .await
+    }
+}
+
+impl Inner {
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), Error> {
+        let sink = self.sink.read();
+        let file = sink.as_ref().and_then(|sink| sink.collected());
+        let file = file.ok_or_else(|| self.over())?;
+        file.write_all_at(bytes, offset)
+            .map_err(|source| Error::from_path_io("file", "write", &self.begin.path, source))?;
+        self.written.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn over(&self) -> Error {
+        Error::Conflict {
+            what: format!("upload of {:?}", self.begin.path),
+            reason: "it is over".into(),
+        }
+    }
+
+    fn commit(&self) -> Result<Uploaded, Error> {
+        // Nobody writes any more while it is ours.
+        let mut sink = self.sink.write().take().ok_or_else(|| self.over())?;
+        let file = sink.collected().ok_or_else(|| self.over())?;
+        let failed = |source| Error::from_path_io("file", "write", &self.begin.path, source);
+        let bytes = file.metadata().map_err(failed)?.len();
+        if bytes > self.written.load(Ordering::Relaxed) {
+            return Err(Error::Invalid {
+                field: "offset",
+                reason: format!("the pieces do not cover all of the {bytes} bytes of the file"),
+            });
+        }
+        let digest = digest(file).map_err(failed)?;
+        // Before anybody waits for the turn.
+        let location = Location::new(self.reach, &self.shared.workspace, &self.begin.path)?;
+        let seen = self.begin.base.map(|base| expect(&location, base)).transpose()?;
+        let _turn = self.shared.exchange.lock();
+        if let (Some(base), Some(seen)) = (self.begin.base, seen)
+            && !is_unchanged(seen.as_ref(), location.followed()?.as_ref())
+        {
+            expect(&location, base)?;
+        }
+        let only_new = self.begin.base == Some(Base::Absent);
+        sink.look_again(only_new)?;
+        match sink.finish() {
+            Err(Error::AlreadyExists { .. }) if only_new => Err(there_is_one(&location)),
+            finished => finished.map(|_| Uploaded { bytes, digest }),
+        }
+    }
+}
+
+/// Fails unless what is there is `base`; answers which file was looked at.
+fn expect(location: &Location, base: Base) -> Result<Option<Stat>, Error> {
+    let stale = |reason: String| Error::Stale {
+        what: format!("write {:?}", location.absolute),
+        reason,
+    };
+    if location.followed()?.is_none() {
+        return match base {
+            Base::Absent => Ok(None),
+            Base::Content(digest) => Err(stale(format!(
+                "no file is there, expected one with digest {digest}"
+            ))),
+        };
+    }
+    let Base::Content(expected) = base else {
+        return Err(there_is_one(location));
+    };
+    let file = File::from(location.open("read", OFlags::RDONLY | OFlags::NONBLOCK)?);
+    let stat = fstat(&file).map_err(|errno| location.failure("file", "read", errno))?;
+    let kind = Kind::of(&stat);
+    if kind != Kind::File {
+        return Err(kind.instead_of_file(&location.absolute));
+    }
+    let found =
+        digest(&file).map_err(|source| Error::from_path_io("file", "read", &location.absolute, source))?;
+    if found == expected {
+        Ok(Some(stat))
+    } else {
+        Err(stale(format!("the file has digest {found}, expected {expected}")))
+    }
+}
+
+fn there_is_one(location: &Location) -> Error {
+    Error::Stale {
+        what: format!("write {:?}", location.absolute),
+        reason: "a file is there, expected none".into(),
+    }
+}
+
+/// Whether it is the same file with the same content, as far as the file system tells.
+fn is_unchanged(before: Option<&Stat>, now: Option<&Stat>) -> bool {
+    let version = |stat: &Stat| {
+        (
+            stat.st_size,
+            stat.st_mtime,
+            stat.st_mtime_nsec,
+            stat.st_ctime,
+            stat.st_ctime_nsec,
+        )
+    };
+    match (before, now) {
+        (None, None) => true,
+        (Some(before), Some(now)) => is_same(before, now) && version(before) == version(now),
+        (Some(_), None) | (None, Some(_)) => false,
+    }
+}
+
+/// The digest of all of `file`.
+fn digest(file: &File) -> std::io::Result<blake3::Hash> {
+    let (mut hasher, mut chunk, mut offset) = (blake3::Hasher::new(), vec![0; CHUNK], 0);
+    loop {
+        match file.read_at(&mut chunk, offset) {
+            Ok(0) => return Ok(hasher.finalize()),
+            Ok(read) => {
+                hasher.update(&chunk[..read]);
+                offset += read as u64;
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
