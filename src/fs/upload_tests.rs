@@ -19,8 +19,8 @@ fn begin(room: &Room, name: &str, base: Option<Base>) -> Begin {
     }
 }
 
-fn content(text: &str) -> Option<Base> {
-    Some(Base::Content(blake3::hash(text.as_bytes())))
+fn content(text: &str) -> Base {
+    Base::Content(blake3::hash(text.as_bytes()))
 }
 
 impl Room {
@@ -95,14 +95,14 @@ async fn what_is_replaced_is_what_it_is_believed_to_be() {
             "{error}"
         );
     };
-    stale(room.upload("file", "x", content("something")).await);
+    stale(room.upload("file", "x", Some(content("something"))).await);
     room.upload("file", "one", Some(Base::Absent)).await.unwrap();
     stale(room.upload("file", "two", Some(Base::Absent)).await);
-    stale(room.upload("file", "two", content("another")).await);
-    room.upload("file", "two", content("one")).await.unwrap();
+    stale(room.upload("file", "two", Some(content("another"))).await);
+    room.upload("file", "two", Some(content("one"))).await.unwrap();
     assert_eq!(room.text("file"), "two");
     // It was right at the beginning and is not any more.
-    for (base, change) in [(content("two"), "changed"), (content("two"), "")] {
+    for (base, change) in [(Some(content("two")), "changed"), (Some(content("two")), "")] {
         std::fs::write(room.at("file"), "two").unwrap();
         let upload = room.begin(begin(&room, "file", base)).await.unwrap();
         upload.write_at(0, "three".into()).await.unwrap();
@@ -117,7 +117,7 @@ async fn what_is_replaced_is_what_it_is_believed_to_be() {
     std::fs::write(room.at("fresh"), "faster").unwrap();
     stale(upload.commit().await);
     assert_eq!(room.text("fresh"), "faster");
-    let upload = room.begin(begin(&room, "file", content(""))).await.unwrap();
+    let upload = room.begin(begin(&room, "file", Some(content("")))).await.unwrap();
     std::fs::remove_file(room.at("file")).unwrap();
     stale(upload.commit().await);
     assert_eq!(room.names(), ["fresh"]);
@@ -126,7 +126,7 @@ async fn what_is_replaced_is_what_it_is_believed_to_be() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_writers_that_believe_the_same_exactly_one_wins() {
     let room = Room::new();
-    for base in [Some(Base::Absent), content("base")] {
+    for base in [Some(Base::Absent), Some(content("base"))] {
         let _absent = std::fs::remove_file(room.at("file"));
         if base != Some(Base::Absent) {
             std::fs::write(room.at("file"), "base").unwrap();
@@ -173,7 +173,7 @@ async fn mode_owner_links_and_parents_are_those_of_a_plain_write() {
         std::os::unix::fs::chown(room.at("kept"), Some(1234), Some(4321)).unwrap();
     }
     symlink("kept", room.at("link")).unwrap();
-    room.upload("link", "new", content("old")).await.unwrap();
+    room.upload("link", "new", Some(content("old"))).await.unwrap();
     assert_eq!((room.text("kept").as_str(), mode("kept")), ("new", 0o751));
     if geteuid().is_root() {
         let kept = std::fs::metadata(room.at("kept")).unwrap();
@@ -195,7 +195,7 @@ async fn in_place_is_refused_unless_it_is_allowed_and_devices_always_are() {
         let room = Room::with(config, Reach::Machine);
         std::fs::write(room.at("one"), "old content").unwrap();
         std::fs::hard_link(room.at("one"), room.at("other")).unwrap();
-        let outcome = room.upload("one", "new", content("old content")).await;
+        let outcome = room.upload("one", "new", Some(content("old content"))).await;
         if in_place {
             assert_eq!(outcome.unwrap().bytes, 3);
             assert_eq!(room.text("other"), "new");

@@ -167,7 +167,7 @@ async fn a_window_that_is_not_given_is_four_mebibytes() {
     let ways = Ways::start().await;
     let (_, mut client) = OpClient::start(&ways.control, "window", op::shell("exec seq 1 3000000")).await;
     let mut received = 0;
-    while let Some(frame) = client.next_within(Duration::from_millis(1000)).await {
+    while let Some(frame) = client.next_within(Duration::from_secs(1)).await {
         received += payload(&frame);
     }
     assert!((4 * MIB..4 * MIB + (128 << 10)).contains(&received), "{received}");

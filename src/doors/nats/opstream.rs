@@ -174,7 +174,9 @@ impl Ops {
             )
         };
         drop(old);
-        ops.iter().for_each(|op| op.look_after(now, ABANDON));
+        for op in ops {
+            op.look_after(now, ABANDON);
+        }
     }
 
     /// What is known of the id; what is not known begins here.
