@@ -20,7 +20,7 @@ use crate::error::Error;
 use crate::ids::InstanceId;
 
 /// After the news that memory ran out, how long the kernel has for choosing its victim.
-const VICTIM: Duration = Duration::from_millis(100);
+const VICTIM: Duration = Duration::from_secs(2);
 
 /// What the daemon has for keeping commands within their limits.
 #[derive(Debug, Default)]
@@ -135,7 +135,7 @@ impl Confinement {
     pub(super) fn verdict(&self) -> (Oom, Option<Hit>) {
         let ran_out = || self.leaves.is_out_of_memory().then_some(Hit::Memory);
         let oom = match (self.leaves.oom(), self.breach) {
-            // We may have been faster than the kernel.
+            // It stood still instead.
             (Oom::No, Some(Hit::Memory)) => Oom::Yes,
             (oom, _) => oom,
         };
@@ -172,12 +172,12 @@ async fn out_of_memory(leaves: &Leaves, events: &mut OomEvents) -> Hit {
         let mut waited = Duration::ZERO;
         let mut pause = Duration::from_millis(1);
         while waited < VICTIM {
-            if leaves.is_out_of_memory() && (leaves.oom() == Oom::Yes || leaves.is_dying()) {
+            if leaves.is_out_of_memory() && (leaves.oom() == Oom::Yes || leaves.is_stuck()) {
                 return Hit::Memory;
             }
             tokio::time::sleep(pause).await;
             waited += pause;
-            pause *= 2;
+            pause = (pause * 2).min(Duration::from_millis(50));
         }
     }
 }
@@ -207,8 +207,9 @@ mod tests {
 
     const MIB: u64 = 1 << 20;
     const NOBODY: Vec<i32> = Vec::new();
-    /// 200 MiB of memory, and a shell that would wait for long afterwards.
-    const HOG: &str = "head -c 209715200 /dev/zero | tail > /dev/null; echo survived; sleep 100";
+    /// 200 MiB of memory for a while, and a shell that would wait for long afterwards.
+    const HOG: &str =
+        "head -c 209715200 /dev/zero | tail | { sleep 5; cat > /dev/null; }; echo survived; sleep 100";
 
     fn limits(change: impl FnOnce(&mut Limits)) -> Limits {
         let mut limits = Limits::default();
@@ -405,6 +406,23 @@ mod tests {
         let root = machine(|_| false);
         let mechanism = tame_a_hog(root.path()).await;
         assert_eq!(mechanism, Some(Mechanism::Watchdog));
+    }
+
+    #[tokio::test]
+    async fn a_tree_that_stands_still_for_want_of_memory_is_killed() {
+        let here = Here::of(Path::new("/"));
+        let small = limits(|limits| limits.memory_max = Some(64 * MIB));
+        let mut run = Run::start(&here, &small, &format!("sleep 0.5; {HOG}"));
+        if run.confinement.mechanism() != Some(Mechanism::CgroupV1) {
+            eprintln!("this machine has no memory in version one");
+            run.kill();
+            return;
+        }
+        let memory = run.confinement.leaves.memory_of_version_one().unwrap();
+        memory.set("memory.oom_control", "1").unwrap();
+        let outcome = run.finish().await;
+        assert_eq!((outcome.exit, outcome.breach), (KILLED, Some(Hit::Memory)));
+        assert_eq!(run.confinement.verdict(), (Oom::Yes, Some(Hit::Memory)));
     }
 
     #[tokio::test]

@@ -143,13 +143,11 @@ impl Headcount {
         punish: impl FnMut(&Culprit) + Send + 'static,
     ) -> Result<(), Error> {
         let stop = Arc::new(Stop::default());
-        let told = Arc::clone(&stop);
-        let mut watching = tokio::task::spawn_blocking(move || self.watch(&told, punish));
+        // Also when this is dropped: the runtime waits for its threads.
+        let _told = TellAtTheEnd(Arc::clone(&stop));
+        let mut watching = tokio::task::spawn_blocking(move || self.watch(&stop, punish));
         tokio::select! {
-            () = tasks.killing() => {
-                stop.tell();
-                Ok(())
-            }
+            () = tasks.killing() => Ok(()),
             ended = &mut watching => Err(Error::Internal {
                 reason: format!("the headcount ended: {ended:?}"),
             }),
@@ -253,12 +251,17 @@ struct Stop {
     news: Condvar,
 }
 
-impl Stop {
-    fn tell(&self) {
-        *self.told.lock() = true;
-        self.news.notify_all();
-    }
+#[derive(Debug)]
+struct TellAtTheEnd(Arc<Stop>);
 
+impl Drop for TellAtTheEnd {
+    fn drop(&mut self) {
+        *self.0.told.lock() = true;
+        self.0.news.notify_all();
+    }
+}
+
+impl Stop {
     fn told_within(&self, time: Duration) -> bool {
         let mut told = self.told.lock();
         if !*told {
@@ -339,14 +342,19 @@ fn count(
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::Interest;
+
     use super::*;
     use crate::exec::birth::Birth;
+    use crate::exec::cradle::Born;
     use crate::exec::environment::Base;
     use crate::exec::kill;
-    use crate::exec::members::Tree;
+    use crate::exec::members::{Leader, Tree};
     use crate::exec::prepare::Prepared;
     use crate::exec::spawn::{Pipes, Start};
     use crate::exec::spec::{Command, Environment};
+    use crate::exec::sys;
+    use crate::exec::watch::Watch;
 
     /// A machine's root directory with these figures.
     fn machine(files: &[(&str, &str)]) -> tempfile::TempDir {
@@ -475,14 +483,19 @@ mod tests {
 
         let marker = format!("{instance}:bomb");
         let environment = Base::new(Vec::new()).build(&Environment::Overlay(Vec::new()), &marker);
-        let line = "for i in $(seq 100); do env -i setsid sleep 100 & done; sleep 100";
+        let line = "for i in $(seq 100); do env -i setsid sleep 100 & done; echo all; sleep 100";
         let start =
             Start::prepare(&Command::Shell(line.into()), Path::new("/"), environment.unwrap()).unwrap();
         let pipes = Pipes::open(false).unwrap();
         let born = start.spawn(&pipes.child, &Birth::default(), &Prepared::default());
+        let Born { pid, pidfd } = born.unwrap();
+        let pidfd = Arc::new(pidfd);
         let marker = format!("{MARKER}={marker}").into_bytes();
         let tree = Tree {
-            leader: None,
+            leader: Some(Leader {
+                pid,
+                pidfd: Arc::clone(&pidfd),
+            }),
             marker: marker.clone(),
             orphans: false,
         };
@@ -492,16 +505,23 @@ mod tests {
             "headcount",
             headcount.run(tasks.clone(), move |culprit| drop(named.send(culprit.clone()))),
         );
+        let mut output = Watch::new(pipes.stdout, Interest::READABLE);
+        let said = output.until_ready(|fd| Ok(nix::unistd::read(fd, &mut [0; 8])?));
+        assert_eq!(said.await.unwrap(), "all\n".len());
         tokio::time::sleep(CALM * 3).await;
         assert!(culprit.try_recv().is_err(), "there is room");
         write(&root, "proc/loadavg", "0.1 0.1 0.1 1/1200 77\n");
         let named = tokio::time::timeout(Duration::from_secs(10), culprit.recv()).await;
         let killed = kill::kill_tree(&tree);
-        crate::exec::sys::wait_for_end(std::os::fd::AsFd::as_fd(&born.unwrap().pidfd));
+        sys::wait_for_end(std::os::fd::AsFd::as_fd(&*pidfd));
         let named = named.unwrap().unwrap();
-        assert_eq!((named.marker, named.allowed), (marker, 75));
-        assert!(named.tasks > 75, "{}", named.tasks);
-        assert!(killed.pids.len() > 75, "{killed:?}");
+        let expected = Culprit {
+            marker,
+            tasks: 102,
+            allowed: 75,
+        };
+        assert_eq!(named, expected);
+        assert_eq!(killed.pids.len(), 102, "{killed:?}");
         tasks.kill();
         assert!(matches!(tasks.next_pillar().await, Some(("headcount", Ok(())))));
     }

@@ -136,7 +136,9 @@ fn chase(search: &Search, killed: &mut Killed) {
         for pid in (newest - BEFORE..=newest).rev().filter(|pid| *pid > last) {
             // Opened first: when the signal arrives, it was this process that was recognised.
             let caught = sys::open_pidfd(pid).ok().filter(|_| search.recognises(pid));
-            if caught.is_some_and(|pidfd| sys::signal_pidfd(pidfd.as_fd(), libc::SIGKILL).is_ok()) {
+            let caught = caught.is_some_and(|pidfd| sys::signal_pidfd(pidfd.as_fd(), libc::SIGKILL).is_ok());
+            // One that was caught before has ended and was not waited for yet.
+            if caught && !killed.pids.contains(&pid) {
                 killed.pids.push(pid);
                 caught_at = Instant::now();
             }

@@ -159,10 +159,12 @@ impl Leaves {
         })
     }
 
-    /// Whether the kernel is about to kill somebody of a group of version one.
-    pub(super) fn is_dying(&self) -> bool {
+    /// Whether a group of version one stands still for want of memory: where a group around it was told to kill nobody,
+    /// so is this one.
+    pub(super) fn is_stuck(&self) -> bool {
+        let says = |leaf: &Leaf, key: &str| leaf.keyed("memory.oom_control", key) == Some(1);
         let leaf = self.memory_of_version_one();
-        leaf.is_some_and(|leaf| leaf.keyed("memory.oom_control", "under_oom") == Some(1))
+        leaf.is_some_and(|leaf| says(leaf, "oom_kill_disable") && says(leaf, "under_oom"))
     }
 
     /// Whether somebody of it could not fork because of its limit.
