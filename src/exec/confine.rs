@@ -195,7 +195,7 @@ mod tests {
     use super::*;
     use crate::cgroups::{Place, Table};
     use crate::exec::birth::Birth;
-    use crate::exec::environment::Base;
+    use crate::exec::environment::{Base, Surroundings};
     use crate::exec::kill;
     use crate::exec::leaf;
     use crate::exec::members::Leader;
@@ -279,7 +279,8 @@ mod tests {
     impl Run {
         fn start(here: &Here, limits: &Limits, line: &str) -> Self {
             let marker = format!("test:{:016x}", fastrand::u64(..));
-            let environment = Base::new(Vec::new()).build(&Environment::Overlay(Vec::new()), &marker);
+            let environment =
+                Base::new(Vec::new()).build(&Environment::Overlay(Vec::new()), &marker, Surroundings::Pipes);
             let command = Command::Argv(["/bin/sh", "-c", line].map(Into::into).into());
             let start = Start::prepare(&command, Path::new("/"), environment.unwrap()).unwrap();
             let mut confinement = here.warden.confine(limits, "one").unwrap();
@@ -547,7 +548,8 @@ mod tests {
             eprintln!("this machine has the watchdog only");
             return;
         }
-        let environment = Base::new(Vec::new()).build(&Environment::Exact(Vec::new()), "m");
+        let environment =
+            Base::new(Vec::new()).build(&Environment::Exact(Vec::new()), "m", Surroundings::Pipes);
         let command = Command::Argv(vec!["true".into()]);
         let start = Start::prepare(&command, Path::new("/"), environment.unwrap()).unwrap();
         let start = start.placed(confinement.placement().unwrap());

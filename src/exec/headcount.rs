@@ -347,7 +347,7 @@ mod tests {
     use super::*;
     use crate::exec::birth::Birth;
     use crate::exec::cradle::Born;
-    use crate::exec::environment::Base;
+    use crate::exec::environment::{Base, Surroundings};
     use crate::exec::kill;
     use crate::exec::members::{Leader, Tree};
     use crate::exec::prepare::Prepared;
@@ -482,7 +482,8 @@ mod tests {
         write(&root, "proc/sys/kernel/threads-max", "1300\n");
 
         let marker = format!("{instance}:bomb");
-        let environment = Base::new(Vec::new()).build(&Environment::Overlay(Vec::new()), &marker);
+        let environment =
+            Base::new(Vec::new()).build(&Environment::Overlay(Vec::new()), &marker, Surroundings::Pipes);
         let line = "for i in $(seq 100); do env -i setsid sleep 100 & done; echo all; sleep 100";
         let start =
             Start::prepare(&Command::Shell(line.into()), Path::new("/"), environment.unwrap()).unwrap();

@@ -3,7 +3,8 @@
 //! Where every line feed moves the whole screen, a line that more than a screen and a history of lines follow leaves no
 //! trace: not on the screen, not in the history, not in the attributes, because plain text has no sequence in it. So
 //! between two line ends it may be left out, and the screen is exactly what it would have been. That is what makes
-//! `yes` or a large log cost a search for escapes instead of an emulation.
+//! `yes` or a large log cost a search for escapes instead of an emulation. The same holds for the screen lines of one
+//! endless line of printable characters.
 
 use std::ops::Range;
 
@@ -28,6 +29,14 @@ pub(super) fn surplus(text: &[u8], lines: usize) -> Option<Range<usize>> {
     (start < end).then_some(start..end)
 }
 
+/// How many of the first bytes of a line without end can be left out, when its last `lines` screen lines are all that is
+/// seen: whole screen lines, so that the rest stands in the same columns. Only where long lines wrap.
+pub(super) fn unbroken(text: &[u8], cols: usize, lines: usize) -> Option<usize> {
+    let surplus = (text.len() / cols).checked_sub(lines + 1)?;
+    let is_printable = text.iter().all(|byte| (b' '..=b'~').contains(byte));
+    (is_printable && surplus > 0).then_some(surplus * cols)
+}
+
 /// Lines that end in these bytes.
 pub(super) fn lines(bytes: &[u8]) -> u64 {
     memchr_iter(b'\n', bytes).count() as u64
@@ -50,6 +59,14 @@ mod tests {
         assert_eq!(surplus(text, 99), None);
         assert_eq!(surplus(b"\n\n\n\n\n\n", 1), None);
         assert_eq!(lines(&text[5..22]), 3);
+    }
+
+    #[test]
+    fn of_an_endless_line_whole_screen_lines_are_left_out() {
+        assert_eq!(unbroken(b"0123456789abcdefgh", 5, 1), Some(5));
+        assert_eq!(unbroken(b"0123456789abcdefgh", 5, 2), None);
+        assert_eq!(unbroken(b"0123456789abcde\tgh", 5, 1), None);
+        assert_eq!(unbroken(b"", 1, 0), None);
     }
 
     #[test]

@@ -1,14 +1,16 @@
 //! The emulated terminal as the room uses it: bytes in, frames, snapshots, history and answers out.
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
+use alacritty_terminal::term::TermMode;
 use alacritty_terminal::vte::ansi::Processor;
 
 use super::budget::{Budget, CELL, Share};
 use super::cells::{self, Run, Snapshot};
+use super::emulation::{Emulation, Never};
 use super::flood;
-use super::handler::{Emulation, Never};
 use super::history::{History, Limits, Page};
 use super::restore;
 use super::scanner::Scanner;
@@ -64,27 +66,22 @@ impl Grid {
     /// Emulates what the program wrote.
     pub fn feed(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
-            let now = if self.may_leave_out(bytes) {
+            let mut now = bytes.len().min(flood::SHORTEST);
+            if self.may_leave_out(bytes) {
                 let text = flood::plain(bytes);
-                if let Some(surplus) = flood::surplus(&bytes[..text], self.seen_lines()) {
+                if let Some((surplus, lines)) = self.surplus(&bytes[..text]) {
                     self.emulate(&bytes[..surplus.start]);
                     if !self.screen.is_alternate() {
-                        self.screen
-                            .history
-                            .pass_over(flood::lines(&bytes[surplus.clone()]));
+                        self.screen.history.pass_over(lines);
                     }
-                    bytes = &bytes[surplus.end..];
-                    self.emulate(&bytes[..text - surplus.end]);
-                    bytes = &bytes[text - surplus.end..];
+                    self.emulate(&bytes[surplus.end..text]);
+                    bytes = &bytes[text..];
                     continue;
                 }
-                text.max(flood::SHORTEST)
-            } else {
-                flood::SHORTEST
-            };
-            let (now, later) = bytes.split_at(now.min(bytes.len()));
-            self.emulate(now);
-            bytes = later;
+                now = now.max(text);
+            }
+            self.emulate(&bytes[..now]);
+            bytes = &bytes[now..];
         }
     }
 
@@ -99,6 +96,18 @@ impl Grid {
     /// Whether text that begins here could be left out.
     fn may_leave_out(&self, bytes: &[u8]) -> bool {
         bytes.len() > flood::SHORTEST && self.scanner.is_between() && self.screen.scrolls_as_a_whole()
+    }
+
+    /// What of a plain text need not be emulated, and how many lines of history that would have been.
+    fn surplus(&self, text: &[u8]) -> Option<(Range<usize>, u64)> {
+        let (seen, cols) = (self.seen_lines(), self.screen.cols());
+        if let Some(surplus) = flood::surplus(text, seen) {
+            let lines = flood::lines(&text[surplus.clone()]);
+            return Some((surplus, lines));
+        }
+        let wraps = self.screen.has(TermMode::LINE_WRAP) && !self.screen.modes.insert;
+        let surplus = flood::unbroken(text, cols, seen).filter(|_| wraps)?;
+        Some((0..surplus, (surplus / cols) as u64))
     }
 
     /// The last lines of a text that can be seen afterwards, on the screen and in the history.

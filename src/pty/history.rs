@@ -17,7 +17,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            lines: 2000,
+            lines: 1000,
             bytes: 256 * 1024,
         }
     }
@@ -58,11 +58,6 @@ impl History {
 
     pub(super) fn limits(&self) -> Limits {
         self.limits
-    }
-
-    /// Lines that are kept.
-    pub(super) fn len(&self) -> usize {
-        self.lengths.len()
     }
 
     pub(super) fn push(&mut self, line: &str) {

@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use super::grid::Grid;
 
 /// Bytes that wait at most.
-const FULL: usize = 1 << 20;
+const FULL: usize = 2 << 20;
 /// From here on it is worth settling in the background.
 const WORTH: usize = FULL / 4;
 /// A backlog that grew beyond this gives its memory back when it is empty.
@@ -64,8 +64,8 @@ impl Lazy {
         }
     }
 
-    /// Emulates all that was pushed. Blocks for as long as that takes: up to some 20 ms for a full backlog of
-    /// sequences, about one for plain text.
+    /// Emulates all that was pushed. Blocks for as long as that takes: up to some 40 ms for a full backlog of
+    /// sequences, two or three for plain text.
     pub fn settle(&self) {
         self.with(|_| ());
     }

@@ -2,8 +2,8 @@
 //!
 //! [`Grid`] emulates what a program writes, so that a viewer who comes late gets one frame that redraws the exact
 //! screen, and a model gets text; [`Lazy`] keeps the emulation out of the output's way; [`Budget`] bounds the memory of
-//! all of them together. `scanner` cuts the bytes, `screen` and `handler` are the emulation, `restore` draws the frame.
-//! [`Scopes`] is who is who.
+//! all of them together. `scanner` cuts the bytes, `emulation`, `handler` and `screen` are the emulation, `restore` draws the frame.
+//! [`Scopes`] is who is who, and [`Terminals`] all of this for the processes that have one.
 //!
 //! Not here: opening a terminal and everything with a process in it (`exec`), moving the bytes (the process's log), and
 //! sockets (the doors).
@@ -11,6 +11,7 @@
 mod answers;
 mod budget;
 mod cells;
+mod emulation;
 #[cfg(test)]
 mod fixture;
 mod flood;
@@ -21,6 +22,7 @@ mod handler;
 mod history;
 mod lazy;
 mod modes;
+mod resize;
 mod restore;
 mod scanner;
 mod scope;

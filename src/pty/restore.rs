@@ -299,18 +299,19 @@ impl Frame {
             (0..row.len().saturating_sub(width))
                 .map(move |col| (index, col, &row[Column(col)..Column(col + width)]))
         });
-        let shows = |cell: &Cell, last| cell.c == last && !cell.flags.contains(Flags::WIDE_CHAR_SPACER);
-        let empty = |cells: &[Cell]| cells.iter().all(|cell| is_erased(cell) && cell.bg == cells[0].bg);
-        if let Some((row, col, there)) = places.clone().find(|(_, _, there)| empty(there)) {
+        let shows = |cell: &Cell| cell.c == last && !cell.flags.contains(Flags::WIDE_CHAR_SPACER);
+        let is_empty = |cells: &[Cell]| cells.iter().all(|cell| is_erased(cell) && cell.bg == cells[0].bg);
+        let empty = places.clone().find(|(_, _, cells)| is_empty(cells));
+        if let Some((row, col, [cell, ..])) = empty {
             self.goto(row, col);
-            self.attributes(&there[0]);
+            self.attributes(cell);
             self.out.push(last);
             self.goto(row, col);
             self.write(format_args!("\x1b[{width}X"));
-        } else if let Some((row, col, there)) = places.find(|(_, _, there)| shows(&there[0], last)) {
+        } else if let Some((row, col, [cell, ..])) = places.find(|(_, _, cells)| shows(&cells[0])) {
             self.goto(row, col);
-            self.attributes(&there[0]);
-            self.character(&there[0]);
+            self.attributes(cell);
+            self.character(cell);
         }
     }
 
@@ -356,7 +357,7 @@ impl Frame {
             (None, true) => behind(cells, screen.col()),
             (None, false) => screen.col(),
         };
-        self.goto(screen.row() - origin, col);
+        self.goto(screen.row().saturating_sub(origin), col);
         if cursor.input_needs_wrap && drawn_last(screen).is_none() {
             self.attributes(&cells[Column(col)]);
             self.character(&cells[Column(col)]);

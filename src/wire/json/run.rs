@@ -351,7 +351,7 @@ mod tests {
         assert!(value["exitCode"].is_null());
         assert_eq!(
             (&value["signal"], &value["signalNumber"]),
-            (&Value::from("SIGKILL"), &Value::from(9))
+            (&serde_json::Value::from("SIGKILL"), &serde_json::Value::from(9))
         );
     }
 
