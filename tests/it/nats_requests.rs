@@ -112,7 +112,7 @@ async fn rooms_that_do_not_exist_are_unsupported_and_not_advertised() {
     let hello = hellos.next().await;
     let capabilities = hello.capabilities.unwrap();
     assert!(capabilities.exec && capabilities.filesystem);
-    assert!(!capabilities.git && !capabilities.pty && !capabilities.desktop && !capabilities.op_stream);
+    assert!(!capabilities.git && !capabilities.pty && !capabilities.desktop && capabilities.op_stream);
     assert!(!capabilities.browser_bridge && !capabilities.operation_resource_policy);
     assert!(!capabilities.desktop_unavailable_reason.is_empty());
     for op in [

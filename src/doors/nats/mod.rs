@@ -72,6 +72,8 @@ pub use self::link::LinkState;
 
 /// Time between looks at the connection files.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+/// Longest wait for clients that take no more to be sent how their operations ended.
+const LAST_EXITS: Duration = Duration::from_millis(500);
 /// Longest that a farewell may take.
 const FAREWELL_LIMIT: Duration = Duration::from_secs(1);
 
@@ -226,9 +228,13 @@ impl Nats {
         }
     }
 
-    /// Writes out the last replies and closes every link; at most two seconds.
+    /// Writes out the last replies and how the streamed operations ended, and closes every link; at most two and a half seconds.
     pub async fn close(&self) {
         let links = self.generations();
+        let told = join_all(links.iter().map(|generation| generation.link.ops.have_told()));
+        if tokio::time::timeout(LAST_EXITS, told).await.is_err() {
+            tracing::debug!("a client takes no more of an operation, and does not learn how it ended");
+        }
         let written = join_all(links.iter().map(|generation| generation.flush()));
         if tokio::time::timeout(FAREWELL_LIMIT, written).await.is_err() {
             tracing::warn!("a broker did not take the last replies in time");

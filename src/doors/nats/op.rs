@@ -37,6 +37,8 @@ pub(super) struct Op {
     cancelled: CancellationToken,
     failure: Mutex<Option<Failure>>,
     exit: OnceLock<Exit>,
+    /// The exit was sent to somebody.
+    told: CancellationToken,
     /// Since when nobody is attached and no more can be kept.
     stuck: Mutex<Option<Instant>>,
 }
@@ -72,6 +74,7 @@ impl Op {
             cancelled: CancellationToken::new(),
             failure: Mutex::default(),
             exit: OnceLock::new(),
+            told: CancellationToken::new(),
             stuck: Mutex::default(),
         })
     }
@@ -114,6 +117,24 @@ impl Op {
         // An op ends once.
         let _ = self.exit.set(Exit { seq, message });
         self.wake.notify_waiters();
+    }
+
+    /// The exit was sent.
+    pub(super) fn exit_was_sent(&self) {
+        self.told.cancel();
+        self.wake.notify_waiters();
+    }
+
+    /// Resolves when the exit was sent, or nobody is attached that it could be sent to. Cancel-safe.
+    pub(super) async fn has_told(&self) {
+        loop {
+            let mut news = std::pin::pin!(self.news());
+            news.as_mut().enable();
+            if self.told.is_cancelled() || !self.delivery.lock().is_attached() {
+                return;
+            }
+            news.await;
+        }
     }
 
     /// Resolves when something changed for whoever publishes. To be enabled before looking.

@@ -179,6 +179,14 @@ impl Ops {
         }
     }
 
+    /// Resolves when every client that is attached was sent how its op ended.
+    pub(super) async fn have_told(&self) {
+        let ops: Vec<_> = self.roster.lock().ops().map(Arc::clone).collect();
+        for op in ops {
+            op.has_told().await;
+        }
+    }
+
     /// What is known of the id; what is not known begins here.
     fn find(&self, id: &str, family: FamilyKind) -> Found {
         let mut roster = self.roster.lock();

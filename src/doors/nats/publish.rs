@@ -155,6 +155,7 @@ impl Pump<'_> {
         if self.may_go(frame).await {
             let payload = opstream::exit_frame(&self.op.id, exit.seq, exit.message.clone());
             self.send(payload.into()).await?;
+            self.op.exit_was_sent();
         }
         self.until_let_go().await
     }
