@@ -2,7 +2,8 @@
 //!
 //! `engine` is the handle; `spawn` prepares a birth and `sys` performs it; `run` accompanies the process, `read` and
 //! `drain` move its output into the numbered log of [`crate::stream`]; `reap` owns every wait; `kill` ends trees;
-//! `prepare` makes this process fit to be the daemon; `seats` keeps what the daemon has open away from newborns.
+//! `prepare` makes this process fit to be the daemon; `seats` keeps what the daemon has open away from newborns;
+//! `terminal` opens pseudo-terminals.
 
 mod attached;
 mod birth;
@@ -24,6 +25,7 @@ mod spawn;
 mod spec;
 mod sprint;
 mod sys;
+mod terminal;
 mod watch;
 
 pub use crate::stream::{ChannelTotals, Keep, Kept};
@@ -32,3 +34,4 @@ pub use engine::{Config, Engine, Started};
 pub use environment::MARKER;
 pub use prepare::Prepared;
 pub use spec::{Command, EndRecord, Environment, Exit, Finished, Oom, Owner, RunSpec, signal_name};
+pub use terminal::{Opened, Size, Terminal};
