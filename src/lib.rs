@@ -13,6 +13,7 @@ pub mod ids;
 pub mod lifecycle;
 pub mod memory;
 pub mod ops;
+pub mod pty;
 pub mod startup;
 pub mod state;
 pub mod stream;
