@@ -21,7 +21,7 @@ use crate::exec::Size;
 /// A terminal's screen and history, kept by emulating what its program writes.
 ///
 /// How the bytes are cut makes no difference, and no bytes can make it fail. [`Grid::feed`] takes time, for much output
-/// noticeable time.
+/// noticeable time: [`super::Lazy`] says how not to wait for it.
 pub struct Grid {
     scanner: Scanner,
     parser: Processor<Never>,

@@ -1,7 +1,7 @@
 //! Terminals: what their screens show, who may write to them, and how long they stay without anybody.
 //!
 //! [`Grid`] emulates what a program writes, so that a viewer who comes late gets one frame that redraws the exact
-//! screen, and a model gets text; [`Budget`] bounds the memory of
+//! screen, and a model gets text; [`Lazy`] keeps the emulation out of the output's way; [`Budget`] bounds the memory of
 //! all of them together. `scanner` cuts the bytes, `emulation`, `handler` and `screen` are the emulation, `restore` draws the frame.
 //! [`Scopes`] is who is who.
 //!
@@ -20,6 +20,7 @@ mod grid;
 mod grid_tests;
 mod handler;
 mod history;
+mod lazy;
 mod modes;
 mod resize;
 mod restore;
@@ -34,5 +35,6 @@ pub use budget::Budget;
 pub use cells::{Color, Cursor, Run, Snapshot, Style, Underline};
 pub use grid::Grid;
 pub use history::{Limits, Page};
+pub use lazy::{Lazy, Urgency};
 pub use scope::{Reserved, Scopes, Viewer};
 pub use writer::{LONGEST_LEASE, Writer};
