@@ -7,7 +7,7 @@ use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::path::Path;
 
 use parking_lot::Mutex;
 use portable_pty::{MasterPty, PtySize, native_pty_system};
@@ -115,7 +115,7 @@ impl Terminal {
             Ok(child) => child,
             // Linux has it since 4.13; before, the name is as good unless somebody mounts another `/dev/pts` meanwhile.
             Err(error) => match pair.master.tty_name() {
-                Some(name) => by_name(name)?,
+                Some(name) => by_name(&name)?,
                 None => return Err(failed(error.into())),
             },
         };
@@ -151,12 +151,12 @@ fn end_of(number: RawFd) -> io::Result<OwnedFd> {
     Ok(master)
 }
 
-fn by_name(name: PathBuf) -> Result<OwnedFd, Error> {
+fn by_name(name: &Path) -> Result<OwnedFd, Error> {
     let opened = OpenOptions::new()
         .read(true)
         .write(true)
         .custom_flags(libc::O_NOCTTY)
-        .open(&name);
+        .open(name);
     opened.map(OwnedFd::from).map_err(|source| Error::Io {
         doing: format!("open {name:?}"),
         source,

@@ -238,6 +238,37 @@ fn repeating_costs_a_line_at_most() {
     let mut grid = fed(10, 3, b"-");
     grid.feed(&b"\x1b[65535b".repeat(2000));
     assert_eq!(lines(&grid)[0], "----------");
+    assert_eq!(grid.history(0, 0).total, 1998);
+}
+
+#[test]
+fn both_halves_of_a_wide_character_go_together() {
+    let cases = [
+        ("\x1b[2G\x1b[4hx", " x ab"),
+        ("\x1b[2Gx", " xab"),
+        ("\x1b[Gx", "x ab"),
+        ("\x1b[2G\x1b[@", "   ab"),
+        ("\x1b[G\x1b[P", " ab"),
+        ("\x1b[2G\x1b[K", ""),
+        ("\x1b[G\x1b[X", "  ab"),
+        ("\x1b[G\x1b[1J", "  ab"),
+    ];
+    for (output, expected) in cases {
+        let mut grid = fed(6, 1, format!("\u{4e2d}ab{output}").as_bytes());
+        assert_eq!(grid.snapshot().lines, [expected], "{output:?}");
+        let mut copy = restored(&mut grid);
+        assert_eq!(
+            differences(&mut grid, &mut copy),
+            Vec::<String>::new(),
+            "{output:?}"
+        );
+    }
+    let grid = fed(3, 2, "ab\u{4e2d}".as_bytes());
+    assert_eq!(
+        grid.snapshot().lines,
+        ["ab", "\u{4e2d}"],
+        "it does not fit behind the b"
+    );
 }
 
 #[test]

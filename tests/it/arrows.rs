@@ -80,7 +80,7 @@ const AT_HOME: &[(&str, &[&str])] = &[
     ("async_nats", &["src/doors/nats", "src/cli/call"]),
     ("x11rb", &["src/desktop"]),
     ("git2", &["src/git"]),
-    ("portable_pty", &["src/pty", "src/exec"]),
+    ("portable_pty", &["src/exec"]),
     ("alacritty_terminal", &["src/pty"]),
     ("tokio_tungstenite", &["src/doors/http", "src/cli/call"]),
     ("clap", &["src/cli"]),
