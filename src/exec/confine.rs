@@ -16,6 +16,7 @@ use super::members::Tree;
 use super::oom::OomEvents;
 use super::spec::Oom;
 use super::watchdog::{Allowance, Lookout, Watchdog};
+use crate::capability::Capability;
 use crate::error::Error;
 use crate::ids::InstanceId;
 
@@ -42,6 +43,48 @@ impl Warden {
     /// What would enforce these limits; an error when nothing could. `None` when they need nothing.
     pub(super) fn mechanism(&self, limits: &Limits) -> Result<Option<Mechanism>, Error> {
         self.cgroups.mechanism(limits)
+    }
+
+    /// Which limits can be kept here, each with a row of its own.
+    pub(super) fn capabilities(&self) -> Vec<Capability> {
+        let one = Some(1);
+        let none = Limits::default;
+        [
+            (
+                "process.limits.memory_max",
+                Limits {
+                    memory_max: one,
+                    ..none()
+                },
+            ),
+            (
+                "process.limits.memory_high",
+                Limits {
+                    memory_high: one,
+                    ..none()
+                },
+            ),
+            (
+                "process.limits.cpu_millicores",
+                Limits {
+                    cpu_millicores: one,
+                    ..none()
+                },
+            ),
+            (
+                "process.limits.pids_max",
+                Limits {
+                    pids_max: one,
+                    ..none()
+                },
+            ),
+        ]
+        .map(|(name, limits)| match self.mechanism(&limits) {
+            Ok(_) => Capability::available(name),
+            Err(Error::Unsupported { why, fix, .. }) => Capability::missing(name, why, fix),
+            Err(other) => Capability::missing(name, other.to_string(), None),
+        })
+        .into()
     }
 
     /// Prepares everything for a command; `id` is its alone in this daemon. Blocks for a few system calls per limit.

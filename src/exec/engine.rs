@@ -21,7 +21,6 @@ use super::limits::Limits;
 use super::members::{Leader, Tree};
 use super::output::{Gate, Output};
 use super::prepare::Prepared;
-use super::proc;
 use super::process::{About, BEST_EFFORT, Parts, Process};
 use super::pump::Pump;
 use super::reap::{Child, Reaper};
@@ -74,21 +73,21 @@ impl Default for Config {
 #[derive(Debug)]
 pub struct Engine {
     linger: Duration,
-    kill_grace: Duration,
+    pub(super) kill_grace: Duration,
     prepared: Prepared,
     base: Base,
-    instance: InstanceId,
+    pub(super) instance: InstanceId,
     next_id: AtomicU64,
     reaper: Arc<Reaper>,
     /// A birth blocks its thread while the program is loaded; with twice as many as processors, one waits for the disk
     /// while another has the processor.
-    births: Arc<Semaphore>,
+    pub(super) births: Arc<Semaphore>,
     /// For when the usual ones are all held by births that hang.
-    spare_births: Arc<Semaphore>,
+    pub(super) spare_births: Arc<Semaphore>,
     /// Threads lent to the first milliseconds of commands.
     sprints: Semaphore,
     spool: Arc<Spool>,
-    warden: Warden,
+    pub(super) warden: Warden,
     /// Commands that were confined so far.
     confined: AtomicU64,
     crowds: Arc<Crowds>,
@@ -383,61 +382,6 @@ impl Engine {
         })
     }
 
-    /// Ends every process that this daemon ever started and that is still alive, background children too: TERM,
-    /// [`Config::kill_grace`], KILL, for all trees in one go. Nothing is born from now on. Answers who would not end.
-    pub async fn kill_everything(self: &Arc<Self>) -> Vec<i32> {
-        self.births.close();
-        self.spare_births.close();
-        let tree = Tree {
-            leader: None,
-            marker: format!("{MARKER}={}:", self.instance).into_bytes(),
-            orphans: true,
-        };
-        let asked = tree.clone();
-        let asking = tokio::task::spawn_blocking(move || kill::signal_tree(&asked, libc::SIGTERM));
-        if asking.await.is_ok_and(|asked| !asked.is_empty()) {
-            kill::ended_within(&tree, self.kill_grace).await;
-        }
-        let engine = Arc::clone(self);
-        let killing = tokio::task::spawn_blocking(move || {
-            let killed = kill::kill_tree(&tree);
-            engine.warden.close();
-            killed
-        });
-        killing.await.map(|killed| killed.survivors).unwrap_or_default()
-    }
-
-    /// Stops what a daemon that was killed has left running: TERM, [`Config::kill_grace`], KILL. Answers how many.
-    pub async fn stop_leftovers(&self, killed: InstanceId) -> Result<usize, Error> {
-        let tree = Tree {
-            leader: None,
-            marker: format!("{MARKER}={killed}:").into_bytes(),
-            orphans: false,
-        };
-        if proc::carries(std::process::id() as i32, &tree.marker).unwrap_or(false) {
-            // We are part of that tree ourselves: started by one of its commands.
-            return Ok(0);
-        }
-        let panicked = |panic: tokio::task::JoinError| Error::Internal {
-            reason: panic.to_string(),
-        };
-        let asked = tree.clone();
-        let found = tokio::task::spawn_blocking(move || kill::signal_tree(&asked, libc::SIGTERM));
-        let found = found.await.map_err(panicked)?.len();
-        if found > 0 {
-            kill::ended_within(&tree, self.kill_grace).await;
-            tokio::task::spawn_blocking(move || kill::kill_tree(&tree))
-                .await
-                .map_err(panicked)?;
-        }
-        Ok(found)
-    }
-
-    /// Removes control groups that nobody is in any more. Blocks for a few system calls.
-    pub fn sweep(&self) {
-        self.warden.sweep();
-    }
-
     /// Whether any process was born since the start: without one there is nothing to look for at the end.
     pub fn bore_any(&self) -> bool {
         self.next_id.load(Ordering::Relaxed) > 1
@@ -455,8 +399,9 @@ impl Engine {
 
     /// What works here now.
     pub fn capabilities(&self) -> Vec<Capability> {
-        [
+        let operations = [
             "process.run",
+            "process.batch",
             "process.create",
             "process.list",
             "process.get",
@@ -466,12 +411,16 @@ impl Engine {
             "process.signal",
             "process.stop",
             "process.kill",
+            "process.resize",
+            "process.snapshot",
             "process.delete",
+            "process.logs",
             "process.config.get",
             "process.config.set",
-        ]
-        .map(Capability::available)
-        .into()
+        ];
+        let mut rows: Vec<_> = operations.map(Capability::available).into();
+        rows.extend(self.warden.capabilities());
+        rows
     }
 }
 

@@ -23,6 +23,7 @@ mod input;
 mod kill;
 mod leaf;
 mod leaves;
+mod leftovers;
 mod limits;
 mod members;
 mod oom;

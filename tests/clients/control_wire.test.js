@@ -235,10 +235,10 @@ test("extensions: every operation by its stable name, in the JSON of the HTTP do
 });
 
 test("what does not exist yet is UNSUPPORTED, what makes no sense is PROTOCOL", async () => {
-  for (const op of ["git", "pty_open", "desktop_ensure", "desktop_screenshot", "op_start", "agent_update_apply"]) {
+  for (const op of ["git", "pty_open", "desktop_ensure", "desktop_screenshot", "agent_update_apply"]) {
     await bad({ [op]: {} }, "UNSUPPORTED");
   }
-  for (const op of ["hello", "resume", "update_may_proceed"]) {
+  for (const op of ["hello", "resume", "update_may_proceed", "op_start"]) {
     await bad({ [op]: {} }, "PROTOCOL");
   }
   await bad({}, "PROTOCOL");
@@ -248,12 +248,13 @@ test("what does not exist yet is UNSUPPORTED, what makes no sense is PROTOCOL", 
   assert.equal(response.error.code, "ERROR_CODE_PROTOCOL");
 });
 
-test("a limit that cannot be kept is refused, one that makes no sense is invalid", async () => {
+test("a limit is kept, one that makes no sense is invalid, one on what runs nothing is refused", async () => {
   const op = { exec: { command: ["true"] } };
   const zero = await bad(op, "OS", { resource_policy: { memory_max_bytes: 0 } });
   assert.equal(zero.detail.errno, "22");
   const above = await bad(op, "OS", { resource_policy: { memory_max_bytes: 5, memory_high_bytes: 6 } });
   assert.equal(above.detail.errno, "22");
+  await bad({ ping: { nonce: 1 } }, "UNSUPPORTED", { resource_policy: { memory_max_bytes: 1 << 30 } });
 });
 
 test("a reply that the broker would refuse is an error that names the sizes", async () => {

@@ -89,12 +89,15 @@ async fn our_own_routes_refuse_unknown_fields_and_compatible_ones_ignore_them() 
     post(&http, "/v1/ops/fs.nope", JSON, "{}")
         .await
         .problem(501, "unsupported");
-    post(&http, RUN, JSON, r#"{"command":"true","user":"nobody"}"#)
-        .await
-        .problem(501, "unsupported");
-    post(&http, RUN, JSON, r#"{"command":"true","limits":{}}"#)
-        .await
-        .problem(501, "unsupported");
+    // A limit whose name is not known would be a limit that is not kept.
+    post(
+        &http,
+        RUN,
+        JSON,
+        r#"{"command":"true","limits":{"memoryMaximum":1}}"#,
+    )
+    .await
+    .problem(400, "invalid_request");
 }
 
 #[tokio::test]

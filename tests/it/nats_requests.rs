@@ -113,7 +113,7 @@ async fn rooms_that_do_not_exist_are_unsupported_and_not_advertised() {
     let capabilities = hello.capabilities.unwrap();
     assert!(capabilities.exec && capabilities.filesystem);
     assert!(!capabilities.git && !capabilities.pty && !capabilities.desktop && capabilities.op_stream);
-    assert!(!capabilities.browser_bridge && !capabilities.operation_resource_policy);
+    assert!(!capabilities.browser_bridge);
     assert!(!capabilities.desktop_unavailable_reason.is_empty());
     for op in [
         Op::Git(GitRequest::default()),
@@ -604,9 +604,24 @@ async fn a_resource_policy_is_checked_and_never_ignored() {
         failed(ask(Some(1), Some(2)).await, ErrorCode::Os).detail["errno"],
         "22"
     );
-    failed(ask(Some(1 << 30), None).await, ErrorCode::Unsupported);
     assert!(!daemon.workspace().join("ran").exists());
+    ran(ask(Some(1 << 30), None).await);
     ran(ask(None, None).await);
+    // What runs nothing has nothing to limit, and says so.
+    let request = ControlRequest {
+        request_id: "policy".into(),
+        resource_policy: Some(OperationResourcePolicy {
+            memory_max_bytes: Some(1 << 30),
+            ..OperationResourcePolicy::default()
+        }),
+        op: Some(Op::Ping(PingRequest { nonce: 1 })),
+        ..ControlRequest::default()
+    };
+    let error = failed(
+        plane.ask_bytes(request.encode_to_vec().into()).await,
+        ErrorCode::Unsupported,
+    );
+    assert!(error.message.contains("resource_policy for ping"), "{error:?}");
 }
 
 #[tokio::test]

@@ -151,6 +151,8 @@ enum Made {
     Reading,
     /// It wrote something and has ended.
     Ended,
+    /// Its terminal shows a line.
+    Shown,
 }
 
 impl Made {
@@ -159,13 +161,18 @@ impl Made {
         let line = match self {
             Self::Reading => "cat",
             Self::Ended => "echo one; echo two >&2; exit 4",
+            Self::Shown => "printf shown; exec cat",
         };
-        let asked = json!({ "command": line, "shell": true, "interactive": true });
+        let tty = matches!(self, Self::Shown);
+        let asked = json!({ "command": line, "shell": true, "interactive": true, "tty": tty });
         let made = ways.http.post("/v1/processes", &asked).await.json();
         let id = made["id"].as_str().unwrap().to_owned();
         if let Self::Ended = self {
             let ended = ways.http.get(&format!("/v1/processes/{id}/wait")).await.json();
             assert_eq!(ended["status"], "exited", "{ended}");
+        }
+        if tty {
+            ways.http.until_logged(&id, "shown").await;
         }
         id
     }
@@ -234,6 +241,7 @@ fn archive() -> String {
 fn cases() -> Vec<Case> {
     let mut cases = process_cases();
     cases.extend(cases_on_processes());
+    cases.extend(cases_on_terminals());
     cases.extend(cases_that_end_processes());
     cases.extend(file_cases());
     let unknown = || (json!({ "no such field": 1 }), "invalid_request");
@@ -372,6 +380,25 @@ fn cases_on_processes() -> Vec<Case> {
             json!({ "id": "ID", "signal": "CONT", "scope": "leader" }),
             |answer, _| answer["signalled"].as_array().unwrap().len() == 1 && answer["status"] == "running",
             (json!({ "id": "proc_1", "signal": "SIGNOPE" }), "invalid_request"),
+        ),
+    ]
+}
+
+fn cases_on_terminals() -> Vec<Case> {
+    vec![
+        on(
+            Made::Shown,
+            "process.resize",
+            json!({ "id": "ID", "cols": 90, "rows": 30 }),
+            |answer, _| answer["cols"] == 90 && answer["rows"] == 30,
+            (json!({ "id": "proc_1", "cols": 0, "rows": 1 }), "invalid_request"),
+        ),
+        on(
+            Made::Shown,
+            "process.snapshot",
+            json!({ "id": "ID" }),
+            |answer, _| answer["lines"][0] == "shown" && answer["cursor"] == json!([0, 5]),
+            (json!({ "id": "proc_999999" }), "not_found"),
         ),
     ]
 }

@@ -45,6 +45,13 @@ fn capabilities(link: &LinkConfig, works: &[Capability]) -> Capabilities {
         .into_iter()
         .all(available),
         op_stream: available("process.create"),
+        operation_resource_policy: [
+            "process.limits.memory_max",
+            "process.limits.memory_high",
+            "process.limits.cpu_millicores",
+        ]
+        .into_iter()
+        .all(available),
         consented_whole_machine: link.whole_machine,
         consented_screen_control: link.screen_control,
         desktop_unavailable_reason: "this version of boxd has no desktop".into(),

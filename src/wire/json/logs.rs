@@ -1,7 +1,5 @@
 //! What a process wrote: what is asked of it, and one page of the answer. `log_events` has the same as a stream.
 
-use std::fmt::Write as _;
-
 use regex::RegexBuilder;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -10,8 +8,8 @@ use super::process_requests::required_id;
 use super::text::to_base64;
 use crate::error::Error;
 use crate::ids::ProcessId;
-use crate::ops::{LeftOut, LogForm, LogLimits, LogPage, LogStream, LogText, Logs};
-use crate::stream::{Chosen, Gap, Item, Piece, Record, Select, Survey};
+use crate::ops::{LeftOut, LogForm, LogLimits, LogPage, LogStream, Logs};
+use crate::stream::{Gap, Item, Record, Select, Survey};
 
 /// Bytes of text, or of records at once, that are answered unless something else is asked for, and at most.
 const BYTES: (u64, u64) = (256 << 10, 16 << 20);
@@ -378,141 +376,9 @@ pub fn left_out(stream: LogStream, left_out: &LeftOut) -> Vec<LogLeftOut> {
     rows
 }
 
-/// Lines of what a process wrote.
-#[derive(Debug, Serialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-#[schema(as = ProcessLogsText)]
-pub struct LogsText {
-    /// `proc_N`.
-    pub process_id: String,
-    /// The part that was asked for.
-    #[schema(value_type = String)]
-    pub stream: &'static str,
-    /// The lines, with what is to be said of them in brackets.
-    pub text: String,
-    /// Lines there are in all.
-    pub total_lines: u64,
-    /// Lines that match.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub matches: Option<u64>,
-    /// Lines that were chosen and did not fit.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub omitted: Option<LinesOmitted>,
-}
-
-/// Lines that are not part of the answer.
-#[derive(Debug, Serialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-#[schema(as = ProcessLogsOmitted)]
-pub struct LinesOmitted {
-    /// How many.
-    pub lines: u64,
-    /// Their bytes.
-    pub bytes: u64,
-    /// The query that reads them.
-    pub query: String,
-}
-
-impl From<&LogText> for LogsText {
-    fn from(read: &LogText) -> Self {
-        let Chosen {
-            head,
-            omitted,
-            tail,
-            lines,
-            matches,
-        } = &read.chosen;
-        let omitted = omitted.map(|omitted| LinesOmitted {
-            lines: omitted.lines,
-            bytes: omitted.bytes,
-            query: query(read, omitted.first, omitted.last),
-        });
-        let (mut text, mut last) = (String::new(), None);
-        let numbered = read.grep.is_some();
-        pieces(&mut text, head, numbered, &mut last);
-        if let Some(LinesOmitted { lines, bytes, query }) = &omitted {
-            let id = read.id;
-            let _ = writeln!(
-                text,
-                "[... {lines} lines ({bytes} bytes) left out here; GET /v1/processes/{id}/logs?{query} reads them ...]"
-            );
-            last = None;
-        }
-        pieces(&mut text, tail, numbered, &mut last);
-        Self {
-            process_id: read.id.to_string(),
-            stream: read.stream.as_str(),
-            text,
-            total_lines: *lines,
-            matches: numbered.then_some(*matches),
-            omitted,
-        }
-    }
-}
-
-/// Lines as `grep -n` has them where something was looked for, as they are otherwise.
-fn pieces(text: &mut String, pieces: &[Piece], numbered: bool, last: &mut Option<u64>) {
-    for piece in pieces {
-        match piece {
-            Piece::Note(note) => {
-                text.push_str(note);
-                text.push('\n');
-            }
-            Piece::Line {
-                number,
-                matches,
-                line,
-            } => {
-                if numbered {
-                    if last.is_some_and(|last| last + 1 < *number) {
-                        text.push_str("--\n");
-                    }
-                    let _ = write!(text, "{number}{}", if *matches { ':' } else { '-' });
-                    *last = Some(*number);
-                }
-                text.push_str(&line.text);
-                if line.cut > 0 {
-                    let cut = line.cut;
-                    let _ = write!(
-                        text,
-                        " [... {cut} bytes of this line left out; format=raw has them ...]"
-                    );
-                }
-                text.push('\n');
-            }
-        }
-    }
-}
-
-/// The query that reads these lines in the same way.
-fn query(read: &LogText, first: u64, last: u64) -> String {
-    let mut query = format!("format=text&stream={}&lines={first}-{last}", read.stream.as_str());
-    if read.since > 0 {
-        let _ = write!(query, "&since={}", read.since);
-    }
-    if read.collapse {
-        query.push_str("&collapse=true");
-    }
-    if let Some(grep) = &read.grep {
-        query.push_str("&grep=");
-        for byte in grep.bytes() {
-            if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-                query.push(byte as char);
-            } else {
-                let _ = write!(query, "%{byte:02X}");
-            }
-        }
-        if read.context > 0 {
-            let _ = write!(query, "&context={}", read.context);
-        }
-    }
-    query
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stream::{Line, View};
 
     #[test]
     fn ranges_are_from_one_and_may_be_open() {
@@ -583,37 +449,5 @@ mod tests {
             ..text()
         };
         assert_eq!(refused(stream), "stream");
-    }
-
-    #[test]
-    fn what_is_left_out_is_told_with_the_query_that_reads_it() {
-        let mut view = View::new(Select {
-            range: None,
-            grep: Some(regex::Regex::new("a b").unwrap()),
-            context: 0,
-            head: Some(1),
-            tail: None,
-            max_bytes: 1000,
-        });
-        for _ in 0..3 {
-            view.line(Line {
-                text: "a b".into(),
-                cut: 0,
-                written: 4,
-            });
-        }
-        let read = LogText {
-            id: ProcessId(7),
-            stream: LogStream::Stdout,
-            since: 0,
-            grep: Some("a b".into()),
-            context: 0,
-            collapse: true,
-            chosen: view.finish(),
-        };
-        insta::assert_snapshot!(LogsText::from(&read).text, @r"
-        1:a b
-        [... 2 lines (8 bytes) left out here; GET /v1/processes/proc_7/logs?format=text&stream=stdout&lines=2-3&collapse=true&grep=a%20b reads them ...]
-        ");
     }
 }

@@ -13,6 +13,7 @@ mod files;
 mod host;
 mod launch;
 mod log_events;
+mod log_text;
 mod logs;
 mod operation;
 mod process;
@@ -34,9 +35,8 @@ pub use files::{Entry, FileContent, Listing, Moved, PathReply, Stat, Unpacked, U
 pub use host::{Capabilities, Capability, Gpu, Limits, Metrics, Ping, Pong};
 pub use launch::LimitsRequest;
 pub use log_events::Framing;
-pub use logs::{
-    FollowArguments, LogEntry, LogFormat, LogGap, LogLeftOut, LogsReply, LogsRequest, LogsText, left_out,
-};
+pub use log_text::LogsText;
+pub use logs::{FollowArguments, LogEntry, LogFormat, LogGap, LogLeftOut, LogsReply, LogsRequest, left_out};
 pub use operation::{Decoded, decode_op, encode_file, encode_reply};
 pub use process::{Config, ConfigPatch};
 pub use process_info::{Exited, Info, Infos, InputReply, Owner, SignalReply};

@@ -171,7 +171,9 @@ mod tests {
             "process.create" => r#"{"command":"true","idempotencyKey":"k","interactive":true}"#,
             "process.input" => r#"{"id":"proc_1","data":"eA=="}"#,
             "process.signal" => r#"{"id":"proc_1","signal":"TERM"}"#,
+            "process.resize" => r#"{"id":"proc_1","cols":80,"rows":24}"#,
             "process.get"
+            | "process.snapshot"
             | "process.wait"
             | "process.stdin.close"
             | "process.stop"

@@ -266,13 +266,15 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_enforced_is_refused() {
-        for text in [
-            r#"{"command":"a","user":"nobody"}"#,
-            r#"{"command":"a","limits":{"pidsMax":5}}"#,
-        ] {
-            assert_eq!(request(text).unwrap_err().code(), crate::error::Code::Unsupported);
-        }
+    fn user_and_limits_are_taken_and_nonsense_is_refused_by_name() {
+        let run =
+            request(r#"{"command":"a","user":"nobody","limits":{"pidsMax":5,"memoryMax":1048576}}"#).unwrap();
+        assert_eq!(run.launch.user.as_deref(), Some("nobody"));
+        let limits = run.launch.limits;
+        assert_eq!((limits.pids_max, limits.memory_max), (Some(5), Some(1 << 20)));
+        assert_eq!(refused(r#"{"command":"a","user":""}"#), "user");
+        assert_eq!(refused(r#"{"command":"a","limits":{"pidsMax":0}}"#), "pids_max");
+        assert!(request(r#"{"command":"a","limits":{"someday":1}}"#).is_err());
         assert!(request(r#"{"command":"a","user":null,"args":null,"env":null}"#).is_ok());
     }
 

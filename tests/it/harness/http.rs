@@ -1,6 +1,7 @@
 //! A small HTTP client: ordinary requests over hyper, and bare sockets for what no proper client would send.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
@@ -180,6 +181,19 @@ impl Http {
             .header(CONTENT_TYPE, "application/json");
         self.send(request.body(Full::from(body.to_string())).unwrap())
             .await
+    }
+
+    /// Waits until the log of a process is this.
+    pub(crate) async fn until_logged(&self, id: &str, text: &str) {
+        let path = format!("/v1/processes/{id}/logs?format=raw");
+        let logged = async {
+            while self.get(&path).await.text() != text {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), logged)
+            .await
+            .unwrap_or_else(|_| panic!("{id} does not write {text:?}"));
     }
 
     /// `POST /v1/processes/run`.
