@@ -67,9 +67,14 @@ async fn bodies_that_are_not_what_they_should_be() {
     let huge = format!(r#"{{"maxOutputBytes":1,"padding":"{}"}}"#, "x".repeat(1 << 20));
     post(&http, config, JSON, &huge).await.problem(413, "too_large");
     // Nesting beyond reason is an error, not a stack overflow.
-    post(&http, RUN, JSON, &format!("{{\"user\":{}", "[".repeat(100_000)))
-        .await
-        .problem(400, "protocol");
+    post(
+        &http,
+        RUN,
+        JSON,
+        &format!("{{\"someday\":{}", "[".repeat(100_000)),
+    )
+    .await
+    .problem(400, "protocol");
 }
 
 #[tokio::test]
