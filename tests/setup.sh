@@ -26,6 +26,8 @@ for group in "$@"; do
       need node nodejs npm
       need npm npm
       need busybox busybox-static
+      need vim vim
+      need htop htop
       ;;
     bench)
       need nginx nginx-light

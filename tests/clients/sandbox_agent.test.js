@@ -1,4 +1,4 @@
-// Drives a running daemon with the published SDK: health, one-shot processes, their limits, and every file method, bad
+// Drives a running daemon with the published SDK: health, processes, their logs and terminals, and every file method, bad
 // input included. Started by tests/it with BOXD_URL, BOXD_TOKEN and BOXD_WORKSPACE in its environment.
 
 import assert from "node:assert/strict";
@@ -8,7 +8,9 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 import { test, before, beforeEach } from "node:test";
 import { SandboxAgent, SandboxAgentError } from "sandbox-agent";
+import WebSocket from "ws";
 
+globalThis.WebSocket ??= WebSocket;
 const baseUrl = process.env.BOXD_URL;
 const token = process.env.BOXD_TOKEN;
 const workspace = process.env.BOXD_WORKSPACE;
@@ -479,4 +481,75 @@ test("followProcessLogs is closed by the client", async () => {
   subscription.close();
   await subscription.closed;
   assert.equal((await sdk.killProcess(made.id, { waitMs: 20_000 })).status, "exited");
+});
+
+/** Opens a terminal session and collects what comes. */
+function session(id, options) {
+  const opened = sdk.connectProcessTerminal(id, options);
+  const seen = { opened, output: "", errors: [] };
+  seen.ready = new Promise((resolve) => opened.onReady(resolve));
+  seen.exit = new Promise((resolve) => opened.onExit(resolve));
+  opened.onError((error) => seen.errors.push(error));
+  let wake = () => {};
+  opened.onData((data) => {
+    seen.output += Buffer.from(data).toString("latin1");
+    wake();
+  });
+  seen.until = async (text) => {
+    while (!seen.output.includes(text)) await new Promise((resolve) => (wake = resolve));
+  };
+  return seen;
+}
+
+test("connectProcessTerminal passes bytes both ways, resizes, and tells the exit", async () => {
+  const made = await sdk.createProcess({
+    command: "sh",
+    args: ["-c", "stty -echo; echo ready; read a; stty size; read b; echo got $b; exit 7"],
+    tty: true,
+    interactive: true,
+  });
+  assert.equal(made.tty, true);
+  const one = session(made.id);
+  assert.equal((await one.ready).processId, made.id);
+  await one.until("ready\r\n");
+  one.opened.resize({ cols: 101, rows: 33 });
+  one.opened.sendInput("\n");
+  await one.until("33 101\r\n");
+  one.opened.sendInput(new TextEncoder().encode("bytes\n"));
+  assert.equal((await one.exit).exitCode, 7);
+  await one.opened.closed;
+  assert.ok(one.output.endsWith("got bytes\r\n"), one.output);
+  assert.deepEqual(one.errors, []);
+  const { entries } = await sdk.getProcessLogs(made.id, { stream: "pty" });
+  assert.equal(Buffer.concat(entries.map((entry) => Buffer.from(entry.data, "base64"))).toString("latin1"), one.output);
+});
+
+test("resizeProcessTerminal, and what it refuses", async () => {
+  const made = await sdk.createProcess({ command: "cat", tty: true });
+  assert.deepEqual(await sdk.resizeProcessTerminal(made.id, { cols: 90, rows: 20 }), { cols: 90, rows: 20 });
+  await refused(() => sdk.resizeProcessTerminal(made.id, { cols: 0, rows: 20 }), 400, "invalid_request");
+  await refused(() => sdk.resizeProcessTerminal("proc_999999", { cols: 90, rows: 20 }), 404, "not_found");
+  const pipes = await sdk.createProcess({ command: "cat", interactive: true });
+  await refused(() => sdk.resizeProcessTerminal(pipes.id, { cols: 90, rows: 20 }), 409, "conflict");
+  for (const { id } of [made, pipes]) await sdk.killProcess(id, { waitMs: 20_000 });
+});
+
+test("a terminal session that is closed leaves the process, and buildProcessTerminalWebSocketUrl comes back", async () => {
+  const made = await sdk.createProcess({ command: "sh", args: ["-c", "stty -echo; echo ready; exec cat"], tty: true });
+  const one = session(made.id);
+  await one.until("ready");
+  one.opened.close();
+  await one.opened.closed;
+  assert.equal((await sdk.getProcess(made.id)).status, "running");
+  const socket = new WebSocket(sdk.buildProcessTerminalWebSocketUrl(made.id));
+  const first = await new Promise((resolve, reject) => {
+    socket.onmessage = ({ data }) => resolve(JSON.parse(data));
+    socket.onerror = reject;
+  });
+  assert.equal(first.type, "ready");
+  socket.close();
+  const raw = sdk.connectProcessTerminalWebSocket(made.id);
+  await new Promise((resolve, reject) => Object.assign(raw, { onopen: resolve, onerror: reject }));
+  raw.close();
+  await sdk.killProcess(made.id, { waitMs: 20_000 });
 });

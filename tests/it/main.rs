@@ -57,4 +57,6 @@ mod nats_opstream_ids;
 mod nats_requests;
 mod nats_slow;
 mod parity;
+mod terminal_screens;
+mod terminals;
 mod wire_vectors;

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
+use tokio::sync::mpsc;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
@@ -28,6 +29,8 @@ use crate::wire::json::{ClientMessage, exit_code, input_bytes};
 const BATCH: u64 = 256 << 10;
 /// A viewer that is silent for so long is asked whether it is there, and given up after twice that.
 const PING: Duration = Duration::from_secs(15);
+/// Refusals that wait to be told.
+const REFUSALS: usize = 16;
 /// How long a viewer may leave a message unread.
 const STALL: Duration = Duration::from_secs(300);
 
@@ -67,17 +70,16 @@ impl Viewer {
             .attach(self.process.id(), self.name.as_deref())
             .ok();
         let (mut sink, stream) = socket.split();
+        let (refusals, refused) = mpsc::channel(REFUSALS);
         let outcome = tokio::select! {
-            outcome = self.show(&mut sink) => outcome,
-            gone = self.listen(stream, attachment.as_ref()) => Err(gone),
+            outcome = self.show(&mut sink, refused) => outcome,
+            gone = self.listen(stream, refusals, attachment.as_ref()) => Err(gone),
         };
         let close = match outcome {
             Ok(()) => CloseCode::Normal,
             Err(Gone::Peer) => return,
             Err(Gone::Failed(error)) => {
-                let said =
-                    json!({ "type": "error", "message": error.to_string(), "code": error.code().as_str() });
-                let _gone_already = send(&mut sink, text(&said)).await;
+                let _gone_already = send(&mut sink, said(&error)).await;
                 CloseCode::Error
             }
         };
@@ -93,7 +95,7 @@ impl Viewer {
     }
 
     /// Sends everything from where the viewer begins, to the end.
-    async fn show(&self, sink: &mut Sink) -> Result<(), Gone> {
+    async fn show(&self, sink: &mut Sink, mut refused: mpsc::Receiver<Error>) -> Result<(), Gone> {
         let output = self.process.output();
         let mut offset = self.offset.unwrap_or(0);
         let frame = if self.restore {
@@ -118,7 +120,13 @@ impl Viewer {
         }
         let mut cursor = output.cursor_at(Channel::Tty, offset);
         loop {
-            let items = tokio::time::timeout(PING, output.next(&mut cursor, BATCH)).await;
+            let items = tokio::select! {
+                items = tokio::time::timeout(PING, output.next(&mut cursor, BATCH)) => items,
+                Some(error) = refused.recv() => {
+                    send(sink, said(&error)).await?;
+                    continue;
+                }
+            };
             let Ok(items) = items else {
                 send(sink, Message::Ping(Bytes::new())).await?;
                 continue;
@@ -172,8 +180,13 @@ impl Viewer {
         send(sink, text(&said)).await
     }
 
-    /// Takes what the viewer says; resolves when it goes or says nonsense.
-    async fn listen(&self, mut stream: SplitStream<Socket>, _looking: Option<&Attachment>) -> Gone {
+    /// Takes what the viewer says until it goes; what is refused of it is told, and the next is taken.
+    async fn listen(
+        &self,
+        mut stream: SplitStream<Socket>,
+        refusals: mpsc::Sender<Error>,
+        _looking: Option<&Attachment>,
+    ) -> Gone {
         loop {
             let message = match tokio::time::timeout(3 * PING, stream.next()).await {
                 Ok(Some(Ok(message))) => message,
@@ -202,7 +215,10 @@ impl Viewer {
                 Ok(()) => {}
                 // The end is told by whoever shows it.
                 Err(Error::Conflict { .. }) if self.process.end().is_some() => {}
-                Err(error) => return Gone::Failed(error),
+                // Full is a viewer that says nonsense and does not listen: it waits.
+                Err(error) => {
+                    let _shown_no_more = refusals.send(error).await;
+                }
             }
         }
     }
@@ -231,6 +247,10 @@ impl Viewer {
             .await
             .map(|_| ())
     }
+}
+
+fn said(error: &Error) -> Message {
+    text(&json!({ "type": "error", "message": error.to_string(), "code": error.code().as_str() }))
 }
 
 fn text(value: &Value) -> Message {

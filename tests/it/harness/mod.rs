@@ -17,6 +17,7 @@ pub(crate) mod op;
 pub(crate) mod processes;
 pub(crate) mod proxy;
 pub(crate) mod ready;
+pub(crate) mod viewer;
 pub(crate) mod ways;
 
 use std::path::PathBuf;
