@@ -254,7 +254,7 @@ test("a limit is kept, one that makes no sense is invalid, one on what runs noth
   assert.equal(zero.detail.errno, "22");
   const above = await bad(op, "OS", { resource_policy: { memory_max_bytes: 5, memory_high_bytes: 6 } });
   assert.equal(above.detail.errno, "22");
-  await bad({ ping: { nonce: 1 } }, "UNSUPPORTED", { resource_policy: { memory_max_bytes: 1 << 30 } });
+  await bad({ fs_stat: { path: "." } }, "UNSUPPORTED", { resource_policy: { memory_max_bytes: 1 << 30 } });
 });
 
 test("a reply that the broker would refuse is an error that names the sizes", async () => {

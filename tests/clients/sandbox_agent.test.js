@@ -543,10 +543,10 @@ test("a terminal session that is closed leaves the process, and buildProcessTerm
   assert.equal((await sdk.getProcess(made.id)).status, "running");
   const socket = new WebSocket(sdk.buildProcessTerminalWebSocketUrl(made.id));
   const first = await new Promise((resolve, reject) => {
-    socket.onmessage = ({ data }) => resolve(JSON.parse(data));
+    socket.onmessage = ({ data }) => resolve(data);
     socket.onerror = reject;
   });
-  assert.equal(first.type, "ready");
+  assert.equal(JSON.parse(first).type, "ready");
   socket.close();
   const raw = sdk.connectProcessTerminalWebSocket(made.id);
   await new Promise((resolve, reject) => Object.assign(raw, { onopen: resolve, onerror: reject }));

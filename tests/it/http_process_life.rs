@@ -157,12 +157,20 @@ async fn nonsense_is_a_typed_error() {
         json!({ "command": "true", "cols": 80 }),
         json!({ "command": "true", "tty": true, "cols": 0 }),
         json!({ "command": "true", "user": "" }),
-        json!({ "command": "true", "user": "nobody at all" }),
     ] {
         http.post("/v1/processes", &asked)
             .await
             .problem(400, "invalid_request");
     }
+    let nobody = json!({ "command": "true", "user": "nobody at all" });
+    let problem = http
+        .post("/v1/processes", &nobody)
+        .await
+        .problem(404, "not_found");
+    assert!(
+        problem["detail"].as_str().unwrap().contains("nobody at all"),
+        "{problem}"
+    );
     let asked = json!({ "command": "true", "someday": 1 });
     assert_eq!(http.post("/v1/processes", &asked).await.status, 200);
 }

@@ -585,7 +585,7 @@ async fn a_resource_policy_is_checked_and_never_ignored() {
     let (_broker, daemon, _link, plane) = linked().await;
     let ask = |max: Option<u64>, high: Option<u64>| {
         let request = ControlRequest {
-            request_id: "policy".into(),
+            request_id: format!("policy {max:?} {high:?}"),
             resource_policy: Some(OperationResourcePolicy {
                 memory_max_bytes: max,
                 memory_high_bytes: high,
@@ -614,14 +614,17 @@ async fn a_resource_policy_is_checked_and_never_ignored() {
             memory_max_bytes: Some(1 << 30),
             ..OperationResourcePolicy::default()
         }),
-        op: Some(Op::Ping(PingRequest { nonce: 1 })),
+        op: Some(Op::FsStat(FsStatRequest {
+            path: ".".into(),
+            ..FsStatRequest::default()
+        })),
         ..ControlRequest::default()
     };
     let error = failed(
         plane.ask_bytes(request.encode_to_vec().into()).await,
         ErrorCode::Unsupported,
     );
-    assert!(error.message.contains("resource_policy for ping"), "{error:?}");
+    assert!(error.message.contains("resource_policy for fs.stat"), "{error:?}");
 }
 
 #[tokio::test]

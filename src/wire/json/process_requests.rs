@@ -160,10 +160,9 @@ impl CreateRequest {
     /// The size of the terminal, where there is to be one.
     fn size(&self) -> Result<Option<Size>, Error> {
         if self.tty.unwrap_or(false) {
-            let (cols, rows) = (self.cols.unwrap_or(0), self.rows.unwrap_or(0));
-            let or = |given, default: u16| if given == 0 { u32::from(default) } else { given };
-            let size = Size::new(or(cols, Size::DEFAULT.cols()), or(rows, Size::DEFAULT.rows()))?;
-            return Ok(Some(size));
+            let cols = self.cols.unwrap_or(Size::DEFAULT.cols().into());
+            let rows = self.rows.unwrap_or(Size::DEFAULT.rows().into());
+            return Size::new(cols, rows).map(Some);
         }
         let given = [
             ("cols", self.cols.is_some()),

@@ -144,7 +144,7 @@ pub struct Snapshot {
 pub struct Cells {
     /// Their text.
     pub text: String,
-    /// Foreground: a name, `#rrggbb`, or an index.
+    /// Foreground: `#rrggbb`, or the index of one of xterm's 256 colours; `1` is red.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub foreground: Option<String>,
     /// Background, likewise.
