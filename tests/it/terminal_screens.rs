@@ -22,6 +22,9 @@ fn looks(screen: &vt100::Screen, row: u16, col: u16) -> (String, String) {
     } else {
         cell.contents()
     };
+    if text == " " && !cell.underline() && !cell.inverse() {
+        return (text.to_owned(), format!("on {:?}", cell.bgcolor()));
+    }
     let attributes = format!(
         "{:?} on {:?}, bold {}, italic {}, underline {}, inverse {}, wide {}",
         cell.fgcolor(),
