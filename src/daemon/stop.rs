@@ -101,7 +101,7 @@ impl Daemon {
         let (nats, tasks, grace) = (Arc::clone(&self.nats), self.tasks.clone(), self.grace);
         step("refuse new work", async {
             tasks.stop();
-            nats.going_offline().await;
+            Box::pin(nats.going_offline()).await;
         })
         .await;
         step("wait for work", async {

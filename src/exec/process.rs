@@ -261,7 +261,7 @@ impl Process {
             .filter(|leader| leader.is_alive())
             .map(|leader| leader.pid);
         let signalling = tokio::task::spawn_blocking(move || kill::signal_tree(&tree, signal));
-        let others = signalling.await.map_err(panicked)?;
+        let others = signalling.await.map_err(|panic| panicked(&panic))?;
         Ok(Signalled {
             pids: leader.into_iter().chain(others).collect(),
             tree: self.promise(),
@@ -283,7 +283,7 @@ impl Process {
             let survivors = reach.map(|reach| reach.kill()).unwrap_or_default();
             (kill::kill_tree(&tree), members, survivors)
         });
-        let (killed, members, survivors) = killing.await.map_err(panicked)?;
+        let (killed, members, survivors) = killing.await.map_err(|panic| panicked(&panic))?;
         let mut pids = killed.pids;
         pids.extend(
             members
@@ -371,7 +371,7 @@ impl Process {
     }
 }
 
-fn panicked(panic: tokio::task::JoinError) -> Error {
+fn panicked(panic: &tokio::task::JoinError) -> Error {
     Error::Internal {
         reason: format!("a signal panicked: {panic}"),
     }

@@ -110,7 +110,9 @@ impl Spool {
         };
         self.admit(&current.file.file, size)?;
         let mut all = BytesMut::with_capacity(size as usize);
-        pieces.iter().for_each(|piece| all.extend_from_slice(piece));
+        for piece in pieces {
+            all.extend_from_slice(piece);
+        }
         // Charged first: what a failed write left behind is in the file until that is freed.
         current.file.charge(size);
         current.file.file.write_all_at(&all, current.length)?;

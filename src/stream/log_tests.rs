@@ -112,7 +112,9 @@ proptest! {
     ) {
         let keep = Keep { head, tail: Tail::EachChannel(tail) };
         let mut log = Log::new(keep);
-        chunks.iter().for_each(|chunk| append(&mut log, chunk, 1));
+        for chunk in &chunks {
+            append(&mut log, chunk, 1);
+        }
         for channel in PIPES {
             let all = written(&chunks, channel);
             let kept = log.kept(channel, keep);
@@ -177,7 +179,9 @@ proptest! {
     #[test]
     fn what_is_released_is_gone_and_the_rest_is_counted(chunks in chunks(), release in 0_u64..12) {
         let mut log = Log::new(Keep::all()).with_record_limit(2000);
-        chunks.iter().for_each(|chunk| append(&mut log, chunk, 1));
+        for chunk in &chunks {
+            append(&mut log, chunk, 1);
+        }
         let next = log.next_seq();
         let release = release.min(next - 1);
         let behind = log.behind(release);

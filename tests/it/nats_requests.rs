@@ -614,10 +614,7 @@ async fn a_resource_policy_is_checked_and_never_ignored() {
             memory_max_bytes: Some(1 << 30),
             ..OperationResourcePolicy::default()
         }),
-        op: Some(Op::FsStat(FsStatRequest {
-            path: ".".into(),
-            ..FsStatRequest::default()
-        })),
+        op: Some(Op::FsStat(FsStatRequest { path: ".".into() })),
         ..ControlRequest::default()
     };
     let error = failed(

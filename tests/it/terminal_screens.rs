@@ -78,9 +78,8 @@ async fn vim_is_restored_exactly() {
     require("vim");
     let daemon = Daemon::start();
     let http = daemon.http();
-    let text: String = (1..=200)
-        .map(|line| format!("fn line_{line}() {{ /* ü 漢字 */ }}\n"))
-        .collect();
+    let lines = (1..=200).map(|line| format!("fn line_{line}() {{ /* ü 漢字 */ }}"));
+    let text = lines.collect::<Vec<_>>().join("\n");
     std::fs::write(daemon.workspace().join("file.rs"), text).unwrap();
     let asked = json!({
         "command": "vim", "args": ["-u", "NONE", "-i", "NONE", "-N", "-n", "file.rs"], "tty": true, "cols": 100, "rows": 30,

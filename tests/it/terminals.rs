@@ -113,14 +113,11 @@ async fn five_megabytes_are_pasted_whole() {
     let mut viewer = Viewer::open(&http, &id, "").await;
     viewer.until_shown("ready").await;
     let paste: Vec<u8> = (0..PASTE as u64)
-        .map(|index| (index * index >> 7) as u8)
+        .map(|index| ((index * index) >> 7) as u8)
         .collect();
     viewer.input(paste.clone()).await;
     viewer.end().await;
-    let digest: String = sha2::Sha256::digest(&paste)
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let digest = format!("{:x}", sha2::Sha256::digest(&paste));
     let said = String::from_utf8(viewer.bytes).unwrap();
     assert!(said.contains(&digest), "{said}");
 }

@@ -41,7 +41,7 @@ Examples:
   boxd call attach proc_3
   boxd call attach --scope build -- make menuconfig")]
 pub(super) struct Attach {
-    /// The process: proc_N.
+    /// The process: `proc_N`.
     id: Option<String>,
     /// The terminal of this scope, a new one only when it has none.
     #[arg(long, conflicts_with = "id")]

@@ -55,9 +55,7 @@ impl Nats {
             window_bytes: WINDOW,
             ..OpStart::default()
         };
-        let exit = self
-            .stream(id, start, printer, |printer, frame| command(printer, frame))
-            .await?;
+        let exit = self.stream(id, start, printer, command).await?;
         let Some(exit) = exit else {
             return Ok(Ending::Left);
         };

@@ -88,7 +88,7 @@ Examples:
   boxd call kill proc_3 --after 5s        TERM, and KILL for what is left after five seconds
   boxd call kill proc_3 --signal HUP --leader")]
 pub(super) struct Kill {
-    /// The process: proc_N.
+    /// The process: `proc_N`.
     id: String,
     /// The signal, by name or number.
     #[arg(short, long, default_value = "TERM")]
@@ -128,7 +128,7 @@ Examples:
   boxd call logs -f proc_3
   boxd call logs proc_3 --since 120 --json")]
 pub(super) struct Logs {
-    /// The process: proc_N.
+    /// The process: `proc_N`.
     id: String,
     /// Go on until it ends; a lost connection is taken up again.
     #[arg(short, long)]

@@ -188,9 +188,8 @@ impl Viewer {
         _looking: Option<&Attachment>,
     ) -> Gone {
         loop {
-            let message = match tokio::time::timeout(3 * PING, stream.next()).await {
-                Ok(Some(Ok(message))) => message,
-                Ok(Some(Err(_)) | None) | Err(_) => return Gone::Peer,
+            let Ok(Some(Ok(message))) = tokio::time::timeout(3 * PING, stream.next()).await else {
+                return Gone::Peer;
             };
             let taken = match message {
                 Message::Binary(bytes) => self.input(bytes).await,

@@ -88,7 +88,7 @@ where
 
 /// The key of a handshake that is one.
 fn check(headers: &HeaderMap) -> Result<&[u8], Problem> {
-    let wrong = |what: &str| Problem::bad_request(&format!("not a WebSocket handshake: {what}"));
+    let wrong = |what: &str| Problem::bad_request(format!("not a WebSocket handshake: {what}"));
     if !offers(headers, &UPGRADE, "websocket") || !offers(headers, &CONNECTION, "upgrade") {
         return Err(wrong(
             "it needs \"Connection: upgrade\" and \"Upgrade: websocket\"",

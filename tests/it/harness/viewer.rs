@@ -57,27 +57,20 @@ impl Viewer {
     }
 
     /// Reads until this holds.
-    #[track_caller]
-    pub(crate) fn until<'a>(
-        &'a mut self,
-        what: &'a str,
-        holds: impl Fn(&Self) -> bool + 'a,
-    ) -> impl Future<Output = ()> + 'a {
-        async move {
-            while !holds(self) {
-                let next = tokio::time::timeout(PATIENCE, self.socket.next()).await;
-                let seen = || {
-                    String::from_utf8_lossy(&self.bytes[self.bytes.len().saturating_sub(500)..]).into_owned()
-                };
-                match next {
-                    Ok(Some(Ok(Message::Binary(bytes)))) => self.bytes.extend_from_slice(&bytes),
-                    Ok(Some(Ok(Message::Text(text)))) => self.told.push(serde_json::from_str(&text).unwrap()),
-                    Ok(Some(Ok(Message::Ping(_) | Message::Pong(_)))) => {}
-                    other => panic!(
-                        "{what} does not come but {other:?}, {:?} behind {:?}",
-                        self.told,
-                        seen()
-                    ),
+    pub(crate) async fn until(&mut self, what: &str, holds: impl Fn(&Self) -> bool) {
+        while !holds(self) {
+            let next = tokio::time::timeout(PATIENCE, self.socket.next()).await;
+            match next {
+                Ok(Some(Ok(Message::Binary(bytes)))) => self.bytes.extend_from_slice(&bytes),
+                Ok(Some(Ok(Message::Text(text)))) => self.told.push(serde_json::from_str(&text).unwrap()),
+                Ok(Some(Ok(Message::Ping(_) | Message::Pong(_)))) => {}
+                other => {
+                    let seen = &self.bytes[self.bytes.len().saturating_sub(500)..];
+                    let seen = String::from_utf8_lossy(seen);
+                    panic!(
+                        "{what} does not come but {other:?}, {:?} behind {seen:?}",
+                        self.told
+                    );
                 }
             }
         }
