@@ -26,6 +26,7 @@ for group in "$@"; do
       need node nodejs npm
       need npm npm
       need busybox busybox-static
+      need tmux tmux
       ;;
     bench)
       need nginx nginx-light
