@@ -166,6 +166,8 @@ async fn codes_of_five_thousand(daemon: &Daemon) {
         }
     }
     eventually("all of them to be there", Duration::from_secs(60), || {
+        let failed = runs.iter().filter(|run| run.is_finished()).count();
+        assert_eq!(failed, 0, "they wait for the gate");
         (processes::children(daemon.pid()).len() == MADE + RUN).then_some(())
     });
     let alive = begin.elapsed();
