@@ -124,7 +124,7 @@ async fn a_hog_is_killed_within_seconds_and_told_over_nats() {
     );
 }
 
-/// Forks for ever in every process but one, which takes a megabyte every few milliseconds.
+/// Forks for ever in every process but one, which takes some megabytes every few milliseconds.
 const BOMB: &str = r#"
 #include <stdlib.h>
 #include <string.h>
@@ -133,8 +133,8 @@ int main(int count, char **words) {
     if (count < 2) return 2;
     if (fork() == 0) for (;;) fork();
     for (;;) {
-        char *taken = malloc(1 << 20);
-        if (taken) memset(taken, 1, 1 << 20);
+        char *taken = malloc(4 << 20);
+        if (taken) memset(taken, 1, 4 << 20);
         usleep(10000);
     }
 }
