@@ -125,7 +125,7 @@ async fn a_hog_is_killed_within_seconds_and_told_over_nats() {
 }
 
 /// Forks for ever in every process but one, which takes some megabytes every few milliseconds.
-const BOMB: &str = r#"
+const BOMB: &str = r"
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -138,7 +138,7 @@ int main(int count, char **words) {
         usleep(10000);
     }
 }
-"#;
+";
 
 fn compiled(directory: &Path, name: &str, source: &str) -> PathBuf {
     let (file, program) = (directory.join(format!("{name}.c")), directory.join(name));
