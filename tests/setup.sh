@@ -28,6 +28,7 @@ for group in "$@"; do
       need busybox busybox-static
       need vim vim
       need htop htop
+      need tmux tmux
       ;;
     bench)
       need nginx nginx-light

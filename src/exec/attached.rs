@@ -1,6 +1,7 @@
 //! The main command of an image: a process of the engine that keeps the daemon's own standard input and output
 //! instead of pipes, because whoever started the daemon reads those.
 
+use super::crowds::Counted;
 use super::kill;
 use super::members::Tree;
 use super::reap::Child;
@@ -14,6 +15,7 @@ pub struct Attached {
     pub(super) id: ProcessId,
     pub(super) tree: Tree,
     pub(super) child: Child,
+    pub(super) _counted: Counted,
 }
 
 /// Sends signals to the leader of an [`Attached`].

@@ -12,7 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use super::attached::Attached;
 use super::birth::Birth;
 use super::confine::{Confinement, Warden};
-use super::crowds::Crowds;
+use super::crowds::{Counted, Crowds};
 use super::ends::Ends;
 use super::environment::{Base, MARKER, Surroundings};
 use super::headcount::Headcount;
@@ -226,6 +226,7 @@ impl Engine {
             id: newborn.id,
             tree: newborn.tree,
             child: newborn.child,
+            _counted: newborn.counted,
         })
     }
 
@@ -282,7 +283,7 @@ impl Engine {
         let running = Running {
             process,
             child: newborn.child,
-            crowds: Arc::clone(&self.crowds),
+            counted: newborn.counted,
             confinement,
             timeout: spec.timeout.map(|limit| limit.saturating_sub(spent)),
             on_exit: spec.on_exit,
@@ -370,13 +371,15 @@ impl Engine {
             pid: child.pid(),
             pidfd: Arc::clone(child.pidfd()),
         });
+        let tree = Tree {
+            leader,
+            marker: format!("{MARKER}={marker}").into_bytes(),
+            orphans: false,
+        };
         Ok(Newborn {
             id: ProcessId(self.next_id.fetch_add(1, Ordering::Relaxed)),
-            tree: Tree {
-                leader,
-                marker: format!("{MARKER}={marker}").into_bytes(),
-                orphans: false,
-            },
+            counted: self.crowds.count(&tree),
+            tree,
             child,
             started,
         })
@@ -475,6 +478,7 @@ struct Newcomer<'a> {
 /// A registered child whose pipes are not served yet.
 struct Newborn {
     id: ProcessId,
+    counted: Counted,
     tree: Tree,
     child: Child,
     started: Instant,

@@ -14,7 +14,7 @@ use futures_util::future::Either;
 use tokio::time::Instant as Deadline;
 
 use super::confine::Confinement;
-use super::crowds::Crowds;
+use super::crowds::Counted;
 use super::drain;
 use super::limits::Hit;
 use super::members::Leader;
@@ -33,7 +33,7 @@ pub(super) struct Running {
     pub(super) process: Arc<Process>,
     pub(super) child: Child,
     /// Knows whether it was killed for its size.
-    pub(super) crowds: Arc<Crowds>,
+    pub(super) counted: Counted,
     /// Its limits, where it has any that need something.
     pub(super) confinement: Option<Confinement>,
     pub(super) timeout: Option<Duration>,
@@ -65,6 +65,10 @@ impl Running {
                 return Err(error);
             }
         };
+        if ended == Ended::ByItself && self.ran_out_of_memory() {
+            // The kernel may have chosen the leader alone, before its news of that were heard.
+            kill_tree(&self.process, tasks).await;
+        }
         pump.drain(self.patience()).await;
         if self.on_exit == OnExit::KillTree && ended == Ended::ByItself {
             kill_tree(&self.process, tasks).await;
@@ -139,6 +143,12 @@ impl Running {
             .unwrap_or_default()
     }
 
+    /// Whether the kernel killed some of it for the limit of its memory: then nobody of it is to live on.
+    fn ran_out_of_memory(&self) -> bool {
+        let confinement = self.confinement.as_ref();
+        confinement.is_some_and(|confinement| confinement.verdict().1 == Some(Hit::Memory))
+    }
+
     fn end_record(
         &self,
         seq: u64,
@@ -151,7 +161,7 @@ impl Running {
         let (oom, met) = confinement.map_or((Oom::Unknown, None), Confinement::verdict);
         let limit = match ended {
             Ended::ByLimit(limit) => Some(limit),
-            Ended::ByItself if self.crowds.was_killed(self.process.tree()) => Some(Hit::Pids),
+            Ended::ByItself if self.counted.was_killed() => Some(Hit::Pids),
             Ended::ByItself | Ended::Cancelled | Ended::Stopped => met,
         };
         let peak = confinement.and_then(Confinement::peak_memory);

@@ -49,11 +49,16 @@ pub(crate) fn status_field(pid: i32, name: &str) -> Option<String> {
     Some(line.trim().to_owned())
 }
 
-/// The children of a process.
+/// The children of a process, whichever of its threads made them.
 pub(crate) fn children(pid: i32) -> Vec<i32> {
-    let text = std::fs::read_to_string(of(pid, &format!("task/{pid}/children"))).unwrap_or_default();
-    text.split_ascii_whitespace()
-        .filter_map(|word| word.parse().ok())
+    let threads = std::fs::read_dir(of(pid, "task")).into_iter().flatten().flatten();
+    let texts = threads.map(|thread| std::fs::read_to_string(thread.path().join("children")));
+    texts
+        .flatten()
+        .flat_map(|text| {
+            let words = text.split_ascii_whitespace();
+            words.filter_map(|word| word.parse().ok()).collect::<Vec<_>>()
+        })
         .collect()
 }
 
