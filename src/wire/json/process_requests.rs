@@ -160,10 +160,9 @@ impl CreateRequest {
     /// The size of the terminal, where there is to be one.
     fn size(&self) -> Result<Option<Size>, Error> {
         if self.tty.unwrap_or(false) {
-            let (cols, rows) = (self.cols.unwrap_or(0), self.rows.unwrap_or(0));
-            let or = |given, default: u16| if given == 0 { u32::from(default) } else { given };
-            let size = Size::new(or(cols, Size::DEFAULT.cols()), or(rows, Size::DEFAULT.rows()))?;
-            return Ok(Some(size));
+            let or = |given: Option<u32>, default: u16| given.unwrap_or(u32::from(default));
+            let (cols, rows) = (Size::DEFAULT.cols(), Size::DEFAULT.rows());
+            return Size::new(or(self.cols, cols), or(self.rows, rows)).map(Some);
         }
         let given = [
             ("cols", self.cols.is_some()),
