@@ -88,7 +88,7 @@ Examples:
   boxd call kill proc_3 --after 5s        TERM, and KILL for what is left after five seconds
   boxd call kill proc_3 --signal HUP --leader")]
 pub(super) struct Kill {
-    /// The process: proc_N.
+    /// The process: `proc_N`.
     id: String,
     /// The signal, by name or number.
     #[arg(short, long, default_value = "TERM")]
@@ -108,7 +108,11 @@ impl Kill {
             // The kill itself takes a moment, too.
             let wait = after.saturating_add(5000);
             let payload = json!({ "id": self.id, "killAfterMs": after, "waitMs": wait });
-            remote.operation("process.stop", &payload).await?
+            let stopped = remote.operation("process.stop", &payload).await?;
+            if !json {
+                output::answer(format!("{} {}\n", self.id, status(&stopped)).as_bytes())?;
+            }
+            stopped
         } else {
             let scope = if self.leader { "leader" } else { "tree" };
             let payload = json!({ "id": self.id, "signal": self.signal, "scope": scope });
@@ -128,7 +132,7 @@ Examples:
   boxd call logs -f proc_3
   boxd call logs proc_3 --since 120 --json")]
 pub(super) struct Logs {
-    /// The process: proc_N.
+    /// The process: `proc_N`.
     id: String,
     /// Go on until it ends; a lost connection is taken up again.
     #[arg(short, long)]
