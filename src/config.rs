@@ -17,7 +17,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::doors::nats::Families;
+use crate::doors::nats::{Families, OpConfig};
 use crate::error::Error;
 use crate::startup::SecretNames;
 use crate::telemetry::{Filter, Format, Secret};
@@ -169,6 +169,8 @@ fn defaults(sources: &Sources, problems: &mut Vec<String>) -> Config {
             linger: Duration::from_millis(20),
             kill_grace: Duration::from_millis(500),
         },
+        pty: crate::pty::Config::default(),
+        op: OpConfig::default(),
         fs: crate::fs::Config::default(),
         fs_confine: false,
         journal_fsync: false,

@@ -28,6 +28,10 @@ pub struct Config {
     pub link: Link,
     /// The process engine.
     pub exec: Exec,
+    /// The terminals.
+    pub pty: crate::pty::Config,
+    /// Operations that are streamed over NATS.
+    pub op: nats::OpConfig,
     /// The files room.
     pub fs: crate::fs::Config,
     /// Whether every path of every caller stays beneath the workspace root.

@@ -1,5 +1,6 @@
 //! The one table of settings: file keys, variables, flags, parsing, showing and documentation all come from it.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::Config;
@@ -80,6 +81,11 @@ const FORMATS: &[(&str, Format)] = &[
     ("text", Format::Text),
     ("json", Format::Json),
 ];
+
+/// Payload of one frame: less would be mostly overhead, and more than a broker takes by default is never sent.
+const FRAMES: RangeInclusive<u64> = 1024..=1024 * 1024;
+/// How long something is kept that nobody is there for.
+const TIMEOUTS: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(315_576_000);
 
 /// Every setting, in the order of the example file.
 pub const SETTINGS: &[Setting] = &[
@@ -448,6 +454,43 @@ pub const SETTINGS: &[Setting] = &[
         ..SETTING
     },
     Setting {
+        key: "pty.detach_timeout",
+        variable: Some("BOXD_PTY_DETACH_TIMEOUT"),
+        doc: "How long a terminal lives that nobody looks at or writes to.",
+        set: |config, given| {
+            within(given.duration()?, TIMEOUTS).map(|value| config.pty.detach_timeout = value)
+        },
+        show: |config| Some(duration(config.pty.detach_timeout)),
+        ..SETTING
+    },
+    Setting {
+        key: "op.frame_bytes",
+        variable: Some("BOXD_OP_FRAME_BYTES"),
+        doc: "Bytes of output in one frame of an operation that is streamed over NATS, at most; a broker may allow less.",
+        set: |config, given| {
+            let bytes = given.number()?;
+            if !FRAMES.contains(&bytes) {
+                return Err(format!(
+                    "is {bytes}, it must be from {} to {}",
+                    FRAMES.start(),
+                    FRAMES.end()
+                ));
+            }
+            config.op.frame_bytes = bytes as usize;
+            Ok(())
+        },
+        show: |config| Some(config.op.frame_bytes.to_string()),
+        ..SETTING
+    },
+    Setting {
+        key: "op.abandon",
+        variable: Some("BOXD_OP_ABANDON"),
+        doc: "How long such an operation waits for a client that went away, once no more of its output can be kept.",
+        set: |config, given| within(given.duration()?, TIMEOUTS).map(|value| config.op.abandon = value),
+        show: |config| Some(duration(config.op.abandon)),
+        ..SETTING
+    },
+    Setting {
         key: "fs.durability",
         variable: Some("BOXD_FS_DURABILITY"),
         doc: "What is synced to disk before a write is answered: none, the file, or also its name (dir).",
@@ -551,6 +594,17 @@ fn text(value: &str) -> Option<String> {
 
 fn hidden() -> String {
     quoted(&"***")
+}
+
+fn within(value: Duration, range: RangeInclusive<Duration>) -> Result<Duration, String> {
+    if range.contains(&value) {
+        return Ok(value);
+    }
+    let [from, to] = [range.start(), range.end()].map(|end| humantime::format_duration(*end).to_string());
+    Err(format!(
+        "is {}, it must be from {from} to {to}",
+        humantime::format_duration(value)
+    ))
 }
 
 fn duration(value: Duration) -> String {

@@ -359,3 +359,31 @@ fn names_that_could_never_match_are_told() {
         );
     }
 }
+
+#[test]
+fn what_nobody_is_there_for_has_its_time() {
+    let file = "[pty]\ndetach_timeout = \"5m\"\n[op]\nframe_bytes = 4096\n";
+    let config = with_file(file, &[("BOXD_OP_ABANDON", "1h")], Vec::new())
+        .unwrap()
+        .config;
+    assert_eq!(config.pty.detach_timeout, Duration::from_secs(300));
+    assert_eq!(
+        (config.op.frame_bytes, config.op.abandon),
+        (4096, Duration::from_secs(3600))
+    );
+    let wrong = [
+        ("BOXD_PTY_DETACH_TIMEOUT", "0s"),
+        ("BOXD_OP_FRAME_BYTES", "1023"),
+        ("BOXD_OP_ABANDON", "11years"),
+    ];
+    let problems = problems(load(&sources(&wrong, Vec::new())));
+    let parts = [
+        "pty.detach_timeout is 0s, it must be from 100ms to 10years",
+        "op.frame_bytes is 1023, it must be from 1024 to 1048576",
+        "op.abandon is 11years, it must be from 100ms to 10years",
+    ];
+    for (problem, part) in problems.iter().zip(parts) {
+        assert!(problem.ends_with(part), "{problem:?}");
+    }
+    assert_eq!(problems.len(), 3, "{problems:?}");
+}

@@ -83,7 +83,7 @@ pub(super) fn rooms(
     Ok(Arc::new(Rooms::new(Parts {
         workspace: config.workspace.clone(),
         engine,
-        pty: crate::pty::Config::default(),
+        pty: config.pty,
         files: Arc::new(Files::new(config.fs.clone(), config.workspace.clone())),
         host,
         ledger,
@@ -114,6 +114,7 @@ pub(super) fn nats(config: &Config, state: &State) -> nats::Config {
         client_name: config.nats.client_name.clone(),
         allow_plaintext: config.nats.allow_plaintext,
         heartbeat: HEARTBEAT,
+        op: config.op,
         config_dir: Some(config.config_dir.clone()),
         flag_link: flag_link(config),
         state_dir: state.temporary().map(|_| config.state_dir.clone()),

@@ -17,6 +17,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio::sync::futures::OwnedNotified;
 
 use super::journal::{Journal, Key, Unsynced};
 use crate::error::Error;
@@ -43,6 +45,8 @@ pub struct LedgerConfig {
 #[derive(Debug, Clone)]
 pub struct Ledger {
     shared: Arc<Mutex<Shared>>,
+    /// Told whenever the work on a key is over.
+    settled: Arc<Notify>,
 }
 
 #[derive(Debug)]
@@ -53,6 +57,8 @@ struct Shared {
     lost: HashSet<Key>,
     /// When those are forgotten.
     lost_until: Instant,
+    /// When the journal was last told what still runs.
+    renewed: Instant,
 }
 
 /// What one principal began. Keys are kept as 128-bit hashes: there may be many.
@@ -143,15 +149,17 @@ impl Ledger {
                 (Some(journal), begun)
             }
         };
-        let lost_until = Instant::now() + REMEMBER;
+        let now = Instant::now();
         let shared = Shared {
             principals: HashMap::new(),
             journal,
             lost,
-            lost_until,
+            lost_until: now + REMEMBER,
+            renewed: now,
         };
         Ok(Self {
             shared: Arc::new(Mutex::new(shared)),
+            settled: Arc::default(),
         })
     }
 
@@ -234,6 +242,32 @@ impl Ledger {
 }
 
 impl Ledger {
+    /// Resolves when the work on some key is over that is being worked on when this is called. Cancel-safe.
+    pub(super) fn settled(&self) -> OwnedNotified {
+        Arc::clone(&self.settled).notified_owned()
+    }
+
+    /// Notes again what still runs, however long ago it was begun: should we crash, a repeat is told that it is lost. The
+    /// ledger knows of the commands, `processes` are the keys of the processes that run.
+    pub(super) fn renew(&self, processes: &[(Arc<str>, String)], now: Instant) -> Result<(), Error> {
+        let shared = &mut *self.shared.lock();
+        let Some(journal) = &mut shared.journal else {
+            return Ok(());
+        };
+        // A key is forgotten when its record is as old as that: it is written again well before.
+        if now.saturating_duration_since(shared.renewed) < REMEMBER / 3 {
+            return Ok(());
+        }
+        shared.renewed = now;
+        let entries = shared.principals.values().flat_map(|pages| &pages.entries);
+        let commands = entries.filter(|(_, entry)| matches!(entry.state, State::Running));
+        let processes = processes.iter().map(|(principal, name)| hash(principal, name));
+        for key in commands.map(|(key, _)| *key).chain(processes) {
+            journal.begin(key)?;
+        }
+        Ok(())
+    }
+
     /// Forgets what is older than it needs to be, also of principals that ask nothing any more.
     pub fn forget_old(&self) {
         let (mut shared, now) = (self.shared.lock(), Instant::now());
@@ -253,6 +287,7 @@ impl Guard {
     /// Stores the outcome for repeats.
     pub(super) fn finish(mut self, outcome: &Product) {
         self.stage = Stage::Finished;
+        // Those who wait are told when this is dropped, at the end.
         let mut shared = self.ledger.shared.lock();
         if let Some(pages) = shared.principals.get_mut(&self.principal) {
             pages.keep(self.key, outcome);
@@ -276,6 +311,8 @@ impl Drop for Guard {
                 }
             }
         }
+        drop(shared);
+        self.ledger.settled.notify_waiters();
     }
 }
 
@@ -384,6 +421,42 @@ fn hash(principal: &str, name: &str) -> Key {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_still_runs_is_told_as_lost_however_long_ago_it_began() {
+        let directory = tempfile::tempdir().unwrap();
+        let open = || {
+            let directory = Some(directory.path().to_owned());
+            Ledger::open(LedgerConfig {
+                directory,
+                fsync: false,
+            })
+            .unwrap()
+        };
+        let (ledger, principal) = (open(), Arc::<str>::from("somebody"));
+        let (Begin::Fresh(mut guard), _) = ledger.note(&principal, "command", 1).unwrap() else {
+            panic!("not begun")
+        };
+        guard.started();
+        // The records of both are as if they had been written long ago.
+        for name in ["once", "once.previous"] {
+            let _ = std::fs::write(directory.path().join(name), "");
+        }
+        let running = [(Arc::clone(&principal), "process".to_owned())];
+        ledger.renew(&running, Instant::now()).unwrap();
+        assert!(
+            matches!(open().outcome("somebody", "process"), Outcome::Unknown),
+            "not yet"
+        );
+        ledger.renew(&running, Instant::now() + REMEMBER / 3).unwrap();
+        let again = open();
+        for name in ["command", "process"] {
+            let outcome = again.outcome("somebody", name);
+            assert!(matches!(outcome, Outcome::Lost), "{name}: {outcome:?}");
+        }
+        assert!(matches!(again.outcome("somebody", "other"), Outcome::Unknown));
+    }
+
     /// The disk is as slow as can be: no thread is there to wait for it.
     #[test]
     fn who_waits_for_the_disk_holds_up_nobody() {

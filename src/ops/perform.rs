@@ -154,6 +154,10 @@ impl Rooms {
 
     /// Lets go of outcomes and processes that are remembered no longer.
     pub fn forget_old(&self) {
+        let renewed = self.ledger.renew(&self.processes.running_keys(), Instant::now());
+        if let Err(error) = renewed {
+            tracing::warn!(%error, "the journal does not know all that runs");
+        }
         self.ledger.forget_old();
         self.processes.forget_old(Instant::now());
         self.terminals.retain(|id| self.processes.get(id).is_ok());

@@ -136,20 +136,26 @@ impl Rooms {
             .idempotency_key
             .clone()
             .map(|name| RowKey { name, fingerprint });
-        if let Some(key) = &key
-            && let Some(process) = self.processes.by_key(&call.principal.id, key)?
-        {
-            return Ok(process);
-        }
-        let guard = match self.begin(call, fingerprint).await? {
-            Some(Begin::Replay(Product::Made(id))) => {
-                return self.processes.get(id).map_err(|_| Error::Evicted {
-                    key: call.idempotency_key.clone().unwrap_or_default(),
-                });
+        let guard = loop {
+            if let Some(key) = &key
+                && let Some(process) = self.processes.by_key(&call.principal.id, key)?
+            {
+                return Ok(process);
             }
-            Some(Begin::Replay(Product::Ran(outcome))) => return Err(used(call, outcome.id)),
-            Some(Begin::Fresh(guard)) => Some(guard),
-            None => None,
+            let settled = self.ledger.settled();
+            match self.begin(call, fingerprint).await {
+                Ok(Some(Begin::Replay(Product::Made(id)))) => {
+                    return self.processes.get(id).map_err(|_| Error::Evicted {
+                        key: call.idempotency_key.clone().unwrap_or_default(),
+                    });
+                }
+                Ok(Some(Begin::Replay(Product::Ran(outcome)))) => return Err(used(call, outcome.id)),
+                Ok(Some(Begin::Fresh(guard))) => break Some(guard),
+                Ok(None) => break None,
+                // Somebody makes it at this moment: it is the same process, or the next one may try.
+                Err(Error::DuplicateInFlight { .. }) => settled.await,
+                Err(error) => return Err(error),
+            }
         };
         let slot = self.slot(call)?;
         self.quota(call)?;

@@ -254,15 +254,12 @@ async fn the_same_key_makes_one_process() {
     let asked = json!({ "command": "echo x >> ran; exec sleep 1000", "shell": true, "idempotencyKey": "k" });
     let all = (0..10).map(|_| http.post("/v1/processes", &asked));
     let answers = futures_util::future::join_all(all).await;
-    let ids: std::collections::BTreeSet<_> = answers
-        .iter()
-        .filter(|answer| answer.status == 200)
-        .map(|answer| answer.json()["id"].as_str().unwrap().to_owned())
-        .collect();
-    assert_eq!(ids.len(), 1, "{ids:?}");
-    for answer in answers.iter().filter(|answer| answer.status != 200) {
-        answer.problem(409, "duplicate_in_flight");
+    let mut ids = std::collections::BTreeSet::new();
+    for answer in &answers {
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        ids.insert(answer.json()["id"].as_str().unwrap().to_owned());
     }
+    assert_eq!(ids.len(), 1, "{ids:?}");
     let again = made_of(&http, &asked).await;
     assert!(ids.contains(&again));
     let other = json!({ "command": "true", "idempotencyKey": "k" });
@@ -270,6 +267,19 @@ async fn the_same_key_makes_one_process() {
     let path = format!("/v1/processes/{again}/kill?waitMs=20000");
     http.post(&path, &json!({})).await;
     assert_eq!(std::fs::read(daemon.workspace().join("ran")).unwrap(), b"x\n");
+}
+
+#[tokio::test]
+async fn the_same_key_of_what_cannot_be_made_is_refused_to_each() {
+    let daemon = Daemon::start();
+    let http = daemon.http();
+    let asked = json!({ "command": "/no/such/program", "idempotencyKey": "k" });
+    let all = (0..10).map(|_| http.post("/v1/processes", &asked));
+    for answer in futures_util::future::join_all(all).await {
+        assert!(answer.status.is_client_error(), "{}", answer.text());
+        assert!(answer.text().contains("/no/such/program"), "{}", answer.text());
+    }
+    made_of(&http, &json!({ "command": "true", "idempotencyKey": "k" })).await;
 }
 
 #[tokio::test]

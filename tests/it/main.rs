@@ -46,6 +46,7 @@ mod http_process_logs;
 mod http_processes;
 mod http_refusals;
 mod http_unix;
+mod http_viewer;
 mod load;
 mod nats_credentials;
 mod nats_faults;

@@ -71,6 +71,27 @@ async fn a_client_that_only_grows_its_credit_gets_to_the_end_of_more_than_is_kep
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_frame_holds_more_than_is_configured() {
+    let broker = NatsServer::start();
+    let link = Connection::to(&broker.url());
+    let config = "[op]\nframe_bytes = 1024\n";
+    let _daemon = Daemon::builder().connection(&link).config(config).start();
+    let control = ControlPlane::connect(&link).await;
+    let start = with_window(MIB, "exec head -c 100000 /dev/zero");
+    let (_, mut client) = OpClient::start(&control, "small", start).await;
+    let mut received = 0;
+    loop {
+        let frame = client.next().await;
+        if let Some(op_frame::Body::Exit(_)) = frame.body {
+            break;
+        }
+        assert!(payload(&frame) <= 1024, "{} bytes in one frame", payload(&frame));
+        received += payload(&frame);
+    }
+    assert_eq!(received, 100_000);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_that_stops_acknowledging_blocks_the_command_until_credit_comes() {
     let ways = Ways::start().await;
     let seconds = crate::harness::ways::unique_seconds();

@@ -11,6 +11,7 @@ use serde_json::json;
 
 use super::address::encoded;
 use super::http::{Body, Http, lost};
+use super::output;
 use super::remote::OnInterrupt;
 use super::run::{Ending, Interrupts};
 use super::streamed::{Event, Printer};
@@ -21,6 +22,25 @@ const PAUSE: Duration = Duration::from_millis(200);
 const ATTEMPTS: u32 = 150;
 /// Nothing for so long, not even a sign of life, is a lost connection.
 const SILENCE: Duration = Duration::from_secs(45);
+
+/// What is kept from one connection to the next.
+struct Following {
+    interrupts: Interrupts,
+    on_interrupt: OnInterrupt,
+    /// Whether an interrupt is still to be passed on.
+    is_owed: bool,
+    /// Whether there ever was a connection.
+    was_there: bool,
+}
+
+impl Following {
+    /// What an interrupt does: it is passed on, or we leave.
+    fn leaves(&mut self, first: bool) -> bool {
+        let passed_on = first && self.on_interrupt == OnInterrupt::PassOn;
+        self.is_owed |= passed_on;
+        !passed_on
+    }
+}
 
 /// The body of a response, line by line.
 struct Lines {
@@ -69,20 +89,33 @@ impl Http {
         printer: &mut Printer,
         on_interrupt: OnInterrupt,
     ) -> Result<Ending, Error> {
-        let (mut interrupts, mut failed) = (Interrupts::default(), 0);
+        let mut following = Following {
+            interrupts: Interrupts::listen(),
+            on_interrupt,
+            is_owed: false,
+            was_there: false,
+        };
+        let mut failed = 0;
         loop {
             let before = printer.sequence;
-            let lost = match self.follow_once(id, printer, &mut interrupts, on_interrupt).await {
+            let lost = match self.follow_once(id, printer, &mut following).await {
                 Ok(Some(ending)) => return Ok(ending),
                 Ok(None) => None,
                 Err(error @ (Error::Unavailable { .. } | Error::Timeout { .. })) => Some(error),
                 Err(error) => return Err(error),
             };
             failed = if printer.sequence > before { 0 } else { failed + 1 };
-            if let Some(error) = lost.filter(|_| failed > ATTEMPTS) {
+            // Whoever was never there is not waited for, unless it has a command of ours.
+            let is_hopeless = !following.was_there && on_interrupt == OnInterrupt::Leave;
+            if let Some(error) = lost.filter(|_| failed > ATTEMPTS || is_hopeless) {
                 return Err(error);
             }
-            tokio::time::sleep(PAUSE).await;
+            tokio::select! {
+                () = tokio::time::sleep(PAUSE) => {}
+                first = following.interrupts.next() => if following.leaves(first) {
+                    return Ok(Ending::Left);
+                }
+            }
         }
     }
 
@@ -91,27 +124,39 @@ impl Http {
         &self,
         id: &str,
         printer: &mut Printer,
-        interrupts: &mut Interrupts,
-        on_interrupt: OnInterrupt,
+        following: &mut Following,
     ) -> Result<Option<Ending>, Error> {
         let mut lines = self.log_lines(id, printer.sequence, true).await?;
+        following.was_there = true;
         loop {
+            if following.is_owed {
+                self.pass_on(id).await?;
+                following.is_owed = false;
+            }
             tokio::select! {
                 line = lines.next() => match line? {
                     None => return Ok(None),
                     Some(line) => printer.take(Event::parse(&line)?, &line)?,
                 },
-                first = interrupts.next() => {
-                    if !first || on_interrupt == OnInterrupt::Leave {
-                        return Ok(Some(Ending::Left));
-                    }
-                    let signal = json!({ "id": id, "signal": "INT", "scope": "tree" });
-                    self.operation("process.signal", &signal).await?;
+                first = following.interrupts.next() => if following.leaves(first) {
+                    return Ok(Some(Ending::Left));
                 }
             }
             if printer.exit.is_some() {
                 return Ok(Some(Ending::Ended));
             }
+        }
+    }
+
+    /// Interrupts the process; that it has ended already is told by its end.
+    async fn pass_on(&self, id: &str) -> Result<(), Error> {
+        let signal = json!({ "id": id, "signal": "INT", "scope": "tree" });
+        match self.operation("process.signal", &signal).await {
+            Err(error @ Error::Protocol { .. }) => {
+                output::complaint(&error);
+                Ok(())
+            }
+            other => other.map(|_| ()),
         }
     }
 

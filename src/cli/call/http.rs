@@ -250,17 +250,23 @@ impl Http {
             what: "the daemon".into(),
             reason: error.to_string(),
         };
-        let (host, stream): (_, Box<dyn Stream>) = match &self.address {
-            Address::Tcp(authority) => {
-                let stream = TcpStream::connect(authority).await.map_err(unavailable)?;
-                stream.set_nodelay(true).map_err(unavailable)?;
-                (authority.as_str(), Box::new(stream))
-            }
-            Address::Unix(path) => {
-                let stream = UnixStream::connect(path).await.map_err(unavailable)?;
-                ("localhost", Box::new(stream))
-            }
+        let connecting = async {
+            Ok::<(&str, Box<dyn Stream>), std::io::Error>(match &self.address {
+                Address::Tcp(authority) => {
+                    let stream = TcpStream::connect(authority).await?;
+                    stream.set_nodelay(true)?;
+                    (authority.as_str(), Box::new(stream))
+                }
+                Address::Unix(path) => ("localhost", Box::new(UnixStream::connect(path).await?)),
+            })
         };
+        let connected = tokio::time::timeout(CONNECT_TIMEOUT, connecting).await;
+        let (host, stream) = connected
+            .map_err(|_| Error::Timeout {
+                what: "connecting to the daemon",
+                after: CONNECT_TIMEOUT,
+            })?
+            .map_err(unavailable)?;
         let mut request = Request::get(format!("ws://{host}{path}"))
             .header(HOST, host)
             .header("connection", "upgrade")

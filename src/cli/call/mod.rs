@@ -16,6 +16,7 @@ mod remote;
 mod run;
 mod simple;
 mod streamed;
+mod terminal;
 
 use std::process::ExitCode;
 

@@ -97,7 +97,8 @@ impl Nats {
             Ok(())
         };
         let ended = self.stream(fresh_id(), start, printer, take).await?;
-        Ok(if ended.is_some() {
+        // An interrupt ends the following, and says nothing of the process.
+        Ok(if ended.is_some() && (!follow || printer.exit.is_some()) {
             Ending::Ended
         } else {
             Ending::Left
@@ -131,7 +132,8 @@ impl Nats {
         {
             return Err(Error::Lost { key: following.id });
         }
-        let (mut interrupts, mut failed) = (Interrupts::default(), 0);
+        // A cancel that was lost with a connection is said again.
+        let (mut interrupts, mut failed, mut is_owed) = (Interrupts::listen(), 0, false);
         loop {
             tokio::select! {
                 frame = following.next() => match frame {
@@ -142,7 +144,8 @@ impl Nats {
                             _ => None,
                         };
                         take(printer, frame)?;
-                        following.acknowledge(exit.is_some()).await?;
+                        // One that is lost is made up for by the next, or by attaching.
+                        let _ = following.acknowledge(exit.is_some()).await;
                         if exit.is_some() {
                             return Ok(exit);
                         }
@@ -151,13 +154,14 @@ impl Nats {
                     Err(_) => {
                         failed += 1;
                         following.attach().await;
+                        is_owed = is_owed && following.cancel().await.is_err();
                     }
                 },
                 first = interrupts.next() => {
                     if !first {
                         return Ok(None);
                     }
-                    following.cancel().await?;
+                    is_owed = following.cancel().await.is_err();
                 }
             }
         }

@@ -108,7 +108,11 @@ impl Kill {
             // The kill itself takes a moment, too.
             let wait = after.saturating_add(5000);
             let payload = json!({ "id": self.id, "killAfterMs": after, "waitMs": wait });
-            remote.operation("process.stop", &payload).await?
+            let stopped = remote.operation("process.stop", &payload).await?;
+            if !json {
+                output::answer(format!("{} {}\n", self.id, status(&stopped)).as_bytes())?;
+            }
+            stopped
         } else {
             let scope = if self.leader { "leader" } else { "tree" };
             let payload = json!({ "id": self.id, "signal": self.signal, "scope": scope });

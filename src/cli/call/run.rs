@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 use serde_json::json;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::Shown;
 use super::exec::variable;
@@ -90,17 +91,30 @@ pub(super) enum Ending {
     Left,
 }
 
-/// Interrupts of the person before the terminal.
-#[derive(Debug, Default)]
+/// Interrupts of the person before the terminal: none is missed from the moment this is there.
+#[derive(Debug)]
 pub(super) struct Interrupts {
+    /// Without signals there is nothing to pass on.
+    signals: Option<Signal>,
     count: u32,
 }
 
 impl Interrupts {
+    /// Begins to listen; an interrupt does not end us any more.
+    pub(super) fn listen() -> Self {
+        Self {
+            signals: signal(SignalKind::interrupt()).ok(),
+            count: 0,
+        }
+    }
+
     /// Resolves at the next one; says whether it is the first. Cancel-safe.
     pub(super) async fn next(&mut self) -> bool {
-        if tokio::signal::ctrl_c().await.is_err() {
-            // Without signals there is nothing to pass on.
+        let come = match &mut self.signals {
+            Some(signals) => signals.recv().await,
+            None => None,
+        };
+        if come.is_none() {
             return std::future::pending().await;
         }
         self.count += 1;

@@ -84,14 +84,22 @@ pub(super) struct Printer {
 impl Printer {
     /// Prints one event; what was printed before a connection was lost is not printed again.
     pub(super) fn take(&mut self, event: Event, line: &[u8]) -> Result<(), Error> {
-        if self.json && !matches!(event, Event::Ping) {
+        let was_told = match &event {
+            Event::Started { .. } => self.id.is_some(),
+            Event::Output { sequence, .. } => *sequence <= self.sequence && *sequence > 0,
+            Event::Ping => true,
+            Event::Gap { .. } | Event::Exit(_) => false,
+        };
+        if was_told {
+            return Ok(());
+        }
+        if self.json {
             let mut text = line.to_vec();
             text.push(b'\n');
             output::answer(&text)?;
         }
         match event {
             Event::Started { id } => self.id = Some(id),
-            Event::Output { sequence, .. } if sequence <= self.sequence && sequence > 0 => {}
             Event::Output {
                 sequence,
                 stream,

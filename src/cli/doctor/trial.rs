@@ -42,7 +42,7 @@ impl Trial {
         };
         let parts = Parts {
             engine: Engine::start(engine, InstanceId::mint(), &tasks),
-            pty: crate::pty::Config::default(),
+            pty: config.pty,
             files: Arc::new(Files::new(config.fs.clone(), workspace.clone())),
             host: Arc::new(Host::new(workspace.root.clone())),
             ledger: Ledger::open(LedgerConfig {

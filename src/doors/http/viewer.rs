@@ -4,7 +4,7 @@
 //! dropped what it did not take yet, it is told how much, and gets the screen as it is.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::stream::{SplitSink, SplitStream};
@@ -27,7 +27,7 @@ use crate::wire::json::{ClientMessage, exit_code, input_bytes};
 
 /// Bytes of output that are taken from the log at once.
 const BATCH: u64 = 256 << 10;
-/// A viewer that is silent for so long is asked whether it is there, and given up after twice that.
+/// How often a viewer is asked whether it is there; it is given up when it said nothing for three times that.
 const PING: Duration = Duration::from_secs(15);
 /// Refusals that wait to be told.
 const REFUSALS: usize = 16;
@@ -119,18 +119,22 @@ impl Viewer {
             send(sink, Message::Binary(frame.into())).await?;
         }
         let mut cursor = output.cursor_at(Channel::Tty, offset);
+        // A program that never rests does not keep us from asking: who only watches says nothing else.
+        let mut asked = Instant::now();
         loop {
+            if asked.elapsed() >= PING {
+                send(sink, Message::Ping(Bytes::new())).await?;
+                asked = Instant::now();
+            }
+            let until_ping = PING.saturating_sub(asked.elapsed());
             let items = tokio::select! {
-                items = tokio::time::timeout(PING, output.next(&mut cursor, BATCH)) => items,
+                items = tokio::time::timeout(until_ping, output.next(&mut cursor, BATCH)) => items,
                 Some(error) = refused.recv() => {
                     send(sink, said(&error)).await?;
                     continue;
                 }
             };
-            let Ok(items) = items else {
-                send(sink, Message::Ping(Bytes::new())).await?;
-                continue;
-            };
+            let Ok(items) = items else { continue };
             let items = items?;
             if items.is_empty() {
                 return self.say_exit(sink).await;

@@ -29,6 +29,8 @@ pub struct Config {
     pub allow_plaintext: bool,
     /// Time between heartbeats.
     pub heartbeat: Duration,
+    /// Operations that are streamed.
+    pub op: OpConfig,
     /// The directory that holds `connections/*.json`; `None` reads no files.
     pub config_dir: Option<PathBuf>,
     /// A link made by flags or the configuration file.
@@ -39,6 +41,24 @@ pub struct Config {
     pub version: String,
     /// Name of the machine, for Hello.
     pub machine_name: String,
+}
+
+/// Operations that are streamed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OpConfig {
+    /// Bytes of payload of one frame, as far as the broker takes it.
+    pub frame_bytes: usize,
+    /// How long an op may be detached while no more of its output can be kept.
+    pub abandon: Duration,
+}
+
+impl Default for OpConfig {
+    fn default() -> Self {
+        Self {
+            frame_bytes: 128 << 10,
+            abandon: Duration::from_secs(24 * 3600),
+        }
+    }
 }
 
 /// One link: where to dial, as whom, and what its owner consented to.

@@ -67,7 +67,7 @@ use crate::lifecycle::Tasks;
 use crate::ops::Rooms;
 use crate::telemetry::Metrics;
 
-pub use self::config::{Config, Credential, Families, LinkConfig};
+pub use self::config::{Config, Credential, Families, LinkConfig, OpConfig};
 pub use self::link::LinkState;
 
 /// Time between looks at the connection files.
@@ -321,7 +321,7 @@ impl Nats {
 
     fn collect_ops(&self, now: Instant) {
         for running in self.links.lock().values() {
-            running.link.ops.collect(now);
+            running.link.ops.collect(now, self.door.config.op.abandon);
         }
     }
 

@@ -20,10 +20,6 @@ use crate::wire::proto::{
     OpAck, OpAttach, OpExit, OpLostReason, OpStart, OpStarted, OpStatus, WriteChunk, WriteChunkAck,
 };
 
-/// Bytes of payload of one frame.
-const FRAME_BYTES: usize = 128 << 10;
-/// How long an op may be detached while no more of its output can be kept.
-const ABANDON: Duration = Duration::from_secs(24 * 3600);
 /// How often what is over is let go.
 pub(super) const COLLECT: Duration = Duration::from_secs(30);
 
@@ -164,8 +160,8 @@ impl Ops {
         drop(self.roster.lock().complete(&op.id, Instant::now()));
     }
 
-    /// Lets go of what is over, and ends what nobody came back for.
-    pub(super) fn collect(&self, now: Instant) {
+    /// Lets go of what is over, and ends what nobody came back for although its output is full since `abandon`.
+    pub(super) fn collect(&self, now: Instant, abandon: Duration) {
         let (old, ops) = {
             let mut roster = self.roster.lock();
             (
@@ -175,7 +171,7 @@ impl Ops {
         };
         drop(old);
         for op in ops {
-            op.look_after(now, ABANDON);
+            op.look_after(now, abandon);
         }
     }
 
@@ -243,7 +239,8 @@ fn accepted(status: OpStatus) -> OpStarted {
 async fn begin(generation: &Arc<Generation>, op: Arc<Op>, asked: Asked) -> Result<OpStarted, Error> {
     let link = Arc::clone(&generation.link);
     let window_bytes = asked.start.window_bytes;
-    let record_limit = FRAME_BYTES.min(generation.max_payload.saturating_sub(FRAME_OVERHEAD));
+    let frame_bytes = link.door.config.op.frame_bytes;
+    let record_limit = frame_bytes.min(generation.max_payload.saturating_sub(FRAME_OVERHEAD));
     let (beginning, starting) = (Arc::clone(&op), Arc::clone(&link));
     // In a task of its own: who asked may go away half way.
     let begun = link.door.tasks.spawn("op-start", async move {

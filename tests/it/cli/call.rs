@@ -1,22 +1,23 @@
 //! `boxd call` over both doors.
 
 use std::ffi::{OsStr, OsString};
+use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::Output;
 
 use super::{call_with, complaint, run};
-use crate::harness::{Daemon, NatsServer};
+use crate::harness::{Connection, Daemon, NatsServer};
 
 /// A daemon, and the flags that reach it through one door.
-struct Way {
-    name: &'static str,
-    flags: Vec<OsString>,
+pub(super) struct Way {
+    pub(super) name: &'static str,
+    pub(super) flags: Vec<OsString>,
 }
 
 impl Way {
     #[track_caller]
-    fn call<A: AsRef<OsStr>>(&self, daemon: &Daemon, arguments: &[A], input: &[u8]) -> Output {
+    pub(super) fn call<A: AsRef<OsStr>>(&self, daemon: &Daemon, arguments: &[A], input: &[u8]) -> Output {
         let mut words = self.flags.clone();
         words.extend(arguments.iter().map(|argument| argument.as_ref().to_owned()));
         call_with(&daemon.state_directory(), &words, input)
@@ -25,7 +26,7 @@ impl Way {
 
 /// Runs a test through HTTP and through NATS against one daemon.
 #[track_caller]
-fn through_each_door(test: impl Fn(&Way, &Daemon)) {
+pub(super) fn through_each_door(test: impl Fn(&Way, &Daemon)) {
     let broker = NatsServer::start();
     let (daemon, link) = Daemon::linked(&broker);
     test(
@@ -35,11 +36,16 @@ fn through_each_door(test: impl Fn(&Way, &Daemon)) {
         },
         &daemon,
     );
+    test(&over_nats(&daemon, &link, &broker.url()), &daemon);
+}
+
+/// The way through the broker at `url`.
+pub(super) fn over_nats(daemon: &Daemon, link: &Connection, url: &str) -> Way {
     let token = daemon.directory().join("nats-token");
     std::fs::write(&token, &link.bearer).unwrap();
     let flags = [
         "--nats-url".into(),
-        broker.url().into(),
+        url.into(),
         "--workspace-id".into(),
         link.workspace_id.clone().into(),
         "--agent-id".into(),
@@ -47,13 +53,21 @@ fn through_each_door(test: impl Fn(&Way, &Daemon)) {
         "--nats-token-file".into(),
         token.into(),
     ];
-    test(
-        &Way {
-            name: "nats",
-            flags: flags.to_vec(),
-        },
-        &daemon,
-    );
+    Way {
+        name: "nats",
+        flags: flags.to_vec(),
+    }
+}
+
+/// The way over HTTP through another address than the daemon's own.
+pub(super) fn over_http(daemon: &Daemon, address: SocketAddr) -> Way {
+    let token = daemon.state_directory().join("token");
+    let url = format!("http://{address}");
+    let flags = ["--url".into(), url.into(), "--token-file".into(), token.into()];
+    Way {
+        name: "http",
+        flags: flags.to_vec(),
+    }
 }
 
 #[test]

@@ -1,8 +1,10 @@
 //! The command line as scripts and people use it: real processes, exit codes and bytes.
 
+mod attach;
 mod call;
 mod configuration;
 mod main_command;
+mod processes;
 mod secrets;
 mod state;
 

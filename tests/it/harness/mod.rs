@@ -10,12 +10,14 @@ pub(crate) mod connection;
 pub(crate) mod control;
 pub(crate) mod daemon;
 pub(crate) mod group;
+pub(crate) mod heard;
 pub(crate) mod http;
 pub(crate) mod hung;
 mod machine;
 pub(crate) mod op;
 pub(crate) mod processes;
 pub(crate) mod proxy;
+pub(crate) mod pty;
 pub(crate) mod ready;
 pub(crate) mod viewer;
 pub(crate) mod ways;
@@ -27,10 +29,12 @@ pub(crate) use broker::NatsServer;
 pub(crate) use connection::Connection;
 pub(crate) use control::{ControlPlane, Family};
 pub(crate) use daemon::Daemon;
+pub(crate) use heard::Heard;
 pub(crate) use http::{Answer, Http, whole};
 pub(crate) use hung::HungFileSystem;
 pub(crate) use machine::alone;
 pub(crate) use proxy::Proxy;
+pub(crate) use pty::Pty;
 pub(crate) use ways::{Request, WAYS, Way, Ways};
 
 /// How long a test waits for something that is not a matter of speed.

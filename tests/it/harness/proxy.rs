@@ -29,10 +29,15 @@ struct Shared {
 impl Proxy {
     /// In front of `broker`.
     pub(crate) fn to(broker: &NatsServer) -> Self {
+        Self::before(broker.url().trim_start_matches("nats://").parse().unwrap())
+    }
+
+    /// In front of whoever listens there: a broker, or the daemon itself.
+    pub(crate) fn before(broker: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let shared = Arc::new(Shared {
-            broker: broker.url().trim_start_matches("nats://").parse().unwrap(),
+            broker,
             pace: AtomicU64::new(u64::MAX),
             cuts: AtomicU64::new(0),
             connections: Mutex::default(),
@@ -44,6 +49,11 @@ impl Proxy {
             }
         });
         Self { address, shared }
+    }
+
+    /// The address to dial instead.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// The URL to dial instead of the broker's.
