@@ -109,8 +109,14 @@ pub(super) fn differences(one: &mut Grid, other: &mut Grid) -> Vec<String> {
 pub(super) fn can_say_what_to_repeat(screen: &Screen) -> bool {
     let cells = screen.term.grid();
     let rows = (0..cells.screen_lines()).map(|row| &cells[Line(row as i32)]);
-    let erased =
-        |cell: &Cell| cell.c == ' ' && cell.extra.is_none() && (cell.flags - Flags::WRAPLINE).is_empty();
+    let erased = |cell: &Cell| {
+        let flags = cell.flags & Flags::WRAPLINE;
+        *cell
+            == Cell {
+                flags,
+                ..Cell::from(cell.bg)
+            }
+    };
     let mut pairs = rows
         .flat_map(|row| (0..row.len().saturating_sub(2)).map(move |col| &row[Column(col)..Column(col + 2)]));
     screen.last.is_some()

@@ -68,9 +68,12 @@ impl Grid {
         while !bytes.is_empty() {
             let mut now = bytes.len().min(flood::SHORTEST);
             if self.may_leave_out(bytes) {
-                let text = flood::plain(bytes);
+                let text = flood::text(bytes);
                 if let Some((surplus, lines)) = self.surplus(&bytes[..text]) {
                     self.emulate(&bytes[..surplus.start]);
+                    for attributes in flood::attributes(&bytes[surplus.clone()]) {
+                        self.emulate(attributes);
+                    }
                     if !self.screen.is_alternate() {
                         self.screen.history.pass_over(lines);
                     }
@@ -98,7 +101,7 @@ impl Grid {
         bytes.len() > flood::SHORTEST && self.scanner.is_between() && self.screen.scrolls_as_a_whole()
     }
 
-    /// What of a plain text need not be emulated, and how many lines of history that would have been.
+    /// What of a text need not be emulated, and how many lines of history that would have been.
     fn surplus(&self, text: &[u8]) -> Option<(Range<usize>, u64)> {
         let (seen, cols) = (self.seen_lines(), self.screen.cols());
         if let Some(surplus) = flood::surplus(text, seen) {
@@ -110,14 +113,15 @@ impl Grid {
         Some((0..surplus, (surplus / cols) as u64))
     }
 
-    /// The last lines of a text that can be seen afterwards, on the screen and in the history.
+    /// The last lines of a text that can be seen afterwards, on the screen and in the history. Those of another screen
+    /// may have been written over what stood there.
     fn seen_lines(&self) -> usize {
         let history = if self.screen.is_alternate() {
             0
         } else {
             self.screen.history.limits().lines
         };
-        usize::from(self.size.rows()) + history + 1
+        2 * usize::from(self.size.rows()) + history
     }
 
     /// Changes the size as terminals do: the main screen wraps its lines anew. Fails with [`Error::Overloaded`] and

@@ -8,8 +8,9 @@
 //!   push --copy--> backlog (bounded) --settle, with--> grid
 //! ```
 //!
-//! The pump has to settle by itself only when the backlog is full. For plain text that costs a search (see `flood`),
-//! so a flood is not slowed by its emulation; only output that is full of sequences is held to the emulator's speed.
+//! The pump has to settle by itself only when the backlog is full. For text, colored or not, that costs a search (see
+//! `flood`), so a flood is not slowed by its emulation; only output that moves the cursor all the time is held to the
+//! emulator's speed.
 
 use parking_lot::Mutex;
 
@@ -65,7 +66,7 @@ impl Lazy {
     }
 
     /// Emulates all that was pushed. Blocks for as long as that takes: up to some 40 ms for a full backlog of
-    /// sequences, two or three for plain text.
+    /// cursor movements, a few for text.
     pub fn settle(&self) {
         self.with(|_| ());
     }

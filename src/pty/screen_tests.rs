@@ -347,19 +347,22 @@ proptest! {
 
     #[test]
     fn a_flood_leaves_what_its_emulation_would(
-        start in "[a-z\r\n]{0,20}(\x1b\\[[1-9]m)?", line in "[a-z\t\u{e4}\u{4e2d}]{0,9}(\r\n|\r\n|\n)", ends in 0..40_usize,
-        is_alternate in any::<bool>(), lines in 0..50_usize
+        start in "[a-z\r\n]{0,20}(\x1b\\[[1-9]m)?",
+        early in "(\x1b\\[(0;)?(1|4|33|4:3)m){0,2}",
+        line in "[a-z\t\u{e4}\u{4e2d}]{0,9}(\x1b\\[(0;)?3[1-7]m|\x1b\\[0?m|\x1b\\[K)?[a-z]{0,2}(\r\n|\r\n|\n)",
+        ends in 0..40_usize, is_alternate in any::<bool>(), lines in 0..50_usize
     ) {
         let limits = Limits { lines, bytes: 100_000 };
         let budget = Budget::new(1_000_000);
         let open = || Grid::open(size(40, 5), limits, &budget).unwrap();
         let (mut careful, mut quick) = (open(), open());
-        if is_alternate {
-            careful.feed(b"\x1b[?1049h");
-            quick.feed(b"\x1b[?1049h");
-        }
-        let numbered = (0..6000).map(|number| format!("{number} {line}"));
-        let flood = start.clone() + &numbered.collect::<String>() + &"x".repeat(ends) + "\x1b[1mend";
+        // What stands on the screen before must not shine through.
+        let before = if is_alternate { "\x1b[?1049h" } else { "" };
+        let before = format!("{before}\x1b[44m{}\x1b[2;3H\x1b[42m", "filled".repeat(33));
+        let numbered: Vec<String> = (0..6000).map(|number| format!("{} {line}", number % 1000)).collect();
+        let flood = format!("{start}{line}{early}{}{}\x1b[1mend", numbered.concat(), "x".repeat(ends));
+        careful.feed(before.as_bytes());
+        quick.feed(before.as_bytes());
         for piece in flood.as_bytes().chunks(1000) {
             careful.feed(piece);
         }
@@ -377,6 +380,9 @@ proptest! {
         let budget = Budget::new(1_000_000);
         let open = || Grid::open(size(40, 5), limits, &budget).unwrap();
         let (mut careful, mut quick) = (open(), open());
+        let before = format!("{}\x1b[2;3H", "filled".repeat(33));
+        careful.feed(before.as_bytes());
+        quick.feed(before.as_bytes());
         let flood = start + &"0123456789abcdefghijk".repeat(length / 20)[..length] + "\x1b[1mend";
         for piece in flood.as_bytes().chunks(1000) {
             careful.feed(piece);
