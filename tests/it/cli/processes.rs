@@ -1,5 +1,6 @@
 //! `boxd call run|ps|logs|kill`: processes as scripts and people drive them, over both doors and over connections that break.
 
+use std::fmt::Write as _;
 use std::process::{Child, Stdio};
 
 use nix::sys::signal::{Signal, kill};
@@ -332,8 +333,13 @@ fn follows_over_cuts(way: &Way, daemon: &Daemon, proxy: &Proxy, arguments: &[&st
     proxy.cut();
     let (code, rest, stderr) = logs.end();
     heard.extend(rest);
-    let numbers: String = (1..=2000).map(|number| format!("{number}\n")).collect();
-    let expected: String = (1..=120).map(|turn| format!("turn {turn}\n{numbers}")).collect();
+    let mut expected = String::new();
+    for turn in 1..=120 {
+        writeln!(expected, "turn {turn}").unwrap();
+        for number in 1..=2000 {
+            writeln!(expected, "{number}").unwrap();
+        }
+    }
     assert_eq!(
         code,
         Some(9),
