@@ -21,6 +21,7 @@ mod responders;
 mod spawn;
 mod stream;
 mod table;
+mod terminal;
 
 use anyhow::{Context, Result, bail};
 
@@ -28,7 +29,7 @@ use crate::guest::Lab;
 use crate::table::Table;
 
 /// What the rows are grouped by on the command line.
-const GROUPS: [&str; 5] = ["daemon", "nats", "http", "stream", "load"];
+const GROUPS: [&str; 6] = ["daemon", "nats", "http", "stream", "terminal", "load"];
 
 fn main() -> Result<()> {
     // Cargo adds `--bench`; everything else is a role or a group.
@@ -72,6 +73,9 @@ async fn measure(wanted: impl Fn(&str) -> bool) -> Result<()> {
     }
     if wanted("stream") {
         stream::rows(&lab, &daemon, &mut table).await?;
+    }
+    if wanted("terminal") {
+        terminal::rows(&daemon, &mut table).await?;
     }
     if wanted("load") {
         daemon::after_load(&daemon, &mut table)?;

@@ -179,7 +179,7 @@ async fn followed(daemon: &Daemon, table: &mut Table) -> Result<()> {
     Ok(())
 }
 
-fn created_id(answer: &serde_json::Value) -> Result<String> {
+pub(crate) fn created_id(answer: &serde_json::Value) -> Result<String> {
     match answer["id"].as_str() {
         Some(id) => Ok(id.to_owned()),
         None => bail!("no process was made: {answer}"),

@@ -15,7 +15,7 @@ use crate::stream::{Channel, Chosen, Cursor, Item, Lines, Select, Survey, View};
 /// Bytes that are read at once.
 const PIECE: u64 = 64 << 10;
 /// Logs that one principal may follow at once.
-const FOLLOWERS: usize = 256;
+const FOLLOWERS: usize = 1024;
 
 /// Which part of what a process writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -287,7 +287,7 @@ async fn one_caller_follows_so_many_and_no_more() {
     let http = daemon.http();
     let id = made(&http, "exec sleep 1000").await;
     let mut all = Vec::new();
-    for _ in 0..256 {
+    for _ in 0..1024 {
         all.push(Events::of(&http, &id, "").await);
     }
     let path = format!("/v1/processes/{id}/logs?follow=true");
