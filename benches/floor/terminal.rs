@@ -22,10 +22,10 @@ use crate::table::{Bar, Rounds, Row, Table, Unit, interleave, median};
 /// Sends back what it gets, and nothing else.
 const ECHO: &str = "stty raw -echo; printf r; exec cat";
 /// Writes a flood when it is told to.
-const FLOOD: &str = "stty raw -echo; printf r; read x; yes | head -c 200000000";
+const FLOOD: &str = "stty raw -echo; printf r; read x; tr '\\0' y < /dev/zero | head -c 200000000";
 const FLOOD_BYTES: usize = 200_000_000;
 const ECHOES: usize = 1000;
-const ROUNDS: usize = 3;
+const ROUNDS: usize = 2;
 const TERMINALS: usize = 200;
 
 type Socket = WebSocketStream<TcpStream>;
