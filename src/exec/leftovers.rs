@@ -12,7 +12,7 @@ use crate::ids::InstanceId;
 
 impl Engine {
     /// Ends every process that this daemon ever started and that is still alive, background children too: TERM,
-    /// [`Config::kill_grace`], KILL, for all trees in one go. Nothing is born from now on. Answers who would not end.
+    /// the grace of the configuration, KILL, for all trees in one go. Nothing is born from now on. Answers who would not end.
     pub async fn kill_everything(self: &Arc<Self>) -> Vec<i32> {
         self.births.close();
         self.spare_births.close();
@@ -35,7 +35,7 @@ impl Engine {
         killing.await.map(|killed| killed.survivors).unwrap_or_default()
     }
 
-    /// Stops what a daemon that was killed has left running: TERM, [`Config::kill_grace`], KILL. Answers how many.
+    /// Stops what a daemon that was killed has left running: TERM, the grace of the configuration, KILL. Answers how many.
     pub async fn stop_leftovers(self: &Arc<Self>, killed: InstanceId) -> Result<usize, Error> {
         let tree = Tree {
             leader: None,

@@ -1,7 +1,7 @@
 //! The numbered output log of one process.
 //!
 //! Every byte a process writes becomes part of a [`Record`] with one sequence over all channels and a byte offset
-//! within its channel. How much stays is the business of [`Keep`]; what does not is counted and shows as a [`Gap`].
+//! within its channel. How much stays is the business of [`Keep`]; what does not is counted and shows as a [`super::record::Gap`].
 //! [`Log::totals`] gives the number and the blake3 digest of everything that was written, kept or not.
 //!
 //! ```text
