@@ -57,6 +57,8 @@ pub(super) struct Plan<'a> {
     pub(super) nofile: Option<(u64, u64)>,
     /// Text for `/proc/self/oom_score_adj`.
     pub(super) oom_score_adj: Option<&'a CStr>,
+    /// Its nice value, where that is not the daemon's.
+    pub(super) nice: Option<i32>,
     /// What others may know of the birth while it lasts.
     pub(super) birth: &'a Birth,
 }
@@ -104,6 +106,7 @@ struct Shared {
     user: Option<*const Credentials>,
     nofile: Option<libc::rlimit64>,
     oom_score_adj: Option<(*const c_char, usize)>,
+    nice: Option<i32>,
     birth: *const Birth,
     failure: Option<StartFailure>,
 }
@@ -138,6 +141,7 @@ pub(super) fn spawn(plan: &Plan<'_>) -> Result<Born, StartFailure> {
         oom_score_adj: plan
             .oom_score_adj
             .map(|text| (text.as_ptr(), text.to_bytes().len())),
+        nice: plan.nice,
         birth: std::ptr::from_ref(plan.birth),
         failure: None,
     };
@@ -331,6 +335,9 @@ fn prepare(shared: &Shared) -> Result<(), StartFailure> {
                 libc::close(fd);
             }
         }
+        if let Some(nice) = shared.nice {
+            step(Stage::Limits, libc::setpriority(libc::PRIO_PROCESS, 0, nice))?;
+        }
         if let Some(limit) = &shared.nofile {
             step(Stage::Limits, libc::setrlimit64(libc::RLIMIT_NOFILE, limit))?;
         }
@@ -446,6 +453,7 @@ mod tests {
             user: wish.user,
             nofile: wish.nofile,
             oom_score_adj: None,
+            nice: None,
             birth: &Birth::default(),
         };
         let born = spawn(&plan)?;

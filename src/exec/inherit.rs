@@ -1,10 +1,12 @@
-//! What the daemon changes about itself at start, and what its children get back: the limits and the OOM score that
-//! the daemon was started with, and the duty to adopt orphans.
+//! What the daemon changes about itself at start, and what its children get back: the limits, the OOM score and the
+//! nice value that the daemon was started with, and the duty to adopt orphans.
 
 use std::ffi::CString;
 use std::fs;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::unistd::{getpid, getsid};
+use rustix::process::{getpriority_process, setpriority_process};
 
 use crate::error::Error;
 
@@ -15,16 +17,21 @@ pub(super) struct Inherited {
     pub(super) nofile: Option<(u64, u64)>,
     /// `oom_score_adj` of the daemon's start, when it was lowered.
     pub(super) oom_score_adj: Option<CString>,
+    /// Nice value of the daemon's start, when it was lowered.
+    pub(super) nice: Option<i32>,
     /// This process leaves no core dumps, and is to stay so whoever its children become.
     pub(super) undumpable: bool,
 }
 
 /// Half the range below the children: they are to be killed first.
 const DAEMON_OOM_SCORE: i32 = -500;
+/// Nine times the weight of a child that has the usual nice value: among hundreds of them the daemon still answers.
+const DAEMON_NICE: i32 = -10;
 
 impl Inherited {
     /// Prepares this process for being the daemon: as many descriptors as the hard limit allows, last to be killed
-    /// for memory where that is permitted, no core dumps, and orphans come to it. Answers what children get back.
+    /// for memory and ahead of its children for a processor where that is permitted, no core dumps, and orphans come to
+    /// it. Answers what children get back.
     pub(super) fn take_over() -> Result<Self, Error> {
         nix::sys::prctl::set_child_subreaper(true).map_err(|errno| Error::Io {
             doing: "become a subreaper".into(),
@@ -38,6 +45,7 @@ impl Inherited {
         Ok(Self {
             nofile: raise_descriptor_limit(),
             oom_score_adj,
+            nice: lower_nice(),
             undumpable: true,
         })
     }
@@ -60,4 +68,18 @@ fn lower_oom_score() -> Option<CString> {
         .filter(|score| *score > DAEMON_OOM_SCORE)?;
     fs::write(path, DAEMON_OOM_SCORE.to_string()).ok()?;
     CString::new(lower.to_string()).ok()
+}
+
+/// Needs `CAP_SYS_NICE`; without it the daemon queues for a processor like everybody else.
+fn lower_nice() -> Option<i32> {
+    let before = getpriority_process(None)
+        .ok()
+        .filter(|nice| *nice > DAEMON_NICE)?;
+    setpriority_process(None, DAEMON_NICE).ok()?;
+    // Where the kernel shares processors among sessions (`sched_autogroup_enabled`), a nice value counts within one
+    // only, and every child leads its own. A session that is not ours is somebody's shell and what else it started.
+    if getsid(None).is_ok_and(|session| session == getpid()) {
+        let _ = fs::write("/proc/self/autogroup", DAEMON_NICE.to_string());
+    }
+    Some(before)
 }

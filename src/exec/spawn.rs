@@ -157,6 +157,7 @@ impl Start {
             user,
             nofile: self.nofile.map(|most| (most, most)).or(inherited.nofile),
             oom_score_adj: inherited.oom_score_adj.as_deref(),
+            nice: inherited.nice,
             birth,
         });
         if user.is_some() && inherited.undumpable {

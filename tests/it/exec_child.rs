@@ -59,6 +59,25 @@ fn may_lower_scores() -> bool {
 }
 
 #[tokio::test]
+async fn the_daemon_goes_ahead_of_its_children_who_queue_as_it_did() {
+    let builder = Daemon::builder().prelude("renice -n 3 -p $$ > /dev/null");
+    let ways = Ways::with(builder, NatsServer::start()).await;
+    for way in WAYS {
+        let script = "nice; cat /proc/$$/autogroup 2> /dev/null | cut -d ' ' -f 3";
+        let ran = ways.run(way, &Request::shell(script)).await;
+        let said = ran.text();
+        assert!(matches!(said.trim(), "3" | "3\n0"), "{way:?}: {said:?}");
+    }
+    let script = "ps -o nice= -L -p $0; cut -d ' ' -f 3 < /proc/$0/autogroup";
+    let of_daemon = std::process::Command::new("sh")
+        .args(["-c", script, &ways.daemon.pid().to_string()])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&of_daemon.stdout);
+    assert!(said.lines().all(|nice| nice.trim() == "-10"), "{said}");
+}
+
+#[tokio::test]
 async fn the_environment_is_cleaned_and_quiet() {
     let builder = Daemon::builder()
         .environment("PASSED", "on")

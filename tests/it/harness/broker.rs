@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::Command;
 
 use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 use tempfile::TempDir;
 
 use super::group::Group;
@@ -89,6 +90,11 @@ impl NatsServer {
     #[track_caller]
     pub(crate) fn signal(&mut self, signal: Signal) {
         self.group.as_mut().expect("a server that runs").signal(signal);
+    }
+
+    /// Its process id.
+    pub(crate) fn pid(&self) -> Pid {
+        self.group.as_ref().expect("a server that runs").pid()
     }
 
     /// Kills it where it stands.

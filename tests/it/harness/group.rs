@@ -1,4 +1,5 @@
-//! A child process in a group of its own, with its log in a file: killed with its group when dropped.
+//! A child process that leads a session and a group of its own, as a service does, with its log in a file: killed with
+//! its group when dropped.
 
 use std::fs::File;
 use std::os::unix::process::CommandExt;
@@ -23,11 +24,11 @@ impl Group {
     pub(crate) fn spawn(name: &str, command: &mut Command, log: &Path) -> Self {
         super::machine::share();
         let file = File::options().create(true).append(true).open(log).unwrap();
-        let child = command
+        command
             .stdin(Stdio::null())
             .stdout(file.try_clone().unwrap())
-            .stderr(file)
-            .process_group(0)
+            .stderr(file);
+        let child = lead_session(command)
             .spawn()
             .unwrap_or_else(|error| panic!("failed to start {name}: {error}"));
         Self {
@@ -112,4 +113,13 @@ impl Drop for Group {
             eprintln!("{}", self.log_tail());
         }
     }
+}
+
+#[expect(
+    unsafe_code,
+    reason = "what a child does before exec is in nobody's safe hands"
+)]
+fn lead_session(command: &mut Command) -> &mut Command {
+    // SAFETY: a plain system call, which touches nothing that another thread could hold.
+    unsafe { command.pre_exec(|| Ok(nix::unistd::setsid().map(drop)?)) }
 }

@@ -32,7 +32,7 @@ pub(crate) use daemon::Daemon;
 pub(crate) use heard::Heard;
 pub(crate) use http::{Answer, Http, whole};
 pub(crate) use hung::HungFileSystem;
-pub(crate) use machine::alone;
+pub(crate) use machine::{ahead, alone};
 pub(crate) use proxy::Proxy;
 pub(crate) use pty::Pty;
 pub(crate) use ways::{Request, WAYS, Way, Ways};
