@@ -338,6 +338,7 @@ mod tests {
                 }),
                 marker: format!("BOXD_PROCESS={marker}").into_bytes(),
                 orphans: false,
+                siblings: None,
             };
             confinement.attend(&tree);
             Self {

@@ -60,6 +60,7 @@ impl Crowds {
             leader,
             marker: culprit.marker.clone(),
             orphans: false,
+            siblings: None,
         });
     }
 }
@@ -104,6 +105,7 @@ mod tests {
             }),
             marker: b"BOXD_PROCESS=test:crowd".to_vec(),
             orphans: false,
+            siblings: None,
         };
         let culprit = Culprit {
             marker: tree.marker.clone(),

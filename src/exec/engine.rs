@@ -375,6 +375,7 @@ impl Engine {
             leader,
             marker: format!("{MARKER}={marker}").into_bytes(),
             orphans: false,
+            siblings: Some(Arc::clone(&self.reaper)),
         };
         Ok(Newborn {
             id: ProcessId(self.next_id.fetch_add(1, Ordering::Relaxed)),

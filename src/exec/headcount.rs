@@ -424,6 +424,7 @@ mod tests {
             group: session,
             started: 1,
             dead: false,
+            of_kernel: false,
             resident: 1,
         }
     }
@@ -499,6 +500,7 @@ mod tests {
             }),
             marker: marker.clone(),
             orphans: false,
+            siblings: None,
         };
         let (named, mut culprit) = tokio::sync::mpsc::unbounded_channel();
         let tasks = Tasks::new();

@@ -20,6 +20,7 @@ impl Engine {
             leader: None,
             marker: format!("{MARKER}={}:", self.instance).into_bytes(),
             orphans: true,
+            siblings: None,
         };
         let asked = tree.clone();
         let asking = tokio::task::spawn_blocking(move || kill::signal_tree(&asked, libc::SIGTERM));
@@ -41,6 +42,7 @@ impl Engine {
             leader: None,
             marker: format!("{MARKER}={killed}:").into_bytes(),
             orphans: false,
+            siblings: None,
         };
         if proc::carries(std::process::id() as i32, &tree.marker).unwrap_or(false) {
             // We are part of that tree ourselves: started by one of its commands.

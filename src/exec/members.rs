@@ -12,6 +12,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use super::proc::{self, Snapshot, Stat};
+use super::reap::Reaper;
 use super::sys;
 
 /// A tree to be signalled.
@@ -23,6 +24,8 @@ pub(super) struct Tree {
     pub(super) marker: Vec<u8>,
     /// Whether orphans that came to this daemon belong to it: when it stands for everything that we started.
     pub(super) orphans: bool,
+    /// Knows the leaders of all other trees, for a tree that has one leader: they need not be looked at.
+    pub(super) siblings: Option<Arc<Reaper>>,
 }
 
 /// The first process of a tree.
@@ -107,7 +110,20 @@ impl Search {
 
     /// The members alive now.
     pub(super) fn look(&mut self) -> io::Result<Look> {
-        Ok(self.look_at(&proc::snapshot()?))
+        let strangers = self.strangers();
+        Ok(self.look_at(&proc::snapshot_without(&strangers)?))
+    }
+
+    /// Who leads another tree: among a thousand processes that live, a look costs what its own tree is made of.
+    fn strangers(&self) -> HashSet<i32> {
+        let Some(reaper) = &self.tree.siblings else {
+            return HashSet::new();
+        };
+        let mut leaders = reaper.leaders();
+        if let Some(leader) = &self.tree.leader {
+            leaders.remove(&leader.pid);
+        }
+        leaders
     }
 
     /// The members alive at the moment of a snapshot that was taken after the tree's leader was born.

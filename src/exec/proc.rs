@@ -1,6 +1,6 @@
 //! `/proc` as the tree killer needs it: who is whose child, who carries our marker, who holds a pipe.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -19,6 +19,8 @@ pub(super) struct Stat {
     pub(super) started: u64,
     /// Whether it has ended and only waits to be reaped.
     pub(super) dead: bool,
+    /// Whether it is a thread of the kernel, which has no program and no environment.
+    pub(super) of_kernel: bool,
     pub(super) threads: u64,
     /// Pages of memory that are resident.
     pub(super) resident: u64,
@@ -42,20 +44,33 @@ impl Snapshot {
     }
 }
 
+/// Of the flags in `/proc/<pid>/stat`; `include/linux/sched.h`.
+const PF_KTHREAD: u64 = 0x0020_0000;
+
 /// What the environment of every process that a daemon has started begins an entry with.
 const ANY_MARKER: &[u8] = MARKER.as_bytes();
 
 /// Every process that can be seen, and who carries which markers. `NotFound` where nobody can be seen: no `/proc`, or an
 /// empty directory of that name, as in a small root.
 pub(super) fn snapshot() -> io::Result<Snapshot> {
+    snapshot_without(&HashSet::new())
+}
+
+/// The same of everybody but these, who are not looked at.
+pub(super) fn snapshot_without(strangers: &HashSet<i32>) -> io::Result<Snapshot> {
     let mut snapshot = Snapshot::default();
     for pid in pids()? {
-        match stat(pid) {
-            Ok(Some(stat)) => {
-                snapshot.all.insert(pid, stat);
-            }
-            Ok(None) => snapshot.moved = true,
-            Err(error) => return Err(error),
+        if strangers.contains(&pid) {
+            continue;
+        }
+        let Some(stat) = stat(pid)? else {
+            snapshot.moved = true;
+            continue;
+        };
+        snapshot.all.insert(pid, stat);
+        // Who has ended has none any more either, and left its children before.
+        if stat.dead || stat.of_kernel {
+            continue;
         }
         match environment(pid) {
             Ok(environment) => {
@@ -107,6 +122,7 @@ pub(super) fn parse_stat(line: &[u8]) -> Option<Stat> {
     Some(Stat {
         pid,
         dead: matches!(*fields.first()?, "Z" | "X" | "x"),
+        of_kernel: fields.get(6)?.parse::<u64>().ok()? & PF_KTHREAD != 0,
         parent: fields.get(1)?.parse().ok()?,
         group: fields.get(2)?.parse().ok()?,
         session: fields.get(3)?.parse().ok()?,
@@ -206,10 +222,13 @@ mod tests {
             session: 41,
             started: 998_877,
             dead: false,
+            of_kernel: false,
             threads: 1,
             resident: 2,
         };
         assert_eq!(parse_stat(line), Some(expected));
+        let kthreadd = b"2 (kthreadd) S 0 0 0 0 -1 2129984 0 0 0 0 0 1 0 0 20 0 1 0 9 0 0 1";
+        assert!(parse_stat(kthreadd).unwrap().of_kernel);
         assert_eq!(parse_stat(b""), None);
         assert_eq!(parse_stat(b"12 (x"), None);
         assert_eq!(parse_stat(b"12 (x) S"), None);

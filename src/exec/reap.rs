@@ -13,7 +13,7 @@
 //! A child writes its own pid into its [`Birth`] before it does anything that could end it, so a birth under way is
 //! recognised without waiting for it: one that hangs (a program on a dead file system) holds nobody up.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -133,6 +133,15 @@ impl Reaper {
             exit: Watch::new(pidfd, Interest::READABLE),
             reaped: None,
         })
+    }
+
+    /// The children that were not waited for. A number that is free when the answer is used is not given out again before
+    /// all others were.
+    pub(super) fn leaders(&self) -> HashSet<i32> {
+        let registry = self.registry.lock();
+        let living = registry.children.iter();
+        let living = living.filter(|(_, child)| child.reaped.get().is_none());
+        living.map(|(pid, _)| *pid).collect()
     }
 
     /// Resolves when no child that is being born now holds copies of the daemon's descriptors any more, or after

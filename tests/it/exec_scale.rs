@@ -15,7 +15,7 @@ use nix::sys::stat::Mode;
 use serde_json::{Value, json};
 
 use crate::harness::http::{Http, Kept};
-use crate::harness::{Answer, Daemon, PATIENCE, eventually, processes};
+use crate::harness::{Answer, Daemon, PATIENCE, eventually, percentile, processes};
 use crate::http_process_life::{ended, made, made_of};
 
 /// Requests under way at once.
@@ -246,4 +246,35 @@ async fn a_thousand_orphans_do_not_take_the_code_of_who_is_waited_for() {
             processes::children(daemon.pid()).is_empty().then_some(())
         });
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_end_of_one_process_does_not_cost_a_look_at_a_thousand_others() {
+    crate::harness::alone();
+    let daemon = Daemon::start();
+    let http = daemon.http();
+    let many = json!({ "maxConcurrentProcesses": 1_100 });
+    assert_eq!(http.post("/v1/processes/config", &many).await.status, 200);
+    let make = |mut kept, _| {
+        let http = http.clone();
+        async move {
+            let sleep = json!({ "command": "sleep", "args": ["1000"] });
+            let answer = post(&http, &mut kept, "/v1/processes", &sleep).await;
+            assert_eq!(answer.status, 200, "{}", answer.text());
+            kept
+        }
+    };
+    for_each(&http, 0..1_000, make).await;
+    let mut took = Vec::new();
+    for _ in 0..40 {
+        let id = made(&http, "sleep 1000 & sleep 1000").await;
+        let begin = Instant::now();
+        let killed = http
+            .post(&format!("/v1/processes/{id}/kill?waitMs=5000"), &json!({}))
+            .await;
+        took.push(begin.elapsed());
+        assert_eq!(killed.json()["status"], "exited", "{}", killed.text());
+    }
+    let median = percentile(&mut took, 50);
+    assert!(median < Duration::from_millis(80), "a kill took {median:?}");
 }
