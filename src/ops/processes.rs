@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::once::{Begin, Guard};
+use super::once::Begin;
 use super::{Call, Create, Door, Launch, Op, ProcessConfig, ProcessConfigPatch, Product, Reply, Rooms, Run};
 use crate::error::Error;
 use crate::exec::{self, Process, RowKey, Scope, Signalled};
 use crate::ids::ProcessId;
-use crate::pty::Reserved;
+use crate::pty::{Promise, Scoped};
 use crate::stream::Tail;
 
 /// Processes that one principal may have running at once.
@@ -107,29 +107,25 @@ impl Rooms {
     }
 
     /// Starts a process, or answers the live terminal of its scope.
-    async fn create(&self, call: &Call, mut create: Create) -> Result<Arc<Process>, Error> {
-        // Scopes of different callers are different ones.
-        create.scope = create
-            .scope
-            .map(|scope| format!("{}\0{scope}", call.principal.id));
-        let Some(scope) = create.scope.clone() else {
-            return self.create_new(call, create).await;
+    async fn create(&self, call: &Call, create: Create) -> Result<Arc<Process>, Error> {
+        let Some(scope) = &create.scope else {
+            return self.create_new(call, create, None).await;
         };
-        match self.terminals.reserve(&scope) {
-            Reserved::Live(id) => self.processes.get(id),
-            Reserved::Opening => Err(Error::DuplicateInFlight { key: scope }),
-            Reserved::New => {
-                let created = self.create_new(call, create).await;
-                if created.is_err() {
-                    self.terminals.failed(&scope);
-                }
-                created
-            }
+        // Scopes of different callers are different ones.
+        let scope = format!("{}\0{scope}", call.principal.id);
+        match self.terminals.reserve(&scope).await {
+            Scoped::Live(id) => self.processes.get(id),
+            Scoped::New(promise) => self.create_new(call, create, Some(promise)).await,
         }
     }
 
     /// Starts a process, or answers the one that was made under the same key.
-    async fn create_new(&self, call: &Call, create: Create) -> Result<Arc<Process>, Error> {
+    async fn create_new(
+        &self,
+        call: &Call,
+        create: Create,
+        promise: Option<Promise>,
+    ) -> Result<Arc<Process>, Error> {
         consented(call)?;
         let fingerprint = create.fingerprint();
         let key = call
@@ -174,34 +170,26 @@ impl Rooms {
             | exec::Retention::Block(_)
             | exec::Retention::Fail(_) => u64::MAX,
         };
-        let process = self.start(call, spec, guard, key).await?;
-        if let Some(screen) = screen {
-            self.terminals
-                .adopt(&process, screen, create.scope.as_deref(), retention);
-        }
-        if let Some(slot) = slot {
-            let running = Arc::clone(&process);
-            drop(self.tasks.detach("process slot", async move {
-                running.ended().await;
-                drop(slot);
-            }));
-        }
-        Ok(process)
-    }
-
-    /// In a task of its own, so that who goes away half way does not leave a process that nobody knows.
-    async fn start(
-        &self,
-        call: &Call,
-        spec: exec::ProcessSpec,
-        guard: Option<Guard>,
-        key: Option<RowKey>,
-    ) -> Result<Arc<Process>, Error> {
         let (engine, processes) = (Arc::clone(&self.engine), Arc::clone(&self.processes));
+        let (terminals, tasks) = (Arc::clone(&self.terminals), self.tasks.clone());
         let principal = Arc::clone(&call.principal.id);
+        // In a task of its own, so that who goes away half way does not leave a process that nobody knows.
         let work = self.tasks.spawn("process.create", async move {
             let process = engine.start_process(spec).await?;
+            if let Some(screen) = screen {
+                terminals.adopt(&process, screen, retention);
+            }
+            if let Some(slot) = slot {
+                let running = Arc::clone(&process);
+                drop(tasks.detach("process slot", async move {
+                    running.ended().await;
+                    drop(slot);
+                }));
+            }
             processes.insert(principal, key, Arc::clone(&process), Instant::now());
+            if let Some(promise) = promise {
+                promise.keep(process.id());
+            }
             if let Some(mut guard) = guard {
                 guard.started();
                 guard.finish(&Product::Made(process.id()));

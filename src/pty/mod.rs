@@ -37,6 +37,6 @@ pub use cells::{Color, Cursor, Run, Snapshot, Style, Underline};
 pub use grid::Grid;
 pub use history::{Limits, Page};
 pub use lazy::{Lazy, Urgency};
-pub use scope::{Reserved, Scopes, Viewer};
-pub use terminals::{Attachment, Config, Restored, Shown, SnapshotRequest, Terminals};
+pub use scope::{Scopes, Viewer};
+pub use terminals::{Attachment, Config, Promise, Restored, Scoped, Shown, SnapshotRequest, Terminals};
 pub use writer::{LONGEST_LEASE, Writer};

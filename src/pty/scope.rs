@@ -3,7 +3,7 @@
 //! Plain bookkeeping: the caller passes the time, holds the lock around it and does what it says.
 //!
 //! ```text
-//!   reserve(scope) ---> New ---> opened(id) ---> Live(id) ---> closed(id)
+//!   reserve(scope) ---> New ---> opened(id), named(id, scope) ---> Live(id) ---> closed(id)
 //!                  \-> Opening (somebody else is at it)
 //!                   \-> Live(id)
 //! ```
@@ -18,7 +18,7 @@ use crate::ids::ProcessId;
 /// What a scope has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reserved {
-    /// Nothing until now: the caller opens a terminal for it and says how that went, by [`Scopes::opened`] or
+    /// Nothing until now: the caller opens a terminal for it and says how that went, by [`Scopes::named`] or
     /// [`Scopes::failed`].
     New,
     /// Somebody else is opening one.
@@ -74,18 +74,23 @@ impl Scopes {
         }
     }
 
-    /// The terminal that was promised for `scope`, or one without a scope, is there.
-    pub fn opened(&mut self, id: ProcessId, scope: Option<&str>, now: Instant) {
-        if let Some(scope) = scope {
-            self.by_name.insert(scope.to_owned(), Reserved::Live(id));
-        }
+    /// A terminal is there.
+    pub fn opened(&mut self, id: ProcessId, now: Instant) {
         let terminal = Terminal {
-            scope: scope.map(str::to_owned),
+            scope: None,
             viewers: HashMap::new(),
             writer: Writer::default(),
             last_seen: now,
         };
         self.terminals.insert(id, terminal);
+    }
+
+    /// It is the one that was promised for `scope`, unless it has ended already: then the scope stays reserved.
+    pub fn named(&mut self, id: ProcessId, scope: &str) {
+        if let Some(terminal) = self.terminals.get_mut(&id) {
+            terminal.scope = Some(scope.to_owned());
+            self.by_name.insert(scope.to_owned(), Reserved::Live(id));
+        }
     }
 
     /// It could not be opened: the next one may try.
@@ -200,12 +205,13 @@ mod tests {
         assert_eq!(scopes.reserve("a"), Reserved::Opening);
         scopes.failed("a");
         assert_eq!(scopes.reserve("a"), Reserved::New);
-        scopes.opened(ONE, Some("a"), now);
+        scopes.opened(ONE, now);
+        scopes.named(ONE, "a");
         assert_eq!(scopes.reserve("a"), Reserved::Live(ONE));
         scopes.failed("a");
         assert_eq!(scopes.reserve("a"), Reserved::Live(ONE), "it did open");
         assert_eq!(scopes.reserve("b"), Reserved::New);
-        scopes.opened(TWO, None, now);
+        scopes.opened(TWO, now);
         scopes.closed(TWO);
         scopes.closed(TWO);
         scopes.closed(ONE);
@@ -220,8 +226,8 @@ mod tests {
     #[test]
     fn a_terminal_is_due_when_nobody_looked_for_the_whole_time() {
         let (mut scopes, start) = (Scopes::new(HOUR), Instant::now());
-        scopes.opened(ONE, None, start);
-        scopes.opened(TWO, None, start);
+        scopes.opened(ONE, start);
+        scopes.opened(TWO, start);
         let (first, second) = (
             scopes.attach(ONE, None).unwrap(),
             scopes.attach(ONE, None).unwrap(),
@@ -249,14 +255,14 @@ mod tests {
     #[test]
     fn a_timeout_without_end_is_none() {
         let (mut scopes, now) = (Scopes::new(Duration::MAX), Instant::now());
-        scopes.opened(ONE, None, now);
+        scopes.opened(ONE, now);
         assert_eq!((scopes.next_due(), scopes.due(now + HOUR)), (None, vec![]));
     }
 
     #[test]
     fn the_writer_lock_goes_with_the_last_viewer_of_that_name() {
         let (mut scopes, now) = (Scopes::new(HOUR), Instant::now());
-        scopes.opened(ONE, None, now);
+        scopes.opened(ONE, now);
         let window = scopes.attach(ONE, Some("ada")).unwrap();
         let other_window = scopes.attach(ONE, Some("ada")).unwrap();
         let bob = scopes.attach(ONE, Some("bob")).unwrap();

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use tokio::sync::Mutex as AsyncMutex;
+use tokio::sync::{Mutex as AsyncMutex, Notify};
 
 use super::budget::Budget;
 use super::cells::{Run, Snapshot};
@@ -53,9 +53,41 @@ impl Default for Config {
 pub struct Terminals {
     budget: Arc<Budget>,
     scopes: Mutex<Scopes>,
+    /// Told when the terminal of a scope has been opened, or was not.
+    settled: Notify,
     sessions: Mutex<HashMap<ProcessId, Arc<Session>>>,
     look: Duration,
     tasks: Tasks,
+}
+
+/// What a scope has for who asks.
+#[derive(Debug)]
+pub enum Scoped {
+    /// A terminal that lives.
+    Live(ProcessId),
+    /// None: the caller may open it.
+    New(Promise),
+}
+
+/// The right to open the terminal of a scope; dropped, it goes to the next who asks.
+#[derive(Debug)]
+pub struct Promise {
+    terminals: Arc<Terminals>,
+    scope: String,
+}
+
+impl Promise {
+    /// The terminal is there and everybody may find it.
+    pub fn keep(self, id: ProcessId) {
+        self.terminals.scopes.lock().named(id, &self.scope);
+    }
+}
+
+impl Drop for Promise {
+    fn drop(&mut self) {
+        self.terminals.scopes.lock().failed(&self.scope);
+        self.terminals.settled.notify_waiters();
+    }
 }
 
 /// One terminal.
@@ -98,6 +130,7 @@ impl Terminals {
             budget: Budget::new(CELLS),
             scopes: Mutex::new(Scopes::new(config.detach_timeout)),
             sessions: Mutex::default(),
+            settled: Notify::new(),
             look: LOOK.min(config.detach_timeout.max(Duration::from_millis(100))),
             tasks: tasks.clone(),
         });
@@ -114,18 +147,26 @@ impl Terminals {
         Grid::open(size, Limits::default(), &self.budget)
     }
 
-    /// The terminal of a scope, or the right to open it: see [`Scopes::reserve`].
-    pub fn reserve(&self, scope: &str) -> Reserved {
-        self.scopes.lock().reserve(scope)
-    }
-
-    /// What was promised for the scope did not come to be.
-    pub fn failed(&self, scope: &str) {
-        self.scopes.lock().failed(scope);
+    /// The terminal of a scope, or the right to open it, as soon as nobody else is opening it. Cancel-safe.
+    pub async fn reserve(self: &Arc<Self>, scope: &str) -> Scoped {
+        loop {
+            let settled = self.settled.notified();
+            match self.scopes.lock().reserve(scope) {
+                Reserved::Live(id) => return Scoped::Live(id),
+                Reserved::New => {
+                    return Scoped::New(Promise {
+                        terminals: Arc::clone(self),
+                        scope: scope.to_owned(),
+                    });
+                }
+                Reserved::Opening => {}
+            }
+            settled.await;
+        }
     }
 
     /// Takes over the screen of a process that has a terminal; `retention` is what its log keeps.
-    pub fn adopt(self: &Arc<Self>, process: &Arc<Process>, grid: Grid, scope: Option<&str>, retention: u64) {
+    pub fn adopt(self: &Arc<Self>, process: &Arc<Process>, grid: Grid, retention: u64) {
         let session = Arc::new(Session {
             process: Arc::clone(process),
             screen: AsyncMutex::new(Screen {
@@ -137,8 +178,8 @@ impl Terminals {
             retention,
         });
         let id = process.id();
-        self.scopes.lock().opened(id, scope, Instant::now());
         self.sessions.lock().insert(id, Arc::clone(&session));
+        self.scopes.lock().opened(id, Instant::now());
         let terminals = Arc::clone(self);
         drop(self.tasks.detach("terminal", async move {
             if let Err(error) = terminals.follow(&session).await {

@@ -60,6 +60,7 @@ mod nats_opstream_ids;
 mod nats_requests;
 mod nats_slow;
 mod parity;
+mod terminal_reach;
 mod terminal_screens;
 mod terminals;
 mod wire_vectors;

@@ -125,7 +125,7 @@ fn is_event_stream(request: &Request<Body>) -> bool {
     let path = request.uri().path();
     let follows = |query: &str| query.split('&').any(|pair| pair == "follow=true");
     request.method() == Method::GET
-        && path.starts_with("/v1/processes/")
+        && (path.starts_with("/v1/processes/") || path.starts_with("/v1/terminals/"))
         && path.ends_with("/logs")
         && request.uri().query().is_some_and(follows)
 }

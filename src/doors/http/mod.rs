@@ -33,6 +33,7 @@ mod range;
 mod router;
 mod stored;
 mod terminal;
+mod terminals;
 mod turn;
 mod unparsed;
 mod viewer;

@@ -19,6 +19,7 @@ use super::openapi::{ProcessRefusals, Refusals};
 use super::query::Query;
 use super::router::{App, unexpected};
 use crate::error::Error;
+use crate::exec::Process;
 use crate::ids::ProcessId;
 use crate::ops::{Op, Reply};
 use crate::wire::json::{
@@ -59,13 +60,19 @@ pub(super) async fn list(
     caller: Caller,
     query: Query,
 ) -> Result<Response, Problem> {
+    let processes = listed(&app, caller, &query).await?;
+    body::answer(&Infos::from(processes.as_slice()))
+}
+
+/// Those that a listing with this query is of.
+pub(super) async fn listed(app: &App, caller: Caller, query: &Query) -> Result<Vec<Arc<Process>>, Problem> {
     let owner = query
         .text("owner")?
         .map(crate::wire::json::Owner::parse)
         .transpose()?;
     let op = ProcessListArguments { owner }.into_op();
     match app.perform(caller.call(None), op).await? {
-        Reply::Processes(processes) => body::answer(&Infos::from(processes.as_slice())),
+        Reply::Processes(processes) => Ok(processes),
         other => Err(unexpected(&other)),
     }
 }
@@ -87,9 +94,19 @@ pub(super) async fn create(
     caller: Caller,
     request: Request<Body>,
 ) -> Result<Response, Problem> {
+    let asked = create_request(request).await?;
+    created(&app, caller, asked).await
+}
+
+/// Reads what is to be made.
+pub(super) async fn create_request(request: Request<Body>) -> Result<CreateRequest, Problem> {
     let bytes = body::json(request, CREATE_BYTES, Contract::Compatible).await?;
+    Ok(decode(&bytes, Unknown::Ignored)?)
+}
+
+/// Makes it.
+pub(super) async fn created(app: &App, caller: Caller, asked: CreateRequest) -> Result<Response, Problem> {
     let config = app.behind.rooms.process_config();
-    let asked: CreateRequest = decode(&bytes, Unknown::Ignored)?;
     let key = asked.idempotency_key.clone();
     let create = asked.into_create(&config)?;
     info(

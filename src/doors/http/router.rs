@@ -9,7 +9,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::error::Problem;
-use super::{Behind, fs, host, logs, openapi, operations, process, processes, stored, terminal};
+use super::{Behind, fs, host, logs, openapi, operations, process, processes, stored, terminal, terminals};
 use crate::error::Error;
 use crate::ops::{Call, Op, Reply};
 
@@ -86,7 +86,7 @@ pub(super) fn documented() -> OpenApiRouter<Arc<App>> {
 /// The routes with the answers for everything else.
 pub(super) fn router(app: Arc<App>) -> Router {
     let (router, _) = documented().split_for_parts();
-    let mut router = router;
+    let mut router = router.merge(terminals::alias());
     for path in ["/v1/agents", "/v1/agents/{*rest}", "/v1/acp", "/v1/acp/{*rest}"] {
         router = router.route(path, any(not_served));
     }

@@ -30,6 +30,11 @@ impl Viewer {
         Self::with(http, request).await.unwrap()
     }
 
+    /// Looks by a path of one's own.
+    pub(crate) async fn at(http: &Http, path: &str) -> Self {
+        Self::with(http, handshake_at(http, path, &[])).await.unwrap()
+    }
+
     /// Looks by a handshake of one's own; `Err` is the status of the refusal.
     pub(crate) async fn with(http: &Http, request: http::Request<()>) -> Result<Self, u16> {
         let stream = TcpStream::connect(http.address).await.unwrap();
@@ -128,7 +133,11 @@ pub(crate) fn handshake(
     query: &str,
     headers: &[(&'static str, &str)],
 ) -> http::Request<()> {
-    let url = format!("ws://{}/v1/processes/{id}/terminal/ws{query}", http.address);
+    handshake_at(http, &format!("/v1/processes/{id}/terminal/ws{query}"), headers)
+}
+
+fn handshake_at(http: &Http, path: &str, headers: &[(&'static str, &str)]) -> http::Request<()> {
+    let url = format!("ws://{}{path}", http.address);
     let mut request = url.into_client_request().unwrap();
     if let Some(token) = &http.token {
         let value = format!("Bearer {token}").parse().unwrap();
