@@ -186,14 +186,17 @@ pub(crate) fn created_id(answer: &serde_json::Value) -> Result<String> {
     }
 }
 
+/// Lets so many more processes run at once than usual.
+pub(crate) async fn allow(caller: &mut http::Caller, processes: usize) -> Result<()> {
+    let config = json!({ "maxConcurrentProcesses": processes + 64 });
+    caller.post("/v1/processes/config", &config).await?;
+    Ok(())
+}
+
 /// Many processes that live, each with a follower: what one costs, and how late a ping is meanwhile.
 async fn crowd(daemon: &Daemon, caller: &Caller, table: &mut Table) -> Result<()> {
     let mut http = http::Caller::connect(daemon.port, &daemon.token).await?;
-    http.post(
-        "/v1/processes/config",
-        &json!({ "maxConcurrentProcesses": PROCESSES + 64 }),
-    )
-    .await?;
+    allow(&mut http, PROCESSES).await?;
     let before = resident(daemon.guest.pid())?;
     let (mut ids, mut followers) = (Vec::new(), Vec::new());
     for _ in 0..PROCESSES {

@@ -16,14 +16,14 @@ use tokio_tungstenite::{WebSocketStream, accept_async, client_async};
 use crate::daemon::resident;
 use crate::guest::Daemon;
 use crate::http::Caller;
-use crate::stream::created_id;
+use crate::stream::{allow, created_id};
 use crate::table::{Bar, Rounds, Row, Table, Unit, interleave, median};
 
 /// Sends back what it gets, and nothing else.
 const ECHO: &str = "stty raw -echo; printf r; exec cat";
-/// Writes a flood when it is told to.
-const FLOOD: &str = "stty raw -echo; printf r; read x; tr '\\0' y < /dev/zero | head -c 200000000";
-const FLOOD_BYTES: usize = 200_000_000;
+/// Writes a flood when it is told to: lines of 80 bytes, to which the terminal adds a carriage return each.
+const FLOOD: &str = "stty -echo; printf r; read x; yes $(printf %079d) | head -c 197530880";
+const FLOOD_BYTES: usize = 197_530_880 / 80 * 81;
 const ECHOES: usize = 1000;
 const ROUNDS: usize = 2;
 const TERMINALS: usize = 200;
@@ -196,6 +196,8 @@ async fn flood(daemon: &Daemon) -> Result<f64> {
 
 /// Many that live, each with a viewer.
 async fn many(daemon: &Daemon, table: &mut Table) -> Result<()> {
+    let mut caller = Caller::connect(daemon.port, &daemon.token).await?;
+    allow(&mut caller, TERMINALS).await?;
     let before = resident(daemon.guest.pid())?;
     let mut all = Vec::new();
     for _ in 0..TERMINALS {
@@ -216,7 +218,6 @@ async fn many(daemon: &Daemon, table: &mut Table) -> Result<()> {
         median(&mut latencies),
         Unit::Microseconds,
     ));
-    let mut caller = Caller::connect(daemon.port, &daemon.token).await?;
     for (id, _) in all {
         caller
             .post(&format!("/v1/processes/{id}/kill"), &json!({}))

@@ -21,7 +21,7 @@ use crate::exec::Size;
 /// A terminal's screen and history, kept by emulating what its program writes.
 ///
 /// How the bytes are cut makes no difference, and no bytes can make it fail. [`Grid::feed`] takes time, for much output
-/// noticeable time: [`super::Lazy`] says how not to wait for it.
+/// noticeable time: [`Grid::step`] takes it in portions.
 pub struct Grid {
     scanner: Scanner,
     parser: Processor<Never>,
@@ -66,26 +66,31 @@ impl Grid {
     /// Emulates what the program wrote.
     pub fn feed(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
-            let mut now = bytes.len().min(flood::SHORTEST);
-            if self.may_leave_out(bytes) {
-                let text = flood::text(bytes);
-                if let Some((surplus, lines)) = self.surplus(&bytes[..text]) {
-                    self.emulate(&bytes[..surplus.start]);
-                    for attributes in flood::attributes(&bytes[surplus.clone()]) {
-                        self.emulate(attributes);
-                    }
-                    if !self.screen.is_alternate() {
-                        self.screen.history.pass_over(lines);
-                    }
-                    self.emulate(&bytes[surplus.end..text]);
-                    bytes = &bytes[text..];
-                    continue;
-                }
-                now = now.max(text);
-            }
-            self.emulate(&bytes[..now]);
-            bytes = &bytes[now..];
+            bytes = &bytes[self.step(bytes)..];
         }
+    }
+
+    /// Emulates some of what the program wrote, as much as takes a few milliseconds at most; answers how much. The more it
+    /// is given, the more of a flood of text it need not look at.
+    pub fn step(&mut self, bytes: &[u8]) -> usize {
+        let mut now = bytes.len().min(flood::SHORTEST);
+        if self.may_leave_out(bytes) {
+            let text = flood::text(bytes);
+            if let Some((surplus, lines)) = self.surplus(&bytes[..text]) {
+                self.emulate(&bytes[..surplus.start]);
+                for attributes in flood::attributes(&bytes[surplus.clone()]) {
+                    self.emulate(attributes);
+                }
+                if !self.screen.is_alternate() {
+                    self.screen.history.pass_over(lines);
+                }
+                self.emulate(&bytes[surplus.end..text]);
+                return text;
+            }
+            now = now.max(text);
+        }
+        self.emulate(&bytes[..now]);
+        now
     }
 
     fn emulate(&mut self, bytes: &[u8]) {

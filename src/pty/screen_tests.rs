@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::fixture::{differences, fed, grid, restored, size};
-use super::{Budget, Color, Grid, Lazy, Limits, Run, Style, Underline, Urgency};
+use super::{Budget, Color, Grid, Limits, Run, Style, Underline};
 use crate::error::Code;
 
 fn lines(grid: &Grid) -> Vec<String> {
@@ -319,27 +319,6 @@ fn random_bytes_do_no_harm() {
             assert_eq!(differences(&mut grid, &mut copy), Vec::<String>::new());
         }
     }
-}
-
-#[test]
-fn pushed_output_waits_until_somebody_looks() {
-    let lazy = Lazy::new(grid(20, 4));
-    assert_eq!(lazy.push(b"one\r\n"), Urgency::None);
-    assert_eq!(lazy.push(b"two\x1b[6n"), Urgency::Question);
-    assert_eq!(lazy.with(|grid| lines(grid)), ["one", "two"]);
-    assert_eq!(lazy.with(Grid::take_answers), b"\x1b[2;4R");
-    let block = b"text\r\n".repeat(20_000);
-    let urgency: Vec<_> = (0..18).map(|_| lazy.push(&block)).collect();
-    assert_eq!(urgency[0], Urgency::None);
-    assert!(urgency.contains(&Urgency::Much));
-    assert_eq!(urgency[17], Urgency::Full);
-    lazy.settle();
-    assert_eq!(lazy.push(b"end"), Urgency::None);
-    assert_eq!(lazy.with(|grid| lines(grid))[3], "end");
-    assert_eq!(
-        lazy.with(|grid| grid.history(0, 0).total),
-        18 * 20_000 + 1 + 1 - 4
-    );
 }
 
 proptest! {

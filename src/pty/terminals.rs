@@ -28,8 +28,12 @@ use crate::stream::{Channel, Cursor, Item};
 
 /// Cells of all grids together: some 200 terminals of ordinary size with their history, or a few very large ones.
 const CELLS: u64 = 16 << 20;
-/// Bytes of output that are emulated without letting others have their turn.
-const BATCH: u64 = 64 << 10;
+/// Bytes of output that are looked at together: of a flood of text, most can be left out then (see `flood`).
+const BATCH: u64 = 2 << 20;
+/// From so many bytes at a time on, output is a flood, and its screen is looked after in larger lots.
+const FLOOD: u64 = 64 << 10;
+/// How long a flood gathers in the log before it is emulated, while nobody asks for the screen.
+const GATHER: Duration = Duration::from_millis(5);
 /// How often terminals that nobody looks at are looked for, at most.
 const LOOK: Duration = Duration::from_secs(30);
 
@@ -104,8 +108,11 @@ struct Session {
 struct Screen {
     grid: Grid,
     cursor: Cursor,
-    /// Bytes of output that were emulated, those that are missing among them.
+    /// Bytes of output that were read, those that are missing among them.
     offset: u64,
+    /// Output that was read and is not emulated yet, behind its first `emulated` bytes.
+    pending: Vec<u8>,
+    emulated: usize,
     /// Whether every byte was.
     is_exact: bool,
 }
@@ -173,6 +180,8 @@ impl Terminals {
                 grid,
                 cursor: Cursor::start().only(&[Channel::Tty]),
                 offset: 0,
+                pending: Vec::new(),
+                emulated: 0,
                 is_exact: true,
             }),
             retention,
@@ -203,18 +212,24 @@ impl Terminals {
     /// Emulates output until the process has ended, and answers what the program asks while nobody else can.
     async fn follow(&self, session: &Arc<Session>) -> Result<(), Error> {
         let (output, mut seen) = (session.process.output(), 0);
+        let mut offset = 0;
         while output.wait_behind(seen).await {
-            let answers = {
+            let (answers, now) = {
                 let mut screen = session.caught_up().await?;
                 seen = screen.cursor.seq;
-                screen.grid.take_answers()
+                (screen.grid.take_answers(), screen.offset)
             };
+            let is_flood = now - offset > FLOOD;
+            offset = now;
             if !answers.is_empty() && self.viewers(session.process.id()) == 0 {
                 let process = Arc::clone(&session.process);
                 drop(self.tasks.detach("terminal answer", async move {
                     // A program that does not read does not need the answer.
                     process.write(answers.into()).await
                 }));
+            }
+            if is_flood {
+                tokio::time::sleep(GATHER).await;
             }
         }
         session.caught_up().await.map(|_| ())
@@ -392,10 +407,11 @@ impl Drop for Attachment {
 impl Session {
     /// Its screen after everything that is in the log.
     async fn caught_up(&self) -> Result<tokio::sync::MutexGuard<'_, Screen>, Error> {
-        let output = self.process.output();
+        let log = self.process.output();
         let mut screen = self.screen.lock().await;
+        screen.emulate().await;
         loop {
-            let items = output.read(&mut screen.cursor, BATCH).await?;
+            let items = log.read(&mut screen.cursor, BATCH).await?;
             if items.is_empty() {
                 return Ok(screen);
             }
@@ -403,7 +419,7 @@ impl Session {
                 match item {
                     Item::Record(record) => {
                         screen.offset = record.offset + record.bytes.len() as u64;
-                        screen.grid.feed(&record.bytes);
+                        screen.pending.extend_from_slice(&record.bytes);
                     }
                     Item::Gap(gap) => {
                         screen.offset += gap.bytes;
@@ -411,13 +427,24 @@ impl Session {
                     }
                 }
             }
+            screen.emulate().await;
             // What the log would drop unseen waits for us.
-            output.set_gate(Gate {
+            log.set_gate(Gate {
                 after: screen.cursor.seq,
                 window: self.retention.max(2) / 2,
                 ..Gate::OPEN
             });
+        }
+    }
+}
+
+impl Screen {
+    /// Emulates what is pending, and lets others have their turn now and then. Cancel-safe: what is not emulated yet stays.
+    async fn emulate(&mut self) {
+        while self.emulated < self.pending.len() {
+            self.emulated += self.grid.step(&self.pending[self.emulated..]);
             tokio::task::yield_now().await;
         }
+        (self.pending, self.emulated) = (Vec::new(), 0);
     }
 }
