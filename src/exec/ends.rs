@@ -1,7 +1,6 @@
 //! The two ends of what a process reads and writes: its own three descriptors, and what the daemon keeps of them.
 
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -70,28 +69,24 @@ impl Ends {
             master,
             child,
         } = Terminal::open(size)?;
-        let again = || {
-            child.try_clone().map_err(|source| Error::Io {
+        let again = |end: &OwnedFd| {
+            end.try_clone().map_err(|source| Error::Io {
                 doing: "duplicate a terminal".into(),
                 source,
             })
         };
-        let child = [again()?, again()?, child];
-        let master = Arc::new(master);
+        let child = [again(&child)?, again(&child)?, child];
         let typed = match stdin {
             Stdin::Open => Bytes::new(),
             Stdin::Bytes(bytes) => bytes,
         };
         // Typed ahead: a terminal has no end of file but the character for it.
-        let own = (!typed.is_empty()).then(|| master.try_clone()).transpose();
-        let own = own.map_err(|source| Error::Io {
-            doing: "duplicate a terminal".into(),
-            source,
-        })?;
+        let own = (!typed.is_empty()).then(|| again(&master)).transpose()?;
         Ok(Self {
             child,
             stdin: Feeder::new(own, typed),
-            input: Input::tty(Arc::clone(&master)),
+            // Room for input and the coming of output are watched apart: the runtime watches a descriptor once.
+            input: Input::tty(again(&master)?),
             taps: [
                 Tap {
                     channel: Channel::Tty,

@@ -1,8 +1,7 @@
 //! Standard input that stays open: what callers write while the process runs, in the order in which they came.
 
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
-use std::sync::Arc;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
@@ -37,15 +36,15 @@ impl Input {
 
     /// The daemon's end of a pipe, which does not block.
     pub(super) fn pipe(end: OwnedFd) -> Self {
-        Self::new(Some(Arc::new(end)), false)
+        Self::new(Some(end), false)
     }
 
     /// The daemon's end of a terminal, which does not block.
-    pub(super) fn tty(end: Arc<OwnedFd>) -> Self {
+    pub(super) fn tty(end: OwnedFd) -> Self {
         Self::new(Some(end), true)
     }
 
-    fn new(end: Option<Arc<OwnedFd>>, is_tty: bool) -> Self {
+    fn new(end: Option<OwnedFd>, is_tty: bool) -> Self {
         Self {
             end: Mutex::new(end.map(|end| Watch::new(end, Interest::WRITABLE))),
             is_tty,
@@ -68,10 +67,19 @@ impl Input {
         let (size, mut left) = (bytes.len(), bytes);
         while !left.is_empty() {
             let before = left.len();
-            let writing = tokio::time::timeout(STALL, pipe.until_ready(|pipe| some(pipe, &mut left)));
-            let outcome = tokio::select! {
-                outcome = writing => outcome,
-                () = self.over.cancelled() => return Err(refused("ended with the process")),
+            let outcome = match some(pipe.as_fd(), &mut left) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    let writing =
+                        tokio::time::timeout(STALL, pipe.until_ready(|pipe| some(pipe, &mut left)));
+                    tokio::select! {
+                        outcome = writing => outcome,
+                        () = self.over.cancelled() => return Err(refused("ended with the process")),
+                    }
+                }
+                done => {
+                    tokio::task::coop::consume_budget().await;
+                    Ok(done)
+                }
             };
             match outcome {
                 Ok(Ok(())) => {}

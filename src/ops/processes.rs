@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -113,9 +114,15 @@ impl Rooms {
         };
         // Scopes of different callers are different ones.
         let scope = format!("{}\0{scope}", call.principal.id);
-        match self.terminals.reserve(&scope).await {
-            Scoped::Live(id) => self.processes.get(id),
-            Scoped::New(promise) => self.create_new(call, create, Some(promise)).await,
+        loop {
+            match self.terminals.reserve(&scope).await {
+                Scoped::New(promise) => return self.create_new(call, create, Some(promise)).await,
+                Scoped::Live(id) => match self.processes.get(id) {
+                    Ok(process) if process.end().is_none() => return Ok(process),
+                    // It ended a moment ago.
+                    _ => self.terminals.closed(id),
+                },
+            }
         }
     }
 
@@ -265,10 +272,16 @@ impl Rooms {
     async fn input(&self, id: ProcessId, bytes: Bytes, holder: &str) -> Result<Reply, Error> {
         let process = self.processes.get(id)?;
         self.terminals.check_input(id, holder)?;
-        let writing = self
-            .tasks
-            .detach("input", async move { process.write(bytes).await });
-        writing.await.map_err(|panic| panicked(&panic))?.map(Reply::Input)
+        let mut writing = Box::pin(async move { process.write(bytes).await });
+        // What is typed is taken at once; for what has to wait, a task of its own, so that who goes away does not cut it.
+        let written = match futures_util::poll!(&mut writing) {
+            Poll::Ready(written) => written,
+            Poll::Pending => {
+                let writing = self.tasks.detach("input", writing);
+                writing.await.map_err(|panic| panicked(&panic))?
+            }
+        };
+        written.map(Reply::Input)
     }
 
     async fn stop(

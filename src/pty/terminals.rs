@@ -34,6 +34,8 @@ const BATCH: u64 = 2 << 20;
 const FLOOD: u64 = 64 << 10;
 /// How long a flood gathers in the log before it is emulated, while nobody asks for the screen.
 const GATHER: Duration = Duration::from_millis(5);
+/// The same for other output while somebody looks: nobody waits for an answer of ours then.
+const WATCHED: Duration = Duration::from_millis(20);
 /// How often terminals that nobody looks at are looked for, at most.
 const LOOK: Duration = Duration::from_secs(30);
 
@@ -194,14 +196,19 @@ impl Terminals {
             if let Err(error) = terminals.follow(&session).await {
                 tracing::warn!(%id, %error, "the screen of a terminal is not followed any more");
             }
-            terminals.scopes.lock().closed(id);
+            terminals.closed(id);
         }));
+    }
+
+    /// The process has ended: its scope is free, and nobody looks or writes any more.
+    pub fn closed(&self, id: ProcessId) {
+        self.scopes.lock().closed(id);
     }
 
     /// Forgets the screen of a process that was forgotten.
     pub fn forget(&self, id: ProcessId) {
         self.sessions.lock().remove(&id);
-        self.scopes.lock().closed(id);
+        self.closed(id);
     }
 
     /// Forgets the screens of processes that are not wanted any more.
@@ -221,15 +228,16 @@ impl Terminals {
             };
             let is_flood = now - offset > FLOOD;
             offset = now;
-            if !answers.is_empty() && self.viewers(session.process.id()) == 0 {
+            let is_watched = self.viewers(session.process.id()) > 0;
+            if !answers.is_empty() && !is_watched {
                 let process = Arc::clone(&session.process);
                 drop(self.tasks.detach("terminal answer", async move {
                     // A program that does not read does not need the answer.
                     process.write(answers.into()).await
                 }));
             }
-            if is_flood {
-                tokio::time::sleep(GATHER).await;
+            if is_flood || is_watched {
+                tokio::time::sleep(if is_flood { GATHER } else { WATCHED }).await;
             }
         }
         session.caught_up().await.map(|_| ())

@@ -119,23 +119,21 @@ impl Viewer {
             send(sink, Message::Binary(frame.into())).await?;
         }
         let mut cursor = output.cursor_at(Channel::Tty, offset);
-        // A program that never rests does not keep us from asking: who only watches says nothing else.
-        let mut asked = Instant::now();
+        // First of all, so that a program that never rests does not keep us from asking: who only watches says nothing else.
+        let mut asking = every_ping();
         loop {
-            if asked.elapsed() >= PING {
-                send(sink, Message::Ping(Bytes::new())).await?;
-                asked = Instant::now();
-            }
-            let until_ping = PING.saturating_sub(asked.elapsed());
             let items = tokio::select! {
-                items = tokio::time::timeout(until_ping, output.next(&mut cursor, BATCH)) => items,
+                biased;
+                _ = asking.tick() => {
+                    send(sink, Message::Ping(Bytes::new())).await?;
+                    continue;
+                }
                 Some(error) = refused.recv() => {
                     send(sink, said(&error)).await?;
                     continue;
                 }
+                items = output.next(&mut cursor, BATCH) => items?,
             };
-            let Ok(items) = items else { continue };
-            let items = items?;
             if items.is_empty() {
                 return self.say_exit(sink).await;
             }
@@ -191,8 +189,21 @@ impl Viewer {
         refusals: mpsc::Sender<Error>,
         _looking: Option<&Attachment>,
     ) -> Gone {
+        let mut heard = Instant::now();
+        let mut checking = every_ping();
         loop {
-            let Ok(Some(Ok(message))) = tokio::time::timeout(3 * PING, stream.next()).await else {
+            let message = tokio::select! {
+                biased;
+                message = stream.next() => message,
+                _ = checking.tick() => {
+                    if heard.elapsed() >= 3 * PING {
+                        return Gone::Peer;
+                    }
+                    continue;
+                }
+            };
+            heard = Instant::now();
+            let Some(Ok(message)) = message else {
                 return Gone::Peer;
             };
             let taken = match message {
@@ -250,6 +261,11 @@ impl Viewer {
             .await
             .map(|_| ())
     }
+}
+
+/// A timer that is set once, not at every message.
+fn every_ping() -> tokio::time::Interval {
+    tokio::time::interval_at(tokio::time::Instant::now() + PING, PING)
 }
 
 fn said(error: &Error) -> Message {
