@@ -145,7 +145,7 @@ impl Engine {
                 engine.stay_with(started, asked.checked_add(limit));
             }
             if let Err(Ok(unwanted)) = deliver.send(born) {
-                kill::kill_tree(unwanted.running.process.tree());
+                kill::kill_tree(&unwanted.running.process.tree());
             }
         }));
         let left = limit.saturating_sub(asked.elapsed());

@@ -69,8 +69,7 @@ impl Input {
             let before = left.len();
             let outcome = match some(pipe.as_fd(), &mut left) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    let writing =
-                        tokio::time::timeout(STALL, pipe.until_ready(|pipe| some(pipe, &mut left)));
+                    let writing = tokio::time::timeout(STALL, pipe.until_ready(|pipe| some(pipe, &mut left)));
                     tokio::select! {
                         outcome = writing => outcome,
                         () = self.over.cancelled() => return Err(refused("ended with the process")),

@@ -52,6 +52,11 @@ impl Leader {
         }
     }
 
+    /// Whether anybody is in the group that it leads, as far as the kernel tells (from 6.9 on).
+    pub(super) fn leads_anybody(&self) -> bool {
+        sys::signal_group(self.pidfd.as_fd(), 0).is_ok()
+    }
+
     /// Its pid, unless it was waited for: then the number may be anybody's.
     fn current_pid(&self) -> Option<i32> {
         self.is_alive().then_some(self.pid)

@@ -362,9 +362,10 @@ impl Output {
         })
     }
 
-    /// Bounds what may be written, bytes.
+    /// Bounds what may be written, bytes. The lowest of several bounds counts.
     pub(super) fn limit(&self, bytes: u64) {
-        self.state.lock().limit = bytes;
+        let mut state = self.state.lock();
+        state.limit = state.limit.min(bytes);
     }
 
     /// Whether more was written than may be.
@@ -406,17 +407,20 @@ impl Output {
                 }
             }
             Err(error) => {
-                tracing::debug!(%error, "output stays in memory");
+                tracing::warn!(%error, "output stays in memory");
                 self.without_disk(&mut state, &excess);
             }
         }
     }
 
-    /// What is to be dropped sooner or later is dropped now; what may not be dropped closes the gate.
+    /// What is to be dropped sooner or later is dropped now; what may not be dropped closes the gate, where somebody is to
+    /// release it. Where nobody ever will, this is as much as may be written.
     fn without_disk(&self, state: &mut State, excess: &[(u64, Channel, Bytes)]) {
         if let (Tail::Together(_), Some((seq, ..))) = (state.log.keep().tail, excess.last()) {
             state.log.release(*seq);
             state.stuck = false;
+        } else if state.gate == Gate::OPEN {
+            state.limit = 0;
         }
         self.room.notify_waiters();
     }

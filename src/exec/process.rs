@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::input::Input;
 use super::kill;
 use super::leaves::Reach;
-use super::members::Tree;
+use super::members::{Leader, Tree};
 use super::output::Output;
 use super::spec::{Command, EndRecord, Finished, Owner};
 use super::terminal::{Size, Terminal};
@@ -65,17 +65,24 @@ impl Signalled {
 pub struct Process {
     id: ProcessId,
     about: About,
-    tree: Tree,
+    has_terminal: bool,
+    held: Mutex<Held>,
     /// By what everybody of it is reached, where it has a control group.
     reach: Option<Reach>,
     /// What a stop of it can promise.
     promise: &'static str,
     input: Input,
-    terminal: Option<Terminal>,
     output: Arc<Output>,
     after_exit: Arc<Output>,
     control: Control,
     end: OnceLock<Arc<EndRecord>>,
+}
+
+/// What has descriptors, which are given up with the end: the record of it is kept for long.
+#[derive(Debug)]
+struct Held {
+    tree: Tree,
+    terminal: Option<Terminal>,
 }
 
 /// What it is.
@@ -132,11 +139,11 @@ impl Process {
         Arc::new(Self {
             id,
             about,
-            tree,
+            has_terminal: terminal.is_some(),
+            held: Mutex::new(Held { tree, terminal }),
             reach,
             promise,
             input,
-            terminal,
             output,
             after_exit: Output::in_memory(Keep::newest(AFTER_EXIT)),
             control: Control::default(),
@@ -166,7 +173,7 @@ impl Process {
 
     /// Whether it has a terminal.
     pub fn has_terminal(&self) -> bool {
-        self.terminal.is_some()
+        self.has_terminal
     }
 
     /// How it ended, when it has.
@@ -216,7 +223,8 @@ impl Process {
     /// [`Error::Conflict`] when it has ended or has no terminal, [`Error::Io`] as the kernel says.
     pub fn resize(&self, size: Size) -> Result<(), Error> {
         self.expect_running()?;
-        let terminal = self.terminal.as_ref().ok_or_else(|| Error::Conflict {
+        let held = self.held.lock();
+        let terminal = held.terminal.as_ref().ok_or_else(|| Error::Conflict {
             what: self.id.to_string(),
             reason: "it has no terminal".into(),
         })?;
@@ -244,8 +252,8 @@ impl Process {
         }
         *self.control.sent.lock() = Some(signal);
         if scope == Scope::Leader {
-            let leader = self.tree.leader.as_ref().filter(|leader| leader.is_alive());
-            leader.inspect(|leader| leader.signal(signal));
+            let leader = self.tree().leader.filter(Leader::is_alive);
+            leader.iter().for_each(|leader| leader.signal(signal));
             return Ok(Signalled {
                 pids: leader.iter().map(|leader| leader.pid).collect(),
                 ..Signalled::nobody()
@@ -254,7 +262,7 @@ impl Process {
         if signal == libc::SIGKILL {
             return self.kill().await;
         }
-        let tree = self.tree.clone();
+        let tree = self.tree();
         let leader = tree
             .leader
             .as_ref()
@@ -276,7 +284,7 @@ impl Process {
     /// [`Error::Internal`] only.
     pub async fn kill(&self) -> Result<Signalled, Error> {
         *self.control.sent.lock() = Some(libc::SIGKILL);
-        let (tree, reach) = (self.tree.clone(), self.reach.clone());
+        let (tree, reach) = (self.tree(), self.reach.clone());
         let killing = tokio::task::spawn_blocking(move || {
             // Who is in the group is named before it is killed.
             let members = reach.as_ref().map(Reach::members).unwrap_or_default();
@@ -349,8 +357,8 @@ impl Process {
         })
     }
 
-    pub(super) fn tree(&self) -> &Tree {
-        &self.tree
+    pub(super) fn tree(&self) -> Tree {
+        self.held.lock().tree.clone()
     }
 
     /// Resolves when it is to be ended as cancelled. Cancel-safe.
@@ -362,10 +370,18 @@ impl Process {
         *self.control.sent.lock()
     }
 
+    /// Gives up what has descriptors. The one of the leader stays while somebody is left of its group, who may be killed.
+    fn let_go(&self) {
+        let mut held = self.held.lock();
+        held.terminal = None;
+        held.tree.leader.take_if(|leader| !leader.leads_anybody());
+    }
+
     /// Keeps how it ended; everybody who waits learns it by the seal of the output. What it makes of the seal is the end
     /// record.
     pub(super) fn seal(&self, end: impl FnOnce(u64, Totals) -> EndRecord) -> Arc<EndRecord> {
         self.input.end();
+        self.let_go();
         self.output
             .seal(|seq, totals| Arc::clone(self.end.get_or_init(|| Arc::new(end(seq, totals)))))
     }

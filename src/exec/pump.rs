@@ -36,13 +36,13 @@ impl Pump {
         let reading = async {
             loop {
                 output.settle().await;
+                if output.is_over() {
+                    return Overflow;
+                }
                 output.room().await;
                 match next(taps).await {
                     Some((channel, bytes)) => output.append(channel, bytes),
                     None => std::future::pending().await,
-                }
-                if output.is_over() {
-                    return Overflow;
                 }
             }
         };
@@ -52,17 +52,21 @@ impl Pump {
         }
     }
 
-    /// After the exit: what is readable at once, then whatever comes before both have ended or `limit` resolves.
+    /// After the exit: what is readable at once, then whatever comes before both have ended, too much was written or
+    /// `limit` resolves.
     pub(super) async fn drain(&mut self, limit: impl Future<Output = ()>) {
         self.stdin.close();
         self.read_now();
-        if self.taps.iter().all(|tap| tap.reader.ended()) {
+        if self.output.is_over() || self.taps.iter().all(|tap| tap.reader.ended()) {
             return;
         }
         let (output, taps) = (&self.output, &mut self.taps);
         let rest = async {
             while let Some((channel, bytes)) = next(taps).await {
                 output.append(channel, bytes);
+                if output.is_over() {
+                    return;
+                }
             }
         };
         tokio::select! {
@@ -72,10 +76,14 @@ impl Pump {
         }
     }
 
-    /// At most what a full pipe holds per channel: a descendant that goes on writing is not waited for here.
+    /// At most what a full pipe holds per channel: a descendant that goes on writing is not waited for here. What is beyond
+    /// the limit of the output stays unread.
     pub(super) fn read_now(&mut self) {
+        let output = &self.output;
         for Tap { channel, reader } in &mut self.taps {
-            let output = &self.output;
+            if output.is_over() {
+                return;
+            }
             reader.read_now(|bytes| output.append(*channel, bytes));
         }
     }

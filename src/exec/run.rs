@@ -57,7 +57,7 @@ impl Running {
     /// Runs to the end, which is kept in the process. Not to be dropped half way: the child would lose its reader.
     pub(super) async fn finish(mut self, mut pump: Pump, tasks: &Tasks) -> Result<Arc<EndRecord>, Error> {
         let outcome = self.until_exit(&mut pump, tasks).await;
-        let (reaped, ended) = match outcome {
+        let (reaped, mut ended) = match outcome {
             Ok(outcome) => outcome,
             Err(error) => {
                 // Nobody would see its end.
@@ -70,6 +70,10 @@ impl Running {
             kill_tree(&self.process, tasks).await;
         }
         pump.drain(self.patience()).await;
+        if ended == Ended::ByItself && pump.output.is_over() {
+            ended = Ended::from(Overflow);
+            kill_tree(&self.process, tasks).await;
+        }
         if self.on_exit == OnExit::KillTree && ended == Ended::ByItself {
             kill_tree(&self.process, tasks).await;
             pump.read_now();
@@ -94,23 +98,20 @@ impl Running {
             overflow = pump.run() => Ended::from(overflow),
         };
         let killing = match ended {
-            Ended::Stopped => {
-                Either::Left(leave_in_time(self.process.tree().leader.clone(), self.kill_grace))
-            }
+            Ended::Stopped => Either::Left(leave_in_time(self.process.tree().leader, self.kill_grace)),
             Ended::ByItself | Ended::ByLimit(_) | Ended::Cancelled => {
                 Either::Right(kill_tree(&self.process, tasks))
             }
         };
         let dying = async { tokio::join!(self.child.exited(), killing).0 };
         let pumping = async {
-            loop {
-                // What it writes beyond its limit while it dies is counted.
-                let _overflow = pump.run().await;
-            }
+            // What it writes beyond its limit while it dies is not read.
+            let Overflow = pump.run().await;
+            std::future::pending::<std::convert::Infallible>().await
         };
         let reaped = tokio::select! {
             reaped = dying => reaped?,
-            never = pumping => never,
+            never = pumping => match never {},
         };
         Ok((reaped, ended))
     }

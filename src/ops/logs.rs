@@ -10,6 +10,7 @@ use super::Rooms;
 use crate::error::Error;
 use crate::exec::{Output, Process};
 use crate::ids::ProcessId;
+use crate::pty::LogFollower;
 use crate::stream::{Channel, Chosen, Cursor, Item, Lines, Select, Survey, View};
 
 /// Bytes that are read at once.
@@ -180,6 +181,8 @@ pub struct LogReader {
     /// The last record that was read.
     last: u64,
     is_over: bool,
+    /// A terminal stays while its log is followed.
+    following: Option<LogFollower>,
 }
 
 impl LogReader {
@@ -231,6 +234,7 @@ impl LogReader {
             ),
             last: begin,
             is_over: false,
+            following: None,
             output,
             process,
         })
@@ -369,7 +373,10 @@ impl LogReader {
 impl Rooms {
     pub(super) async fn logs(&self, logs: Logs) -> Result<LogsReply, Error> {
         let process = self.processes.get(logs.id)?;
-        let reader = LogReader::open(process, &logs)?;
+        let mut reader = LogReader::open(process, &logs)?;
+        if reader.until.is_none() {
+            reader.following = self.terminals.follow_log(logs.id);
+        }
         match logs.form {
             LogForm::Records(_) | LogForm::Follow { .. } => Ok(LogsReply::Reader(Box::new(reader))),
             LogForm::Page(_) => reader.page().await.map(LogsReply::Page),

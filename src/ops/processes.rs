@@ -94,8 +94,9 @@ impl Rooms {
             }
             let process = Arc::clone(started.process());
             let outcome = Arc::new(started.finish(keep).await?);
-            if has_log && (outcome.stdout.omitted > 0 || outcome.stderr.omitted > 0) {
-                // The answer does not hold everything: the rest is read by the id.
+            let is_cut = outcome.stdout.omitted > 0 || outcome.stderr.omitted > 0;
+            if has_log && (is_cut || !outcome.end.lingering.is_empty()) {
+                // The answer does not hold everything, or not everybody has ended: the rest is read and stopped by the id.
                 processes.insert(principal, None, process, Instant::now());
             }
             if let Some(guard) = guard {

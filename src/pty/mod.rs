@@ -35,5 +35,7 @@ pub use cells::{Color, Cursor, Run, Snapshot, Style, Underline};
 pub use grid::Grid;
 pub use history::{Limits, Page};
 pub use scope::{Scopes, Viewer};
-pub use terminals::{Attachment, Config, Promise, Restored, Scoped, Shown, SnapshotRequest, Terminals};
+pub use terminals::{
+    Attachment, Config, LogFollower, Promise, Restored, Scoped, Shown, SnapshotRequest, Terminals,
+};
 pub use writer::{LONGEST_LEASE, Writer};

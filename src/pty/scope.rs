@@ -45,6 +45,8 @@ struct Terminal {
     scope: Option<String>,
     /// Each with the name by which it holds the writer lock, if it has one.
     viewers: HashMap<Viewer, Option<String>>,
+    /// Who only reads its log: they keep it, and cannot answer the program.
+    followers: usize,
     writer: Writer,
     /// When it was last looked at or written to.
     last_seen: Instant,
@@ -79,6 +81,7 @@ impl Scopes {
         let terminal = Terminal {
             scope: None,
             viewers: HashMap::new(),
+            followers: 0,
             writer: Writer::default(),
             last_seen: now,
         };
@@ -141,6 +144,20 @@ impl Scopes {
         }
     }
 
+    /// Somebody follows its log; says whether there is such a terminal.
+    pub fn follow(&mut self, id: ProcessId) -> bool {
+        let terminal = self.terminals.get_mut(&id);
+        terminal.map(|terminal| terminal.followers += 1).is_some()
+    }
+
+    /// A follower went.
+    pub fn unfollow(&mut self, id: ProcessId, now: Instant) {
+        if let Some(terminal) = self.terminals.get_mut(&id) {
+            terminal.followers -= 1;
+            terminal.last_seen = now;
+        }
+    }
+
     /// How many look at it; 0 also when there is no such terminal. While it is 0 the daemon answers what the program asks.
     pub fn viewers(&self, id: ProcessId) -> usize {
         self.terminals
@@ -176,7 +193,7 @@ impl Scopes {
         let alone = self
             .terminals
             .iter()
-            .filter(|(_, terminal)| terminal.viewers.is_empty());
+            .filter(|(_, terminal)| terminal.viewers.is_empty() && terminal.followers == 0);
         // A time beyond what the clock can tell never comes.
         alone.filter_map(|(id, terminal)| Some((*id, terminal.last_seen.checked_add(self.detach_timeout)?)))
     }

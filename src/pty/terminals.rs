@@ -316,6 +316,15 @@ impl Terminals {
         })
     }
 
+    /// Somebody follows the log of a process, until dropped; `None` when it has no live terminal.
+    pub fn follow_log(self: &Arc<Self>, id: ProcessId) -> Option<LogFollower> {
+        let terminals = Arc::clone(self);
+        self.scopes
+            .lock()
+            .follow(id)
+            .then_some(LogFollower { terminals, id })
+    }
+
     /// How many look at it.
     pub fn viewers(&self, id: ProcessId) -> usize {
         self.scopes.lock().viewers(id)
@@ -369,7 +378,7 @@ impl Terminals {
                 let session = self.sessions.lock().get(&id).map(Arc::clone);
                 let Some(session) = session else { continue };
                 tracing::info!(%id, "nobody came back to a terminal, it is ended");
-                session.process.kill().await?;
+                session.process.cancel();
             }
         }
     }
@@ -409,6 +418,19 @@ impl Drop for Attachment {
     fn drop(&mut self) {
         let mut scopes = self.terminals.scopes.lock();
         scopes.detach(self.id, self.viewer, Instant::now());
+    }
+}
+
+/// Somebody who reads the log of a terminal, until dropped.
+#[derive(Debug)]
+pub struct LogFollower {
+    terminals: Arc<Terminals>,
+    id: ProcessId,
+}
+
+impl Drop for LogFollower {
+    fn drop(&mut self) {
+        self.terminals.scopes.lock().unfollow(self.id, Instant::now());
     }
 }
 

@@ -109,12 +109,17 @@ impl Instances {
     }
 }
 
-/// When a process was started, in ticks since boot.
+/// When a process that lives was started, in ticks since boot. One that has ended and was not waited for lives no more.
 fn start_time(root: &Path, pid: u32) -> Option<u64> {
     let text = fs::read_to_string(root.join(format!("proc/{pid}/stat"))).ok()?;
     // The name in parentheses may hold anything, also blanks and parentheses.
     let after_name = text.rsplit_once(')')?.1;
-    after_name.split_ascii_whitespace().nth(19)?.parse().ok()
+    let mut fields = after_name.split_ascii_whitespace();
+    let state = fields.next()?;
+    if matches!(state, "Z" | "X" | "x") {
+        return None;
+    }
+    fields.nth(18)?.parse().ok()
 }
 
 #[cfg(test)]

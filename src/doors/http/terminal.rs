@@ -21,6 +21,7 @@ use crate::error::Error;
 use crate::exec::Process;
 use crate::ids::ProcessId;
 use crate::ops::{Op, Reply};
+use crate::stream::Channel;
 use crate::wire::json::{
     LockRequest, ResizeRequest, SizeReply, Snapshot, SnapshotArguments, Unknown, decode, process_id,
 };
@@ -223,12 +224,20 @@ pub(super) async fn ws(
             reason: "it has no terminal; make it with \"tty\": true".into(),
         }));
     }
+    let offset = query.number("offset")?;
+    let written = process.output().totals()[Channel::Tty].total;
+    if let Some(offset) = offset.filter(|offset| *offset > written) {
+        return Err(Problem::from(Error::Invalid {
+            field: "offset",
+            reason: format!("{offset} lies behind the last byte of output, of which there are {written}"),
+        }));
+    }
     let viewer = Viewer {
         app: Arc::clone(&app),
         caller,
         process,
         restore: query.flag("restore")?,
-        offset: query.number("offset")?,
+        offset,
         name: query.text("viewer")?.map(str::to_owned),
     };
     websocket::accept(&headers, move |socket| viewer.serve(socket))

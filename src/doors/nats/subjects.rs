@@ -74,7 +74,9 @@ pub(super) fn families(
 
 /// Whether `text` can be one token of a subject.
 pub(super) fn is_token(text: &str) -> bool {
-    !text.is_empty()
+    /// A broker takes lines of 4,096 bytes by default, and drops whoever sends a longer one.
+    const LONGEST: usize = 512;
+    (1..=LONGEST).contains(&text.len())
         && text
             .bytes()
             .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))

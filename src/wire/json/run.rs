@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 
 use super::end::{End, exit_code, is_zero, milliseconds};
 use super::launch::{LimitsRequest, check_key, environment, limits, program, stdin, user, without_nul};
-use super::text::{captured_text, to_base64};
+use super::text::{captured_text, is_text, to_base64};
 use crate::error::Error;
 use crate::exec::{Finished, Keep, Kept, Owner, Retention, Stdin};
 use crate::ops::{Create, Launch, ProcessConfig, Run};
@@ -137,6 +137,12 @@ pub struct RunReply {
     pub stdout: String,
     /// Standard error.
     pub stderr: String,
+    /// base64 of the kept bytes of standard output, when `stdout` is text and they are not UTF-8.
+    #[serde(rename = "stdoutB64", skip_serializing_if = "Option::is_none")]
+    pub stdout_b64: Option<String>,
+    /// base64 of the kept bytes of standard error, when `stderr` is text and they are not UTF-8.
+    #[serde(rename = "stderrB64", skip_serializing_if = "Option::is_none")]
+    pub stderr_b64: Option<String>,
     /// Whether bytes of standard output are left out.
     pub stdout_truncated: bool,
     /// Whether bytes of standard error are left out.
@@ -184,6 +190,8 @@ impl RunReply {
             timed_out: end.timed_out,
             stdout: channel(finished, Channel::Stdout, encoding),
             stderr: channel(finished, Channel::Stderr, encoding),
+            stdout_b64: exact(&finished.stdout, encoding),
+            stderr_b64: exact(&finished.stderr, encoding),
             stdout_truncated: finished.stdout.omitted > 0,
             stderr_truncated: finished.stderr.omitted > 0,
             duration_ms: milliseconds(end.wall),
@@ -210,9 +218,20 @@ fn channel(finished: &Finished, channel: Channel, encoding: Encoding) -> String 
     };
     match encoding {
         Encoding::Utf8 => captured_text(captured, finished.id, channel),
-        Encoding::Base64 if captured.tail.is_empty() => to_base64(&captured.head),
-        Encoding::Base64 => to_base64(&[captured.head.as_ref(), captured.tail.as_ref()].concat()),
+        Encoding::Base64 => bytes_of(captured),
     }
+}
+
+/// The bytes, where text does not say them.
+fn exact(captured: &Kept, encoding: Encoding) -> Option<String> {
+    (encoding == Encoding::Utf8 && !is_text(captured)).then(|| bytes_of(captured))
+}
+
+fn bytes_of(captured: &Kept) -> String {
+    if captured.tail.is_empty() {
+        return to_base64(&captured.head);
+    }
+    to_base64(&[captured.head.as_ref(), captured.tail.as_ref()].concat())
 }
 
 fn head_bytes(captured: &Kept) -> u64 {

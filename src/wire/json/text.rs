@@ -57,6 +57,15 @@ pub(super) fn captured_text(captured: &Kept, id: ProcessId, channel: Channel) ->
     text
 }
 
+/// Whether [`captured_text`] says every byte that was kept, but for a character that an omission has cut.
+pub(super) fn is_text(captured: &Kept) -> bool {
+    let is_text = |bytes: &[u8]| std::str::from_utf8(bytes).is_ok();
+    if captured.omitted == 0 {
+        return is_text(&captured.head) && is_text(&captured.tail);
+    }
+    is_text(whole_head(&captured.head)) && is_text(whole_tail(&captured.tail))
+}
+
 /// `bytes` without a character that was cut off at the end.
 fn whole_head(bytes: &[u8]) -> &[u8] {
     match std::str::from_utf8(bytes) {
