@@ -407,7 +407,7 @@ impl Output {
                 }
             }
             Err(error) => {
-                tracing::warn!(%error, "output stays in memory");
+                tracing::debug!(%error, "output stays in memory");
                 self.without_disk(&mut state, &excess);
             }
         }
@@ -420,6 +420,9 @@ impl Output {
             state.log.release(*seq);
             state.stuck = false;
         } else if state.gate == Gate::OPEN {
+            tracing::warn!(
+                "output that may not be dropped fits neither in memory nor on disk, its command is ended"
+            );
             state.limit = 0;
         }
         self.room.notify_waiters();

@@ -226,7 +226,12 @@ impl Process {
         let held = self.held.lock();
         let terminal = held.terminal.as_ref().ok_or_else(|| Error::Conflict {
             what: self.id.to_string(),
-            reason: "it has no terminal".into(),
+            reason: if self.has_terminal {
+                "it has exited"
+            } else {
+                "it has no terminal"
+            }
+            .into(),
         })?;
         terminal.resize(size)
     }

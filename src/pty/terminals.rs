@@ -318,11 +318,12 @@ impl Terminals {
 
     /// Somebody follows the log of a process, until dropped; `None` when it has no live terminal.
     pub fn follow_log(self: &Arc<Self>, id: ProcessId) -> Option<LogFollower> {
-        let terminals = Arc::clone(self);
-        self.scopes
-            .lock()
-            .follow(id)
-            .then_some(LogFollower { terminals, id })
+        let follows = self.scopes.lock().follow(id);
+        // Made only where it follows, and not under the lock: its end is counted.
+        follows.then(|| LogFollower {
+            terminals: Arc::clone(self),
+            id,
+        })
     }
 
     /// How many look at it.

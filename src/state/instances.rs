@@ -182,6 +182,25 @@ mod tests {
     }
 
     #[test]
+    fn a_daemon_that_was_killed_and_not_waited_for_is_no_living_one() {
+        let (state, root) = (tempfile::tempdir().unwrap(), machine("this-boot"));
+        process(root.path(), 70, 500);
+        let stat = root.path().join("proc/70/stat");
+        let zombie = fs::read_to_string(&stat).unwrap().replace(") S ", ") Z ");
+        fs::write(&stat, zombie).unwrap();
+        let killed = uuid::Uuid::new_v4();
+        fs::write(
+            state.path().join(FILE_NAME),
+            format!("{killed} this-boot 70 500\n"),
+        )
+        .unwrap();
+        let (_, found) = Instances::begin(state.path(), root.path(), uuid::Uuid::new_v4())
+            .unwrap()
+            .unwrap();
+        assert_eq!(found, [killed]);
+    }
+
+    #[test]
     fn without_proc_nothing_is_kept() {
         let (state, root) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let begun = Instances::begin(state.path(), root.path(), uuid::Uuid::new_v4()).unwrap();

@@ -22,6 +22,7 @@ mod daemon_stop;
 mod exec_bulk;
 mod exec_caps;
 mod exec_child;
+mod exec_ends;
 mod exec_exit;
 mod exec_hung;
 mod exec_init;

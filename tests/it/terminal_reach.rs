@@ -4,14 +4,17 @@
 use boxd::wire::proto::control_request::Op;
 use boxd::wire::proto::control_response::Result as Outcome;
 use boxd::wire::proto::{Extension, OpStart};
+use bytes::Bytes;
 use futures_util::future::join_all;
+use http_body_util::Full;
+use hyper::Method;
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 
 use crate::harness::op::{OpClient, Said};
 use crate::harness::viewer::Viewer;
 use crate::harness::{Daemon, Ways};
-use crate::http_process_life::{made, made_of};
+use crate::http_process_life::{ended, made, made_of};
 
 #[tokio::test]
 async fn terminals_are_made_listed_and_used_by_their_own_name() {
@@ -134,6 +137,31 @@ async fn extensions_over_nats_are_a_terminal() {
     let (text, exit) = output(&said.content);
     assert_eq!(text, "readyab\n33 77\n");
     assert_eq!(exit.unwrap()["exitCode"], 5);
+}
+
+#[tokio::test]
+async fn who_follows_its_log_keeps_a_terminal() {
+    let daemon = Daemon::builder()
+        .config("[pty]\ndetach_timeout = \"1s\"\n")
+        .start();
+    let http = daemon.http();
+    let asked = json!({ "command": "sleep 1000", "shell": true, "tty": true });
+    let followed = made_of(&http, &asked).await;
+    let path = format!("/v1/processes/{followed}/logs?follow=true&stream=pty");
+    let follower = http
+        .open(
+            http.request(Method::GET, &path)
+                .body(Full::<Bytes>::default())
+                .unwrap(),
+        )
+        .await;
+    // Made later and due earlier.
+    let alone = made_of(&http, &asked).await;
+    assert_eq!(ended(&http, &alone).await["cancelled"], true);
+    let info = http.get(&format!("/v1/processes/{followed}")).await.json();
+    assert_eq!(info["status"], "running", "{info}");
+    drop(follower);
+    ended(&http, &followed).await;
 }
 
 /// What the events of a follower say: output as text, and the end.

@@ -260,6 +260,11 @@ async fn who_may_look_is_checked_before_the_handshake() {
     assert_eq!(try_with(&http, &id, "", &foreign).await, Err(403));
     assert_eq!(try_with(&http, "proc_999999", "", &[]).await, Err(404));
     assert_eq!(try_with(&http, "nonsense", "", &[]).await, Err(404));
+    assert_eq!(
+        try_with(&http, &id, "?offset=5000000", &[]).await,
+        Err(400),
+        "nobody wrote that much yet"
+    );
     let pipes = made(&http, "exec cat").await;
     assert_eq!(try_with(&http, &pipes, "", &[]).await, Err(409));
     for what in ["resize", "lock"] {
