@@ -81,6 +81,8 @@ pub(super) struct Search {
     known: HashSet<Identity>,
     /// Sessions that members have made and that somebody is still in.
     sessions: HashSet<i32>,
+    /// Who had ended at the last look, and was not waited for.
+    dead: HashSet<Identity>,
     /// The pipes that the leader writes to.
     pipes: Vec<u64>,
 }
@@ -109,6 +111,7 @@ impl Search {
             own_session,
             known: HashSet::new(),
             sessions: HashSet::new(),
+            dead: HashSet::new(),
             pipes: tree.leader.as_ref().and_then(pipes).unwrap_or_default(),
         }
     }
@@ -152,10 +155,21 @@ impl Search {
         self.known
             .extend(members.clone().map(|stat| (stat.pid, stat.started)));
         let alive = members.filter(|stat| !stat.dead);
+        let alive = alive.map(|stat| (stat.pid, stat.started)).collect();
         Look {
-            alive: alive.map(|stat| (stat.pid, stat.started)).collect(),
-            moved: snapshot.moved,
+            alive,
+            moved: self.somebody_ended(snapshot) || snapshot.moved,
         }
+    }
+
+    /// Whether somebody has ended since the last look: maybe after it left a child, whose number was not there yet when the
+    /// numbers were read.
+    fn somebody_ended(&mut self, snapshot: &Snapshot) -> bool {
+        let dead = snapshot.all.values().filter(|stat| stat.dead);
+        let dead: HashSet<Identity> = dead.map(|stat| (stat.pid, stat.started)).collect();
+        let news = !dead.is_subset(&self.dead);
+        self.dead = dead;
+        news
     }
 
     /// Adds descendants and those of the same sessions until nobody is added any more.

@@ -68,7 +68,7 @@ pub(super) fn snapshot_without(strangers: &HashSet<i32>) -> io::Result<Snapshot>
             continue;
         };
         snapshot.all.insert(pid, stat);
-        // Who has ended has none any more either, and left its children before.
+        // Who has ended has none any more either.
         if stat.dead || stat.of_kernel {
             continue;
         }

@@ -258,7 +258,9 @@ impl Process {
         *self.control.sent.lock() = Some(signal);
         if scope == Scope::Leader {
             let leader = self.tree().leader.filter(Leader::is_alive);
-            leader.iter().for_each(|leader| leader.signal(signal));
+            if let Some(leader) = &leader {
+                leader.signal(signal);
+            }
             return Ok(Signalled {
                 pids: leader.iter().map(|leader| leader.pid).collect(),
                 ..Signalled::nobody()

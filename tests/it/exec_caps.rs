@@ -409,15 +409,18 @@ async fn a_stop_reaches_who_forked_twice_and_left_its_session() {
         "(setsid sh -c '(setsid sleep {seconds} < /dev/null > /dev/null 2>&1 &)' &); echo ready; exec sleep {seconds}"
     );
     let id = made(&http, &line).await;
-    eventually("both of them", PATIENCE, || {
-        (processes::with_argument(&seconds).len() == 2).then_some(())
+    let both = eventually("both of them", PATIENCE, || {
+        let both = processes::with_argument(&seconds);
+        (both.len() == 2).then_some(both)
     });
     let said = http
         .post(&format!("/v1/processes/{id}/stop?waitMs=20000"), &json!({}))
         .await
         .json();
     assert_eq!(said["status"], "exited", "{said}");
-    assert_eq!(said["signalled"].as_array().unwrap().len(), 2, "{said}");
+    // A shell between them may not have ended yet.
+    let signalled = said["signalled"].as_array().unwrap();
+    assert!(both.iter().all(|pid| signalled.contains(&json!(pid))), "{said}");
     processes::wait_until_gone(&seconds, Duration::from_secs(5));
 }
 
