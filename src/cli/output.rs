@@ -20,10 +20,15 @@ pub(super) fn json(value: &serde_json::Value) -> Result<(), Error> {
     answer(format!("{value:#}\n").as_bytes())
 }
 
+/// Whether this says that whoever reads our output (`| head`) has closed it.
+pub(super) fn is_closed(error: &Error) -> bool {
+    matches!(error, Error::Io { source, .. } if source.kind() == io::ErrorKind::BrokenPipe)
+}
+
 /// Writes `boxd: ...` and a hint to standard error; there is nobody left to tell when that fails. Whoever closes our
 /// output (`| head`) has seen enough, which is nothing to complain about; the exit code tells it.
 pub(super) fn complaint(error: &Error) {
-    if matches!(error, Error::Io { source, .. } if source.kind() == io::ErrorKind::BrokenPipe) {
+    if is_closed(error) {
         return;
     }
     let mut text = match error {

@@ -13,7 +13,7 @@ use super::address::encoded;
 use super::http::{Body, Http, lost};
 use super::output;
 use super::remote::OnInterrupt;
-use super::run::{Ending, Interrupts};
+use super::run::{Ending, Interrupt, Interrupts};
 use super::streamed::{Event, Printer};
 use crate::error::Error;
 
@@ -27,18 +27,20 @@ const SILENCE: Duration = Duration::from_secs(45);
 struct Following {
     interrupts: Interrupts,
     on_interrupt: OnInterrupt,
-    /// Whether an interrupt is still to be passed on.
-    is_owed: bool,
+    /// An interrupt that is still to be passed on.
+    owed: Option<Interrupt>,
     /// Whether there ever was a connection.
     was_there: bool,
 }
 
 impl Following {
     /// What an interrupt does: it is passed on, or we leave.
-    fn leaves(&mut self, first: bool) -> bool {
-        let passed_on = first && self.on_interrupt == OnInterrupt::PassOn;
-        self.is_owed |= passed_on;
-        !passed_on
+    fn take(&mut self, (interrupt, is_first): (Interrupt, bool)) -> Option<Ending> {
+        if !is_first || self.on_interrupt == OnInterrupt::Leave {
+            return Some(Ending::Left(interrupt));
+        }
+        self.owed = Some(interrupt);
+        None
     }
 }
 
@@ -92,7 +94,7 @@ impl Http {
         let mut following = Following {
             interrupts: Interrupts::listen(),
             on_interrupt,
-            is_owed: false,
+            owed: None,
             was_there: false,
         };
         let mut failed = 0;
@@ -112,8 +114,8 @@ impl Http {
             }
             tokio::select! {
                 () = tokio::time::sleep(PAUSE) => {}
-                first = following.interrupts.next() => if following.leaves(first) {
-                    return Ok(Ending::Left);
+                come = following.interrupts.next() => if let Some(ending) = following.take(come) {
+                    return Ok(ending);
                 }
             }
         }
@@ -129,17 +131,17 @@ impl Http {
         let mut lines = self.log_lines(id, printer.sequence, true).await?;
         following.was_there = true;
         loop {
-            if following.is_owed {
-                self.pass_on(id).await?;
-                following.is_owed = false;
+            if let Some(interrupt) = following.owed {
+                self.pass_on(id, interrupt).await?;
+                following.owed = None;
             }
             tokio::select! {
                 line = lines.next() => match line? {
                     None => return Ok(None),
                     Some(line) => printer.take(Event::parse(&line)?, &line)?,
                 },
-                first = following.interrupts.next() => if following.leaves(first) {
-                    return Ok(Some(Ending::Left));
+                come = following.interrupts.next() => if let Some(ending) = following.take(come) {
+                    return Ok(Some(ending));
                 }
             }
             if printer.exit.is_some() {
@@ -149,8 +151,8 @@ impl Http {
     }
 
     /// Interrupts the process; that it has ended already is told by its end.
-    async fn pass_on(&self, id: &str) -> Result<(), Error> {
-        let signal = json!({ "id": id, "signal": "INT", "scope": "tree" });
+    async fn pass_on(&self, id: &str, interrupt: Interrupt) -> Result<(), Error> {
+        let signal = json!({ "id": id, "signal": interrupt.name(), "scope": "tree" });
         match self.operation("process.signal", &signal).await {
             Err(error @ Error::Protocol { .. }) => {
                 output::complaint(&error);

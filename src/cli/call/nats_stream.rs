@@ -11,8 +11,9 @@ use prost::Message;
 use serde_json::{Value, json};
 
 use super::nats::{ANSWER_TIMEOUT, Nats, fresh_id};
+use super::output;
 use super::remote::{ExecRequest, unexpected};
-use super::run::{Ending, Interrupts};
+use super::run::{Ending, Interrupt, Interrupts};
 use super::streamed::{Event, Printer};
 use crate::error::Error;
 use crate::wire::proto;
@@ -34,6 +35,16 @@ struct Following<'a> {
     frames: Subscriber,
     generation: u64,
     seen: u64,
+    /// The interrupt that cancelled it.
+    passed_on: Option<Interrupt>,
+}
+
+/// How a stream came to its end.
+enum Streamed {
+    /// The operation has ended.
+    Exit(OpExit),
+    /// We were told to leave.
+    Left(Interrupt),
 }
 
 impl Nats {
@@ -55,9 +66,14 @@ impl Nats {
             window_bytes: WINDOW,
             ..OpStart::default()
         };
-        let exit = self.stream(id, start, printer, command).await?;
-        let Some(exit) = exit else {
-            return Ok(Ending::Left);
+        let mut following = self.start(id, start).await?;
+        let streamed = following.stream(printer, command).await;
+        if streamed.as_ref().is_err_and(output::is_closed) {
+            following.cancel().await?;
+        }
+        let exit = match streamed? {
+            Streamed::Exit(exit) => exit,
+            Streamed::Left(interrupt) => return Ok(Ending::Left(interrupt)),
         };
         let end = exit_event(&exit);
         let line = end.to_string();
@@ -96,29 +112,27 @@ impl Nats {
             }
             Ok(())
         };
-        let ended = self.stream(fresh_id(), start, printer, take).await?;
+        let mut following = self.start(fresh_id(), start).await?;
+        let streamed = following.stream(printer, take).await?;
         // An interrupt ends the following, and says nothing of the process.
-        Ok(if ended.is_some() && (!follow || printer.exit.is_some()) {
-            Ending::Ended
-        } else {
-            Ending::Left
+        Ok(match (streamed, following.passed_on) {
+            (Streamed::Left(interrupt), _) => Ending::Left(interrupt),
+            (Streamed::Exit(_), Some(interrupt)) if follow && printer.exit.is_none() => {
+                Ending::Left(interrupt)
+            }
+            (Streamed::Exit(_), _) => Ending::Ended,
         })
     }
 
-    /// Starts an operation and takes its frames until its exit; `None` when the person has seen enough.
-    async fn stream(
-        &self,
-        id: String,
-        start: OpStart,
-        printer: &mut Printer,
-        mut take: impl FnMut(&mut Printer, OpFrame) -> Result<(), Error>,
-    ) -> Result<Option<OpExit>, Error> {
-        let mut following = Following {
+    /// Starts an operation.
+    async fn start(&self, id: String, start: OpStart) -> Result<Following<'_>, Error> {
+        let following = Following {
             frames: self.subscribe(&format!("op.{id}")).await?,
             nats: self,
             id,
             generation: 1,
             seen: 0,
+            passed_on: None,
         };
         let asked = self
             .ask(following.id.clone(), Op::OpStart(start), Some(ANSWER_TIMEOUT))
@@ -132,11 +146,22 @@ impl Nats {
         {
             return Err(Error::Lost { key: following.id });
         }
+        Ok(following)
+    }
+}
+
+impl Following<'_> {
+    /// Takes the frames of the operation until its exit.
+    async fn stream(
+        &mut self,
+        printer: &mut Printer,
+        mut take: impl FnMut(&mut Printer, OpFrame) -> Result<(), Error>,
+    ) -> Result<Streamed, Error> {
         // A cancel that was lost with a connection is said again.
         let (mut interrupts, mut failed, mut is_owed) = (Interrupts::listen(), 0, false);
         loop {
             tokio::select! {
-                frame = following.next() => match frame {
+                frame = self.next() => match frame {
                     Ok(frame) => {
                         failed = 0;
                         let exit = match &frame.body {
@@ -145,30 +170,29 @@ impl Nats {
                         };
                         take(printer, frame)?;
                         // One that is lost is made up for by the next, or by attaching.
-                        let _ = following.acknowledge(exit.is_some()).await;
-                        if exit.is_some() {
-                            return Ok(exit);
+                        let _ = self.acknowledge(exit.is_some()).await;
+                        if let Some(exit) = exit {
+                            return Ok(Streamed::Exit(exit));
                         }
                     }
                     Err(error) if failed >= ATTEMPTS => return Err(error),
                     Err(_) => {
                         failed += 1;
-                        following.attach().await;
-                        is_owed = is_owed && following.cancel().await.is_err();
+                        self.attach().await;
+                        is_owed = is_owed && self.cancel().await.is_err();
                     }
                 },
-                first = interrupts.next() => {
-                    if !first {
-                        return Ok(None);
+                (interrupt, is_first) = interrupts.next() => {
+                    if !is_first {
+                        return Ok(Streamed::Left(interrupt));
                     }
-                    is_owed = following.cancel().await.is_err();
+                    self.passed_on = Some(interrupt);
+                    is_owed = self.cancel().await.is_err();
                 }
             }
         }
     }
-}
 
-impl Following<'_> {
     /// The next frame in order. Cancel-safe.
     async fn next(&mut self) -> Result<OpFrame, Error> {
         loop {

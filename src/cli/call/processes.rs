@@ -1,14 +1,12 @@
 //! `boxd call ps|kill|logs`: processes that run or ran there.
 
 use std::fmt::Write as _;
-use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::Args;
 use serde_json::{Value, json};
 
 use super::remote::Remote;
-use super::run::{Ending, INTERRUPTED};
 use super::streamed::Printer;
 use super::{Shown, output, show_done};
 use crate::error::Error;
@@ -153,14 +151,10 @@ impl Logs {
             remote.logs(&self.id, &mut printer).await?;
             return Ok(Shown::OK);
         }
-        match remote.follow(&self.id, &mut printer).await? {
-            Ending::Ended => Ok(Shown {
-                exit: printer.code()?,
-            }),
-            Ending::Left => Ok(Shown {
-                exit: ExitCode::from(INTERRUPTED),
-            }),
-        }
+        let ending = remote.follow(&self.id, &mut printer).await?;
+        Ok(Shown {
+            exit: printer.code(ending)?,
+        })
     }
 }
 

@@ -8,10 +8,11 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::http::Http;
 use super::nats::Nats;
+use super::output;
 use super::run::{Ending, payload};
 use super::streamed::Printer;
 use crate::error::Error;
@@ -95,7 +96,12 @@ impl Remote {
                 let id = created["id"]
                     .as_str()
                     .ok_or_else(|| unexpected("a process without an id"))?;
-                http.follow(id, printer, OnInterrupt::PassOn).await
+                let ending = http.follow(id, printer, OnInterrupt::PassOn).await;
+                if ending.as_ref().is_err_and(output::is_closed) {
+                    // Here it would have been told by its next write.
+                    http.operation("process.kill", &json!({ "id": id })).await?;
+                }
+                ending
             }
             Self::Nats(nats) => nats.run(request, printer).await,
         }

@@ -20,7 +20,8 @@ const RETENTION: u64 = 256 << 20;
 /// Run a command and print its output as it comes; a lost connection is taken up again.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-An interrupt (Ctrl-C) is passed on to the command; a second one leaves it running.
+An interrupt (Ctrl-C), TERM or HUP is passed on to the command; a second one leaves it running. Whoever closes our
+output (| head) ends it.
 
 Examples:
   boxd call run -- make test
@@ -68,57 +69,91 @@ impl Run {
             json,
             ..Printer::default()
         };
-        if remote.run(&request, &mut printer).await? == Ending::Left {
-            return Ok(Shown {
-                exit: ExitCode::from(INTERRUPTED),
-            });
-        }
+        let ending = remote.run(&request, &mut printer).await?;
         Ok(Shown {
-            exit: printer.code()?,
+            exit: printer.code(ending)?,
         })
     }
 }
-
-/// What an interrupt leaves behind, as a shell has it.
-pub(super) const INTERRUPTED: u8 = 130;
 
 /// How a stream was left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Ending {
     /// The command has ended.
     Ended,
-    /// The person has seen enough.
-    Left,
+    /// We were told to leave, by this signal.
+    Left(Interrupt),
 }
 
-/// Interrupts of the person before the terminal: none is missed from the moment this is there.
+/// A signal that is passed on to the command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Interrupt {
+    /// Ctrl-C.
+    Int,
+    /// The terminal is gone.
+    Hup,
+    /// Somebody ends us.
+    Term,
+}
+
+impl Interrupt {
+    /// Its name without `SIG`.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Int => "INT",
+            Self::Hup => "HUP",
+            Self::Term => "TERM",
+        }
+    }
+
+    /// What it leaves behind, as a shell has it.
+    pub(super) fn exit_code(self) -> ExitCode {
+        ExitCode::from(match self {
+            Self::Int => 130,
+            Self::Hup => 129,
+            Self::Term => 143,
+        })
+    }
+}
+
+/// What is to be passed on: nothing is missed from the moment this is there.
 #[derive(Debug)]
 pub(super) struct Interrupts {
     /// Without signals there is nothing to pass on.
-    signals: Option<Signal>,
+    signals: Option<[Signal; 3]>,
     count: u32,
 }
 
 impl Interrupts {
-    /// Begins to listen; an interrupt does not end us any more.
+    /// Begins to listen; these signals do not end us any more.
     pub(super) fn listen() -> Self {
         Self {
-            signals: signal(SignalKind::interrupt()).ok(),
+            signals: Self::all().ok(),
             count: 0,
         }
     }
 
+    fn all() -> std::io::Result<[Signal; 3]> {
+        Ok([
+            signal(SignalKind::interrupt())?,
+            signal(SignalKind::hangup())?,
+            signal(SignalKind::terminate())?,
+        ])
+    }
+
     /// Resolves at the next one; says whether it is the first. Cancel-safe.
-    pub(super) async fn next(&mut self) -> bool {
-        let come = match &mut self.signals {
-            Some(signals) => signals.recv().await,
-            None => None,
-        };
-        if come.is_none() {
+    pub(super) async fn next(&mut self) -> (Interrupt, bool) {
+        let Some([interrupt, hangup, terminate]) = &mut self.signals else {
             return std::future::pending().await;
-        }
+        };
+        let come = tokio::select! {
+            Some(()) = interrupt.recv() => Interrupt::Int,
+            Some(()) = hangup.recv() => Interrupt::Hup,
+            Some(()) = terminate.recv() => Interrupt::Term,
+            else => std::future::pending().await,
+        };
         self.count += 1;
-        self.count == 1
+        (come, self.count == 1)
     }
 }
 

@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::exec::ended;
 use super::output;
 use super::remote::unexpected;
+use super::run::Ending;
 use crate::error::Error;
 
 /// One thing that it says.
@@ -125,8 +126,11 @@ impl Printer {
         Ok(())
     }
 
-    /// The exit code that stands for how it ended.
-    pub(super) fn code(&self) -> Result<ExitCode, Error> {
+    /// The exit code that stands for how it ended, or for why we left.
+    pub(super) fn code(&self, ending: Ending) -> Result<ExitCode, Error> {
+        if let Ending::Left(interrupt) = ending {
+            return Ok(interrupt.exit_code());
+        }
         let exit = self.exit.as_ref().ok_or_else(|| unexpected("no end"))?;
         let number = |field: &str| exit[field].as_i64().map(|number| number as i32);
         let timed_out = exit["timedOut"].as_bool().unwrap_or(false);
@@ -157,11 +161,11 @@ mod tests {
     #[test]
     fn the_end_is_an_exit_code() {
         let mut printer = Printer::default();
-        assert!(printer.code().is_err());
+        assert!(printer.code(Ending::Ended).is_err());
         let end = br#"{"type":"exit","exitCode":7,"timedOut":false}"#;
         printer.take(Event::parse(end).unwrap(), end).unwrap();
         assert_eq!(
-            format!("{:?}", printer.code().unwrap()),
+            format!("{:?}", printer.code(Ending::Ended).unwrap()),
             format!("{:?}", ExitCode::from(7))
         );
     }

@@ -1,6 +1,7 @@
 //! `boxd call run|ps|logs|kill`: processes as scripts and people drive them, over both doors and over connections that break.
 
 use std::fmt::Write as _;
+use std::io::{BufRead, BufReader};
 use std::process::{Child, Stdio};
 
 use nix::sys::signal::{Signal, kill};
@@ -38,7 +39,11 @@ impl Running {
     }
 
     fn interrupt(&self) {
-        kill(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGINT).unwrap();
+        self.signal(Signal::SIGINT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.child.id().cast_signed()), signal).unwrap();
     }
 
     /// The exit code, and what was written since it was last asked.
@@ -137,12 +142,19 @@ fn run_ends_as_the_command_did() {
 }
 
 #[test]
-fn an_interrupt_of_run_ends_the_command() {
+fn a_signal_that_ends_run_ends_the_command() {
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+        ends_the_command(signal);
+    }
+}
+
+fn ends_the_command(signal: Signal) {
     through_each_door(|way, daemon| {
-        let script = "trap 'echo caught; exit 3' INT; echo $$; while :; do sleep 0.02; done";
-        let mut run = Running::start(way, daemon, &["run", "--", "sh", "-c", script]);
+        let name = &signal.as_str()[3..];
+        let script = format!("trap 'echo caught; exit 3' {name}; echo $$; while :; do sleep 0.02; done");
+        let mut run = Running::start(way, daemon, &["run", "--", "sh", "-c", &script]);
         let pid = String::from_utf8(run.stdout.until("\n")).unwrap();
-        run.interrupt();
+        run.signal(signal);
         let (code, stdout, stderr) = run.end();
         let said = String::from_utf8_lossy(&stderr).into_owned();
         if way.name == "http" {
@@ -152,6 +164,29 @@ fn an_interrupt_of_run_ends_the_command() {
             assert!(code > Some(128), "{code:?} {said}");
         }
         let pid = Pid::from_raw(pid.trim().parse().unwrap());
+        eventually("the end of the command", PATIENCE, || {
+            kill(pid, None).is_err().then_some(())
+        });
+    });
+}
+
+#[test]
+fn who_closes_the_output_of_run_ends_the_command() {
+    through_each_door(|way, daemon| {
+        let script = "echo $$; exec yes";
+        let mut run = boxd(&daemon.state_directory())
+            .arg("call")
+            .args(&way.flags)
+            .args(["run", "--", "sh", "-c", script])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut pid = String::new();
+        let stdout = run.stdout.take().unwrap();
+        BufReader::new(stdout).read_line(&mut pid).unwrap();
+        // Its reader is gone with this line.
+        let pid = Pid::from_raw(pid.trim().parse().unwrap());
+        assert_ne!(run.wait().unwrap().code(), Some(0), "{}", way.name);
         eventually("the end of the command", PATIENCE, || {
             kill(pid, None).is_err().then_some(())
         });
