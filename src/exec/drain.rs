@@ -14,7 +14,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// Reads until the last holder has closed it, into a log of its own.
 pub(super) async fn to_the_end(mut tap: Tap, after_exit: Arc<Output>) {
     let mut burst = 0;
-    while let Some(bytes) = tap.reader.next().await {
+    while let Some(bytes) = tap.reader.next(usize::MAX).await {
         burst += bytes.len();
         after_exit.append(tap.channel, bytes);
         if burst >= BURST {

@@ -108,11 +108,13 @@ impl Output {
     }
 
     /// Adds bytes as soon as they may be added, and sees to it that they do not stay in memory. For writers that are not a
-    /// process. Cancel-safe: the bytes are added or not.
-    pub async fn write(&self, channel: Channel, bytes: Bytes) {
-        self.room().await;
-        self.append(channel, bytes);
-        self.settle().await;
+    /// process. When it is cancelled the first of the bytes may be in.
+    pub async fn write(&self, channel: Channel, mut bytes: Bytes) {
+        while !bytes.is_empty() {
+            let room = self.room().await.min(bytes.len());
+            self.append(channel, bytes.split_to(room));
+            self.settle().await;
+        }
     }
 
     /// Adds a sign of life.
@@ -202,27 +204,33 @@ impl Output {
         }
     }
 
-    /// Resolves when the pump may read more. Cancel-safe.
-    pub async fn room(&self) {
+    /// Resolves when the pump may read more, to how many bytes that are. Cancel-safe.
+    pub async fn room(&self) -> usize {
         loop {
             let mut room = std::pin::pin!(self.room.notified());
             room.as_mut().enable();
-            if self.is_open() {
-                return;
+            match self.room_now() {
+                0 => room.await,
+                bytes => return bytes,
             }
-            room.await;
         }
     }
 
-    /// Whether the pump may read more.
-    pub fn is_open(&self) -> bool {
+    /// How many bytes the pump may read now.
+    pub fn room_now(&self) -> usize {
         let state = self.state.lock();
         if state.gate == Gate::OPEN && !state.stuck {
-            return true;
+            return usize::MAX;
         }
-        state.log.behind(state.gate.after) < state.gate.window
-            && state.log.retained() < state.gate.capacity
-            && !self.has_no_memory(&state)
+        if self.has_no_memory(&state) {
+            return 0;
+        }
+        let window = state
+            .gate
+            .window
+            .saturating_sub(state.log.behind(state.gate.after));
+        let capacity = state.gate.capacity.saturating_sub(state.log.retained());
+        usize::try_from(window.min(capacity)).unwrap_or(usize::MAX)
     }
 
     /// Decides when the pump may read more from now on.
@@ -556,19 +564,19 @@ mod tests {
         let mut written = 0;
         while written < 3 * share {
             for output in [&dropping, &blocking] {
-                if output.is_open() {
+                if output.room_now() > 0 {
                     output.append(Channel::Stdout, vec![b'x'; 100_000].into());
                     output.settle().await;
                 }
             }
             written += 100_000;
         }
-        assert!(dropping.retained() <= share && dropping.is_open());
-        assert!(!blocking.is_open() && blocking.retained() < share + 200_000);
+        assert!(dropping.retained() <= share && dropping.room_now() > 0);
+        assert!(blocking.room_now() == 0 && blocking.retained() < share + 200_000);
         let first = dropping.read(&mut Cursor::start(), 1).await.unwrap();
         assert!(matches!(first[0], Item::Gap(_)), "what was dropped is told");
         blocking.release(blocking.next_seq() - 1);
-        assert!(blocking.is_open());
+        assert!(blocking.room_now() > 0);
     }
 
     #[tokio::test]
@@ -581,7 +589,7 @@ mod tests {
         };
         output.set_gate(gate(0));
         output.append(Channel::Stdout, Bytes::from("four"));
-        assert!(!output.is_open());
+        assert_eq!(output.room_now(), 0);
         assert_eq!(output.next_seq(), 2, "what was gathered is a record now");
         let (room, release) = (output.room(), async { output.set_gate(gate(1)) });
         tokio::join!(room, release);
@@ -589,8 +597,8 @@ mod tests {
             capacity: 4,
             ..gate(1)
         });
-        assert!(!output.is_open(), "as much is kept as may be");
+        assert_eq!(output.room_now(), 0, "as much is kept as may be");
         output.release(1);
-        assert!(output.is_open());
+        assert_eq!(output.room_now(), 4);
     }
 }

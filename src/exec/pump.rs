@@ -39,8 +39,8 @@ impl Pump {
                 if output.is_over() {
                     return Overflow;
                 }
-                output.room().await;
-                match next(taps).await {
+                let room = output.room().await;
+                match next(taps, room).await {
                     Some((channel, bytes)) => output.append(channel, bytes),
                     None => std::future::pending().await,
                 }
@@ -62,7 +62,7 @@ impl Pump {
         }
         let (output, taps) = (&self.output, &mut self.taps);
         let rest = async {
-            while let Some((channel, bytes)) = next(taps).await {
+            while let Some((channel, bytes)) = next(taps, usize::MAX).await {
                 output.append(channel, bytes);
                 if output.is_over() {
                     return;
@@ -89,12 +89,12 @@ impl Pump {
     }
 }
 
-/// The next bytes of either channel, `None` when both have ended. Cancel-safe.
-async fn next([first, second]: &mut [Tap; 2]) -> Option<(Channel, Bytes)> {
+/// The next bytes of either channel, at most `most` of them; `None` when both have ended. Cancel-safe.
+async fn next([first, second]: &mut [Tap; 2], most: usize) -> Option<(Channel, Bytes)> {
     loop {
         let (channel, bytes) = tokio::select! {
-            bytes = first.reader.next(), if !first.reader.ended() => (first.channel, bytes),
-            bytes = second.reader.next(), if !second.reader.ended() => (second.channel, bytes),
+            bytes = first.reader.next(most), if !first.reader.ended() => (first.channel, bytes),
+            bytes = second.reader.next(most), if !second.reader.ended() => (second.channel, bytes),
             else => return None,
         };
         if let Some(bytes) = bytes {

@@ -61,13 +61,13 @@ impl Reader {
         stat.ok().map(|stat| stat.st_ino)
     }
 
-    /// The next bytes, never empty; `None` at the end. Cancel-safe.
-    pub(super) async fn next(&mut self) -> Option<Bytes> {
+    /// The next bytes, at most `most` of them and never none; `None` at the end. Cancel-safe.
+    pub(super) async fn next(&mut self, most: usize) -> Option<Bytes> {
         let (size, buffer) = (self.size, &mut self.buffer);
         let read = self
             .pipe
             .as_mut()?
-            .until_ready(|pipe| read(pipe, buffer, size))
+            .until_ready(|pipe| read(pipe, buffer, size, most))
             .await;
         // A pipe that cannot be read has no more to give.
         self.took(read.unwrap_or(0))
@@ -80,7 +80,7 @@ impl Reader {
         let mut left = PIPE;
         while left > 0 {
             let Some(pipe) = &self.pipe else { return };
-            let read = read(pipe.as_fd(), &mut self.buffer, self.size);
+            let read = read(pipe.as_fd(), &mut self.buffer, self.size, left);
             if matches!(&read, Err(error) if error.kind() == io::ErrorKind::WouldBlock) {
                 return;
             }
@@ -105,12 +105,12 @@ impl Reader {
     }
 }
 
-/// Reads once into the empty `buffer`, which gets new room of `size` bytes when little is left.
-fn read(pipe: BorrowedFd<'_>, buffer: &mut BytesMut, size: usize) -> io::Result<usize> {
+/// Reads at most `most` bytes once into the empty `buffer`, which gets new room of `size` bytes when little is left.
+fn read(pipe: BorrowedFd<'_>, buffer: &mut BytesMut, size: usize, most: usize) -> io::Result<usize> {
     if buffer.capacity() < size / 4 {
         buffer.reserve(size);
     }
-    sys::read_into(pipe, buffer)
+    sys::read_into(pipe, buffer, most)
 }
 
 #[cfg(test)]

@@ -23,7 +23,7 @@ pub(super) fn sprint(child: &mut Child, pump: &mut Pump, until: Instant) {
     loop {
         let left = until.saturating_duration_since(Instant::now());
         // What may not be read now, or is too much for memory, takes more than a sprint.
-        if left.is_zero() || !pump.output.is_open() || !something_happened(child, pump, left) {
+        if left.is_zero() || pump.output.room_now() == 0 || !something_happened(child, pump, left) {
             return;
         }
         pump.read_now();

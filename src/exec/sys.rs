@@ -190,12 +190,14 @@ pub(super) fn watch(fd: Arc<OwnedFd>, interest: Interest) -> io::Result<AsyncFd<
     watched.map_err(io::Error::from)
 }
 
-/// Reads once into the room that `buffer` has behind its bytes, without filling that room with zeros first.
-pub(super) fn read_into(fd: BorrowedFd<'_>, buffer: &mut BytesMut) -> io::Result<usize> {
+/// Reads at most `most` bytes once into the room that `buffer` has behind its bytes, without filling that room with zeros
+/// first.
+pub(super) fn read_into(fd: BorrowedFd<'_>, buffer: &mut BytesMut, most: usize) -> io::Result<usize> {
     let room = buffer.spare_capacity_mut();
+    let length = room.len().min(most);
     loop {
-        // SAFETY: the kernel writes at most `room.len()` bytes to where `room` is.
-        let read = unsafe { libc::read(fd.as_raw_fd(), room.as_mut_ptr().cast(), room.len()) };
+        // SAFETY: the kernel writes at most `length` bytes to where `room` is.
+        let read = unsafe { libc::read(fd.as_raw_fd(), room.as_mut_ptr().cast(), length) };
         if let Ok(read) = usize::try_from(read) {
             // SAFETY: the kernel has just written these bytes.
             unsafe { buffer.set_len(buffer.len() + read) };

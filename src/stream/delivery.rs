@@ -22,10 +22,11 @@
 //! what arrived since, and a frame is published once in a generation. So what was lost with the link shows to its client as
 //! a gap in the sequence (or as a status with a `next_seq` it does not have), and it asks for a replay with a higher one.
 //!
-//! **Credit.** The window is a limit on payload that was sent in this generation and not acknowledged. A frame goes while
-//! less than the window is in flight, so at most one frame is above it; a stricter rule would stall a client whose
-//! window is smaller than a frame and that grows its credit without ever acknowledging. With nothing in flight one
-//! frame may always go; frames without payload and frames acknowledged already cost nothing.
+//! **Credit.** The window is an absolute limit on payload that was sent in this generation and not acknowledged: a frame
+//! goes when it fits, and the pipe is read in pieces that fit ([`Delivery::gate`]), so that no credit stays unused. With
+//! nothing in flight one frame may always go; frames without payload and frames acknowledged already cost nothing.
+//! A client may attach with less than one frame. When it grows that without ever acknowledging, by what it got, it
+//! would be stuck before the first frame of full size: what it lacked is added to what it grants then.
 //!
 //! **What may be gone.** A frame leaves the log when it was acknowledged and sent in this generation, or when the log was
 //! full of what was sent and the client had credit for more ([`Delivery::let_drop`]). Who attaches below that is told
@@ -58,13 +59,20 @@ pub struct Delivery {
     gone: u64,
     /// The exit, once it was sent.
     exit: Option<u64>,
+    /// Payload of the largest frame, bytes.
+    frame: u64,
+    /// What the client granted.
     window: u64,
+    /// What it granted when it attached.
+    attached_window: u64,
     flight: Flight,
     ended: bool,
 }
 
-impl Default for Delivery {
-    fn default() -> Self {
+impl Delivery {
+    /// Nothing sent, nobody attached. Whoever starts an op attaches generation 1 from frame 0. No frame carries more than
+    /// `frame` bytes of payload.
+    pub fn new(frame: u64) -> Self {
         Self {
             generation: 0,
             attachment: 0,
@@ -75,17 +83,12 @@ impl Default for Delivery {
             acked: 0,
             gone: 0,
             exit: None,
+            frame,
             window: DEFAULT_WINDOW,
+            attached_window: DEFAULT_WINDOW,
             flight: Flight::default(),
             ended: false,
         }
-    }
-}
-
-impl Delivery {
-    /// Nothing sent, nobody attached. Whoever starts an op attaches generation 1 from frame 0.
-    pub fn new() -> Self {
-        Self::default()
     }
 
     /// A client attaches. A `from_seq` that was never sent is not believed: the replay begins after what was.
@@ -109,7 +112,10 @@ impl Delivery {
         // What another client had, this one may not have.
         self.acked = self.acked.min(from);
         self.flight.clear();
-        self.set_window(attach.window_bytes);
+        if attach.window_bytes > 0 {
+            self.window = attach.window_bytes;
+            self.attached_window = attach.window_bytes;
+        }
         self.lease()
     }
 
@@ -157,7 +163,7 @@ impl Delivery {
             return Offer::Refused;
         }
         if frame.payload > 0 && frame.seq > self.acked {
-            if self.flight.bytes() > 0 && self.flight.bytes() >= self.window {
+            if self.flight.bytes() > 0 && frame.payload > self.credit() {
                 return Offer::AwaitCredit;
             }
             self.flight.sent(frame.seq, frame.payload);
@@ -176,7 +182,9 @@ impl Delivery {
         if self.ended || ack.generation == 0 || ack.generation != self.generation {
             return Acked::Ignored;
         }
-        self.set_window(ack.credit_bytes);
+        if ack.credit_bytes > 0 {
+            self.window = ack.credit_bytes;
+        }
         if let Some(exit) = self.exit.filter(|exit| ack.is_final && ack.acked_seq >= *exit) {
             self.end(exit);
             return Acked::Ended { release: exit };
@@ -189,10 +197,12 @@ impl Delivery {
         Acked::Taken { release: self.gone }
     }
 
-    fn set_window(&mut self, bytes: u64) {
-        if bytes > 0 {
-            self.window = bytes;
-        }
+    /// Payload that may be sent now, bytes.
+    fn credit(&self) -> u64 {
+        let has_grown = self.window > self.attached_window;
+        let lack = self.frame.saturating_sub(self.attached_window);
+        let limit = self.window.saturating_add(if has_grown { lack } else { 0 });
+        limit.saturating_sub(self.flight.bytes())
     }
 
     /// What was acknowledged is freed when it was sent in this generation too: a replay has no hole.
@@ -230,9 +240,9 @@ impl Delivery {
             };
         }
         let window = match self.flight.bytes() {
-            // Something may always be on its way.
-            0 => self.window.max(1),
-            bytes => self.window.saturating_sub(bytes),
+            // One frame may always be on its way.
+            0 => self.credit().max(self.frame),
+            _ => self.credit(),
         };
         ReadGate {
             after,

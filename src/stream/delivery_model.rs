@@ -17,10 +17,11 @@ pub(super) struct Retained {
 }
 
 impl Retained {
-    /// Whether the pipe may be read.
-    pub(super) fn may_grow(self, delivery: &Delivery) -> bool {
+    /// How much of the pipe may be read.
+    pub(super) fn room(self, delivery: &Delivery) -> u64 {
         let gate = delivery.gate(self.limit);
-        self.unsent < gate.window && self.total < gate.capacity
+        let window = gate.window.saturating_sub(self.unsent);
+        window.min(gate.capacity.saturating_sub(self.total))
     }
 }
 
@@ -74,7 +75,7 @@ struct Pump {
 }
 
 /// Everything around a [`Delivery`], and what must be true of it in the simplest terms.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct World {
     pub(super) delivery: Delivery,
     pub(super) written: Vec<Frame>,
@@ -92,6 +93,9 @@ pub(super) struct World {
     published: Vec<Frame>,
     acked: u64,
     window: u64,
+    attached_window: u64,
+    /// The largest payload.
+    frame: u64,
     /// The highest acknowledgement of all.
     ever_acked: u64,
     /// The last frame that a full log dropped.
@@ -113,10 +117,27 @@ pub(super) struct Client {
 }
 
 impl World {
-    pub(super) fn new() -> Self {
+    /// With frames of `frame` bytes at most.
+    pub(super) fn new(frame: u64) -> Self {
         let mut world = Self {
+            delivery: Delivery::new(frame),
+            written: Vec::new(),
+            released: 0,
+            exited: false,
+            pumps: Vec::new(),
+            attached: false,
+            wire: VecDeque::new(),
+            reached: 0,
+            from: 0,
+            published: Vec::new(),
+            acked: 0,
             window: 4 << 20,
-            ..Self::default()
+            attached_window: 4 << 20,
+            frame,
+            ever_acked: 0,
+            dropped: 0,
+            client: Client::default(),
+            ended: false,
         };
         world.attach(1, 0, 10);
         world
@@ -189,6 +210,15 @@ impl World {
         late.map(|frame| frame.payload).sum()
     }
 
+    /// How much of it there may be.
+    fn limit(&self) -> u64 {
+        if self.window > self.attached_window {
+            self.window + self.frame.saturating_sub(self.attached_window)
+        } else {
+            self.window
+        }
+    }
+
     /// Whether the pump may take another turn with another outcome.
     fn pump(&mut self, pump: usize) -> bool {
         if self.pumps.is_empty() {
@@ -219,7 +249,7 @@ impl World {
         assert!(cursor > self.released, "frame {cursor} is needed and gone");
         let others_hold = self.pumps[..index].iter().any(|pump| pump.holds);
         let (in_flight, free) = (self.in_flight(), frame.payload == 0 || cursor <= self.acked);
-        let has_credit = free || in_flight == 0 || in_flight < self.window;
+        let has_credit = free || in_flight == 0 || in_flight + frame.payload <= self.limit();
         let expected = match (others_hold, has_credit) {
             (true, _) => Offer::AwaitLease,
             (false, false) => Offer::AwaitCredit,
@@ -227,9 +257,10 @@ impl World {
         };
         let offer = self.delivery.offer(&self.pumps[index].lease, frame);
         assert_eq!(
-            offer, expected,
+            offer,
+            expected,
             "{frame:?}, {in_flight} of {} in flight",
-            self.window
+            self.limit()
         );
         self.pumps[index].holds = !others_hold;
         if offer == Offer::Publish {
@@ -313,6 +344,7 @@ impl World {
                     self.client.generation = generation;
                     if window_bytes > 0 {
                         self.window = window_bytes;
+                        self.attached_window = window_bytes;
                     }
                 }
                 let cursor = self.delivery.next_seq();
@@ -393,19 +425,18 @@ impl World {
     fn check_gate(&self) {
         for limit in [1, 10, 1000] {
             let retained = self.retained(limit);
-            let reads = retained.may_grow(&self.delivery);
+            let room = retained.room(&self.delivery);
             if !self.attached {
-                assert_eq!(reads, retained.total < limit, "{retained:?}");
+                assert_eq!(room, limit.saturating_sub(retained.total), "{retained:?}");
                 continue;
             }
-            let ahead = self.in_flight() + retained.unsent;
-            if ahead > 0 && ahead >= self.window {
-                assert!(!reads, "out of credit: {retained:?}");
-            } else if retained.unsent == 0 {
-                assert!(reads, "the client can take more, and all was sent: {retained:?}");
-            } else {
-                assert_eq!(reads, retained.unsent < limit, "{retained:?}");
-            }
+            let credit = match self.in_flight() {
+                0 => self.limit().max(self.frame),
+                in_flight => self.limit().saturating_sub(in_flight),
+            };
+            // Where all was sent and the client can take more, there is room, however full the log is.
+            let most = credit.min(limit.max(1));
+            assert_eq!(room, most.saturating_sub(retained.unsent), "{retained:?}");
         }
     }
 

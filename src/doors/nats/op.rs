@@ -62,13 +62,13 @@ pub(super) struct Exit {
 }
 
 impl Op {
-    /// An op that is about to be started.
-    pub(super) fn new(id: String, family: FamilyKind) -> Arc<Self> {
+    /// An op that is about to be started, whose frames carry at most `frame_bytes`.
+    pub(super) fn new(id: String, family: FamilyKind, frame_bytes: usize) -> Arc<Self> {
         Arc::new(Self {
             id,
             family,
             running: OnceLock::new(),
-            delivery: Mutex::new(Delivery::new()),
+            delivery: Mutex::new(Delivery::new(frame_bytes as u64)),
             wake: Notify::new(),
             started: CancellationToken::new(),
             cancelled: CancellationToken::new(),

@@ -184,7 +184,7 @@ impl Ops {
     }
 
     /// What is known of the id; what is not known begins here.
-    fn find(&self, id: &str, family: FamilyKind) -> Found {
+    fn find(&self, id: &str, family: FamilyKind, frame_bytes: usize) -> Found {
         let mut roster = self.roster.lock();
         let answer = |accepted, status| {
             Found::Answer(OpStarted {
@@ -197,7 +197,7 @@ impl Ops {
             Standing::Evicted => answer(true, opstream::lost(id, OpLostReason::Evicted)),
             Standing::Tombstoned => answer(false, opstream::tombstoned(id)),
             Standing::Unknown => {
-                let op = Op::new(id.to_owned(), family);
+                let op = Op::new(id.to_owned(), family, frame_bytes);
                 // It was unknown a moment ago, under the same lock.
                 let _ = roster.begin(id, Arc::clone(&op));
                 Found::Fresh(op)
@@ -216,15 +216,17 @@ pub(super) async fn start(generation: &Arc<Generation>, id: &str, asked: Asked) 
         });
     }
     let link = &generation.link;
+    let fits = generation.max_payload.saturating_sub(FRAME_OVERHEAD);
+    let frame_bytes = link.door.config.op.frame_bytes.min(fits);
     loop {
-        match link.ops.find(id, asked.family) {
+        match link.ops.find(id, asked.family, frame_bytes) {
             Found::Answer(answer) => return Ok(answer),
             Found::Known(op) => {
                 if op.has_started().await {
                     return Ok(accepted(op.status()));
                 }
             }
-            Found::Fresh(op) => return begin(generation, op, asked).await,
+            Found::Fresh(op) => return begin(generation, op, asked, frame_bytes).await,
         }
     }
 }
@@ -236,15 +238,18 @@ fn accepted(status: OpStatus) -> OpStarted {
     }
 }
 
-async fn begin(generation: &Arc<Generation>, op: Arc<Op>, asked: Asked) -> Result<OpStarted, Error> {
+async fn begin(
+    generation: &Arc<Generation>,
+    op: Arc<Op>,
+    asked: Asked,
+    frame_bytes: usize,
+) -> Result<OpStarted, Error> {
     let link = Arc::clone(&generation.link);
     let window_bytes = asked.start.window_bytes;
-    let frame_bytes = link.door.config.op.frame_bytes;
-    let record_limit = frame_bytes.min(generation.max_payload.saturating_sub(FRAME_OVERHEAD));
     let (beginning, starting) = (Arc::clone(&op), Arc::clone(&link));
     // In a task of its own: who asked may go away half way.
     let begun = link.door.tasks.spawn("op-start", async move {
-        let outcome = source::run(&starting, &beginning, asked, record_limit).await;
+        let outcome = source::run(&starting, &beginning, asked, frame_bytes).await;
         if outcome.is_err() {
             starting.ops.roster.lock().withdraw(&beginning.id);
             beginning.give_up();
