@@ -285,6 +285,7 @@ impl Engine {
             child: newborn.child,
             counted: newborn.counted,
             confinement,
+            kept_otherwise: spec.limits.kept_without_group(),
             timeout: spec.timeout.map(|limit| limit.saturating_sub(spent)),
             on_exit: spec.on_exit,
             linger: self.linger,

@@ -20,29 +20,61 @@ pub struct Limits {
     pub output_max: Option<u64>,
 }
 
+/// What a caller calls the limits, in the order of [`Limits`].
+pub type LimitNames = [&'static str; 6];
+
+/// What they are called here.
+const NAMES: LimitNames = [
+    "memory_max",
+    "memory_high",
+    "cpu_millicores",
+    "pids_max",
+    "nofile",
+    "output_max",
+];
+
+/// No program begins in less memory, bytes: the kernel refuses its birth, or kills it before its first instruction.
+const LEAST_MEMORY: u64 = 64 << 10;
+
 impl Limits {
-    /// Refuses what means nothing: a limit of zero, a soft limit above the hard one.
+    /// Refuses what means nothing: a limit of zero, memory in which nothing begins, a soft limit above the hard one.
     pub fn validate(&self) -> Result<(), Error> {
+        self.validate_as(&NAMES)
+    }
+
+    /// The same for a caller that calls them by these names.
+    pub fn validate_as(&self, names: &LimitNames) -> Result<(), Error> {
         let invalid = |field, reason: String| Err(Error::Invalid { field, reason });
-        for (field, limit) in [
-            ("memory_max", self.memory_max),
-            ("memory_high", self.memory_high),
-            ("cpu_millicores", self.cpu_millicores),
-            ("pids_max", self.pids_max),
-            ("nofile", self.nofile),
-            ("output_max", self.output_max),
-        ] {
-            if limit == Some(0) {
-                return invalid(field, "is 0, a limit is at least 1; leave it out for none".into());
-            }
+        let limits = [
+            self.memory_max,
+            self.memory_high,
+            self.cpu_millicores,
+            self.pids_max,
+            self.nofile,
+            self.output_max,
+        ];
+        let mut zeros = names.iter().zip(limits).filter(|(_, limit)| *limit == Some(0));
+        if let Some((field, _)) = zeros.next() {
+            return invalid(field, "is 0, a limit is at least 1; leave it out for none".into());
         }
+        let [memory_max, memory_high, ..] = names;
         match (self.memory_high, self.memory_max) {
+            (_, Some(max)) if max < LEAST_MEMORY => invalid(
+                memory_max,
+                format!("is {max}, no program begins in less than {LEAST_MEMORY} bytes"),
+            ),
             (Some(high), Some(max)) if high > max => invalid(
-                "memory_high",
-                format!("{high} is more than memory_max, which is {max}"),
+                memory_high,
+                format!("{high} is more than {memory_max}, which is {max}"),
             ),
             _ => Ok(()),
         }
+    }
+
+    /// What keeps those limits that need no control group.
+    pub fn kept_without_group(&self) -> Option<Mechanism> {
+        let rlimit = self.nofile.map(|_| Mechanism::Rlimit);
+        self.output_max.map(|_| Mechanism::Daemon).max(rlimit)
     }
 
     /// Both at once: the tighter one of each.
@@ -62,9 +94,13 @@ impl Limits {
     }
 }
 
-/// What enforces limits of memory, processor time and processes. Where several do, the least exact one is named.
+/// What enforces limits other than that of time. Where several do, the one that comes last here is named.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Mechanism {
+    /// A resource limit of each process, `setrlimit(2)`.
+    Rlimit,
+    /// The daemon counts what it reads, and kills the tree.
+    Daemon,
     /// A control group of its own in the unified hierarchy.
     CgroupV2,
     /// Control groups of its own in hierarchies of version one.
@@ -77,6 +113,8 @@ impl Mechanism {
     /// The name that crosses the doors.
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::Rlimit => "rlimit",
+            Self::Daemon => "daemon",
             Self::CgroupV2 => "cgroup_v2",
             Self::CgroupV1 => "cgroup_v1",
             Self::Watchdog => "watchdog",
@@ -121,7 +159,7 @@ mod tests {
         assert!(Limits::default().validate().is_ok());
         let one = Some(1);
         let whole = Limits {
-            memory_max: one,
+            memory_max: Some(LEAST_MEMORY),
             memory_high: one,
             cpu_millicores: one,
             pids_max: one,
@@ -134,7 +172,8 @@ mod tests {
         let wrong = [
             ("memory_max", Limits { memory_max: zero, ..whole }),
             ("memory_high", Limits { memory_high: zero, ..whole }),
-            ("memory_high", Limits { memory_high: Some(2), ..whole }),
+            ("memory_max", Limits { memory_max: Some(LEAST_MEMORY - 1), ..whole }),
+            ("memory_high", Limits { memory_high: Some(LEAST_MEMORY + 1), ..whole }),
             ("cpu_millicores", Limits { cpu_millicores: zero, ..whole }),
             ("pids_max", Limits { pids_max: zero, ..whole }),
             ("nofile", Limits { nofile: zero, ..whole }),
@@ -152,20 +191,20 @@ mod tests {
     #[test]
     fn the_tighter_of_two_limits_counts() {
         let one = Limits {
-            memory_max: Some(100),
-            memory_high: Some(90),
+            memory_max: Some(200_000),
+            memory_high: Some(190_000),
             pids_max: Some(5),
             ..Limits::default()
         };
         let other = Limits {
-            memory_max: Some(50),
+            memory_max: Some(100_000),
             cpu_millicores: Some(500),
             pids_max: Some(7),
             ..Limits::default()
         };
         let both = Limits {
-            memory_max: Some(50),
-            memory_high: Some(50),
+            memory_max: Some(100_000),
+            memory_high: Some(100_000),
             cpu_millicores: Some(500),
             pids_max: Some(5),
             ..Limits::default()

@@ -51,7 +51,7 @@ pub use crate::stream::{Keep, Kept};
 pub use attached::{Attached, Handle};
 pub use engine::{Config, Engine, Started};
 pub use environment::MARKER;
-pub use limits::{Hit, Limits, Mechanism};
+pub use limits::{Hit, LimitNames, Limits, Mechanism};
 pub use output::{Gate, Output};
 pub use prepare::Prepared;
 pub use process::{About, Process, Scope, Signalled};

@@ -16,7 +16,7 @@ use tokio::time::Instant as Deadline;
 use super::confine::Confinement;
 use super::crowds::Counted;
 use super::drain;
-use super::limits::Hit;
+use super::limits::{Hit, Mechanism};
 use super::members::Leader;
 use super::proc;
 use super::process::Process;
@@ -36,6 +36,8 @@ pub(super) struct Running {
     pub(super) counted: Counted,
     /// Its limits, where it has any that need something.
     pub(super) confinement: Option<Confinement>,
+    /// What keeps its other limits.
+    pub(super) kept_otherwise: Option<Mechanism>,
     pub(super) timeout: Option<Duration>,
     pub(super) on_exit: OnExit,
     pub(super) linger: Duration,
@@ -173,7 +175,9 @@ impl Running {
             cancelled: matches!(ended, Ended::Cancelled | Ended::Stopped),
             sent_signal: self.process.sent_signal(),
             limit,
-            mechanism: confinement.and_then(Confinement::mechanism),
+            mechanism: confinement
+                .and_then(Confinement::mechanism)
+                .or(self.kept_otherwise),
             tree: self.process.promise(),
             oom,
             peak_rss: peak.or(reaped.ended.peak_rss),

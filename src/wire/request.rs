@@ -176,34 +176,21 @@ fn mode(mode: u32) -> Option<u32> {
 
 /// The limits of a policy; one that makes no sense is [`Error::Invalid`]. A policy without any field asks for nothing.
 pub fn resource_policy(policy: &OperationResourcePolicy) -> Result<exec::Limits, Error> {
-    let fields = [
-        ("memory_max_bytes", policy.memory_max_bytes),
-        ("memory_high_bytes", policy.memory_high_bytes),
-        ("cpu_max_millicores", policy.cpu_max_millicores.map(u64::from)),
-    ];
-    for (field, value) in fields {
-        if value == Some(0) {
-            return Err(Error::Invalid {
-                field,
-                reason: "must be above zero".into(),
-            });
-        }
-    }
-    if let (Some(high), Some(max)) = (policy.memory_high_bytes, policy.memory_max_bytes)
-        && high > max
-    {
-        let reason = format!("{high} is above memory_max_bytes, which is {max}");
-        return Err(Error::Invalid {
-            field: "memory_high_bytes",
-            reason,
-        });
-    }
-    Ok(exec::Limits {
+    let limits = exec::Limits {
         memory_max: policy.memory_max_bytes,
         memory_high: policy.memory_high_bytes,
         cpu_millicores: policy.cpu_max_millicores.map(u64::from),
         ..exec::Limits::default()
-    })
+    };
+    limits.validate_as(&[
+        "memory_max_bytes",
+        "memory_high_bytes",
+        "cpu_max_millicores",
+        "pids_max",
+        "nofile",
+        "output_max",
+    ])?;
+    Ok(limits)
 }
 
 /// Puts limits on an operation; one that starts no process can not keep them, and they are never ignored.
@@ -318,7 +305,8 @@ mod tests {
             policy(Some(0), None, None),
             policy(None, Some(0), None),
             policy(None, None, Some(0)),
-            policy(Some(1), Some(2), None),
+            policy(Some(1), None, None),
+            policy(Some(1 << 20), Some(2 << 20), None),
         ] {
             assert_eq!(
                 resource_policy(&bad).unwrap_err().code(),
@@ -326,7 +314,10 @@ mod tests {
                 "{bad:?}"
             );
         }
-        for fine in [policy(Some(2), Some(2), None), policy(None, None, Some(1))] {
+        for fine in [
+            policy(Some(1 << 20), Some(1 << 20), None),
+            policy(None, None, Some(1)),
+        ] {
             let limits = resource_policy(&fine).unwrap();
             let run = exec(
                 ExecRequest {

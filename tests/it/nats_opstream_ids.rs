@@ -194,13 +194,15 @@ async fn deadlines_are_kept_also_those_that_have_passed() {
     );
     assert_eq!(exit.digests["stdout"], blake3::hash(b"").to_hex().as_str());
     std::fs::write(ways.daemon.workspace().join("file"), "content").unwrap();
-    let past = OpStart {
-        deadline_ms: in_unix_time(-1000),
-        ..op::read("file", 0, 0)
-    };
-    let (_, mut client) = OpClient::start(&ways.control, "past-read", past).await;
-    let said = client.finish().await;
-    assert!(said.exit.unwrap().timed_out && said.content.is_empty());
+    for (id, deadline_ms) in [("past-read", in_unix_time(-1000)), ("before-1970", -5)] {
+        let past = OpStart {
+            deadline_ms,
+            ..op::read("file", 0, 0)
+        };
+        let (_, mut client) = OpClient::start(&ways.control, id, past).await;
+        let said = client.finish().await;
+        assert!(said.exit.unwrap().timed_out && said.content.is_empty(), "{id}");
+    }
 
     let seconds = unique_seconds();
     let soon = OpStart {

@@ -44,6 +44,8 @@ async fn bytes_pass_both_ways_and_the_exit_comes_last() {
             viewer.told.iter().any(|said| said["code"] == "protocol")
         })
         .await;
+    viewer.say(&json!({ "type": "close" })).await;
+    assert_eq!(viewer.close().await, CloseCode::Normal);
     // Another one goes on where it likes.
     let mut viewer = Viewer::open(&http, &id, "?offset=5").await;
     viewer

@@ -51,6 +51,8 @@ type Sink = SplitSink<Socket, Message>;
 enum Gone {
     /// The viewer went, or does not read.
     Peer,
+    /// It says that it goes.
+    Goodbye,
     /// What is told it.
     Failed(Error),
 }
@@ -76,7 +78,7 @@ impl Viewer {
             gone = self.listen(stream, refusals, attachment.as_ref()) => Err(gone),
         };
         let close = match outcome {
-            Ok(()) => CloseCode::Normal,
+            Ok(()) | Err(Gone::Goodbye) => CloseCode::Normal,
             Err(Gone::Peer) => return,
             Err(Gone::Failed(error)) => {
                 let _gone_already = send(&mut sink, said(&error)).await;
@@ -217,7 +219,7 @@ impl Viewer {
                         },
                     },
                     Ok(ClientMessage::Resize { cols, rows }) => self.resize(cols, rows).await,
-                    Ok(ClientMessage::Close) => return Gone::Peer,
+                    Ok(ClientMessage::Close) => return Gone::Goodbye,
                     Err(error) => Err(Error::Protocol {
                         reason: format!("a message is not understood: {error}"),
                     }),

@@ -79,11 +79,12 @@ pub(super) async fn run(
     }
 }
 
-/// How much time is left until a moment in unix milliseconds; zero when it has passed, `None` when there is none.
+/// How much time is left until a moment in unix milliseconds; zero when it has passed, `None` when it is 0: there is none.
 fn deadline(at_ms: i64) -> Option<Duration> {
-    let at = u64::try_from(at_ms).ok().filter(|at| *at > 0)?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Some(Duration::from_millis(at).saturating_sub(now))
+    // What lies before 1970 has passed.
+    let at = Duration::from_millis(u64::try_from(at_ms).unwrap_or(0));
+    (at_ms != 0).then(|| at.saturating_sub(now))
 }
 
 /// A command whose time was over before it was asked for.

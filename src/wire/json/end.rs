@@ -28,7 +28,8 @@ pub struct End {
     /// The limit that ended it: `memory`, `pids`, `wall` or `output`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<&'static str>,
-    /// What enforced its limits: `cgroup_v2`, `cgroup_v1` or `watchdog`; left out when it had none that need anything.
+    /// What enforced its limits: `cgroup_v2`, `cgroup_v1` or `watchdog`, else `daemon` (it counts the output) or `rlimit`;
+    /// left out when it had none but that of time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit_mechanism: Option<&'static str>,
     /// What a stop of its tree can promise: `cgroup` when nobody can have escaped, else `best_effort`.

@@ -63,7 +63,14 @@ impl From<LimitsRequest> for Limits {
 /// The limits of a request; those that mean nothing are refused by name.
 pub(super) fn limits(asked: Option<LimitsRequest>) -> Result<Limits, Error> {
     let limits = asked.map_or_else(Limits::default, Limits::from);
-    limits.validate()?;
+    limits.validate_as(&[
+        "limits.memoryMax",
+        "limits.memoryHigh",
+        "limits.cpuMillicores",
+        "limits.pidsMax",
+        "limits.nofile",
+        "limits.outputMax",
+    ])?;
     Ok(limits)
 }
 

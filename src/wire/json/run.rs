@@ -292,7 +292,10 @@ mod tests {
         let limits = run.launch.limits;
         assert_eq!((limits.pids_max, limits.memory_max), (Some(5), Some(1 << 20)));
         assert_eq!(refused(r#"{"command":"a","user":""}"#), "user");
-        assert_eq!(refused(r#"{"command":"a","limits":{"pidsMax":0}}"#), "pids_max");
+        assert_eq!(
+            refused(r#"{"command":"a","limits":{"pidsMax":0}}"#),
+            "limits.pidsMax"
+        );
         assert!(request(r#"{"command":"a","limits":{"someday":1}}"#).is_err());
         assert!(request(r#"{"command":"a","user":null,"args":null,"env":null}"#).is_ok());
     }

@@ -99,11 +99,20 @@ impl Viewer {
             said.is_some_and(|said| said["type"] == "exit")
         };
         self.until("the end", last).await;
-        let close = tokio::time::timeout(PATIENCE, self.socket.next()).await.unwrap();
-        let Some(Ok(Message::Close(Some(close)))) = close else {
-            panic!("no close but {close:?}");
-        };
-        (self.told.last().unwrap().clone(), close.code)
+        let close = self.close().await;
+        (self.told.last().unwrap().clone(), close)
+    }
+
+    /// Reads until the daemon closes, and answers why.
+    pub(crate) async fn close(&mut self) -> CloseCode {
+        loop {
+            let next = tokio::time::timeout(PATIENCE, self.socket.next()).await.unwrap();
+            match next {
+                Some(Ok(Message::Close(Some(close)))) => return close.code,
+                Some(Ok(_)) => {}
+                other => panic!("no close but {other:?}"),
+            }
+        }
     }
 
     /// Types bytes.
