@@ -51,6 +51,11 @@ impl Events {
         }
     }
 
+    /// What comes next, whatever it is.
+    async fn piece(&mut self) -> Bytes {
+        self.body.frame().await.unwrap().unwrap().into_data().unwrap()
+    }
+
     /// The next event; `None` at the end of the stream.
     async fn next(&mut self) -> Option<Event> {
         loop {
@@ -316,4 +321,30 @@ async fn one_caller_follows_so_many_and_no_more() {
     tokio::time::timeout(Duration::from_secs(20), freed)
         .await
         .expect("places are given back");
+}
+
+#[tokio::test]
+async fn a_quiet_process_gives_a_sign_of_life_every_fifteen_seconds() {
+    let daemon = Daemon::start();
+    let http = daemon.http();
+    let id = made(&http, "exec sleep 60").await;
+    let mut events = Events::of(&http, &id, "").await;
+    let path = format!("/v1/processes/{id}/logs?follow=true");
+    let request = http
+        .request(Method::GET, &path)
+        .header(ACCEPT, "application/x-ndjson");
+    let mut lines = http
+        .open(request.body(Full::<Bytes>::default()).unwrap())
+        .await
+        .into_body();
+    let begin = Instant::now();
+    let line = async { lines.frame().await.unwrap().unwrap().into_data().unwrap() };
+    let (comment, line) = tokio::join!(events.piece(), line);
+    assert_eq!(&comment[..], b": ping\n\n");
+    assert_eq!(&line[..], b"{\"type\":\"ping\"}\n");
+    let waited = begin.elapsed();
+    assert!(
+        (Duration::from_secs(14)..Duration::from_secs(17)).contains(&waited),
+        "{waited:?}"
+    );
 }

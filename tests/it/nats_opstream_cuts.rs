@@ -1,13 +1,13 @@
 //! The op stream over connections that break: every byte once, in order, whoever went away in between.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use boxd::wire::proto::{Hello, OpState};
 use bytes::Bytes;
 
 use crate::harness::control::Feed;
 use crate::harness::op::{self, OpClient, Said};
-use crate::harness::{Connection, ControlPlane, Daemon, NatsServer, Proxy};
+use crate::harness::{Connection, ControlPlane, Daemon, NatsServer, PATIENCE, Proxy};
 
 /// How often the connection is cut while one command runs.
 const CUTS: u64 = 100;
@@ -185,4 +185,44 @@ async fn old_generations_change_nothing_and_the_same_one_is_said_twice_for_nothi
     client.attach(0, 0).await;
     std::fs::write(daemon.workspace().join("go"), "").unwrap();
     assert_eq!(client.finish().await.stdout, b"one\ntwo\n");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_nobody_comes_back_for_is_ended_once_no_more_of_it_can_be_kept() {
+    // A state directory on a small file system, a quarter of which may be used.
+    let script = "mkdir -p \"$WORKSPACE/../state\"; \
+                  mount -t tmpfs -o size=64m,mode=700 none \"$WORKSPACE/../state\"";
+    let broker = NatsServer::start();
+    let proxy = Proxy::to(&broker);
+    let mut link = Connection::to(&broker.url());
+    let control = ControlPlane::connect(&link).await;
+    let mut hellos = control.hellos().await;
+    link.urls = vec![proxy.url()];
+    let _daemon = Daemon::builder()
+        .connection(&link)
+        .config("[op]\nabandon = \"2s\"\n")
+        .namespace(script)
+        .start();
+    hellos.next().await;
+    let (_, mut client) = OpClient::start(&control, "left", op::shell("exec yes")).await;
+    client.next().await;
+    proxy.cut();
+    hellos.next().await;
+    let begin = Instant::now();
+    let exit = loop {
+        if let Some(exit) = client.query().await.exit {
+            break exit;
+        }
+        assert!(begin.elapsed() < PATIENCE, "it goes on for ever");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    };
+    assert_eq!(exit.failure_code, "OP_OVERFLOW", "{exit:?}");
+    let retained: u64 = exit.failure_detail["retained_bytes"].parse().unwrap();
+    assert!(retained > 1 << 20, "{exit:?}");
+    assert!(!exit.timed_out && exit.exit_code == -1, "{exit:?}");
+    // What is kept can still be had, by whoever comes late.
+    client.attach(client.seen, 64 << 20).await;
+    let rest = client.finish().await;
+    assert_eq!(rest.exit.unwrap().failure_code, "OP_OVERFLOW");
+    assert!(rest.stdout.len() as u64 >= retained / 2, "{}", rest.stdout.len());
 }

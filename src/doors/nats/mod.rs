@@ -288,7 +288,8 @@ impl Nats {
                 .send_if_modified(|scanned| !std::mem::replace(scanned, true));
             self.check_supervisors()?;
             self.count_links();
-            if collected.elapsed() >= opstream::COLLECT {
+            // Often enough to keep to a time that is shorter.
+            if collected.elapsed() >= opstream::COLLECT.min(self.door.config.op.abandon) {
                 collected = Instant::now();
                 self.collect_ops(collected);
             }
