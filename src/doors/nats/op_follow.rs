@@ -37,6 +37,7 @@ pub(super) async fn stream(
         });
     }
     let arguments: FollowArguments = decode(&extension.payload, Unknown::Refused)?;
+    let place = link.door.rooms.follow(&call.principal.id)?;
     let logs = ops::Op::ProcessLogs(Box::new(arguments.into_logs()?));
     let Reply::Logs(LogsReply::Reader(reader)) = link.door.rooms.perform(call, logs).await? else {
         return Err(Error::Internal {
@@ -44,6 +45,7 @@ pub(super) async fn stream(
         });
     };
     serve_content(link, op, bounds, move |output| async move {
+        let _place = place;
         follow(*reader, &output).await
     });
     Ok(())
