@@ -130,6 +130,15 @@ impl Caller {
         Ok(serde_json::from_slice(&body)?)
     }
 
+    /// Forgets something.
+    pub(crate) async fn delete(&mut self, path: &str) -> Result<()> {
+        let request = self.request(Request::delete(path)).body(Full::default())?;
+        self.sender.ready().await?;
+        let response = self.sender.send_request(request).await?;
+        ensure!(response.status().is_success(), "{path}: {}", response.status());
+        Ok(())
+    }
+
     /// A body that comes piece by piece.
     pub(crate) async fn get(&mut self, path: &str) -> Result<hyper::body::Incoming> {
         let request = self.request(Request::get(path)).body(Full::default())?;

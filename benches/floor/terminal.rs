@@ -220,8 +220,10 @@ async fn many(daemon: &Daemon, table: &mut Table) -> Result<()> {
     ));
     for (id, _) in all {
         caller
-            .post(&format!("/v1/processes/{id}/kill"), &json!({}))
+            .post(&format!("/v1/processes/{id}/kill?waitMs=5000"), &json!({}))
             .await?;
+        // Its screen is kept for those who come late.
+        caller.delete(&format!("/v1/processes/{id}")).await?;
     }
     Ok(())
 }

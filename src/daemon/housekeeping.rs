@@ -49,6 +49,7 @@ pub(super) async fn keep_small(rooms: Arc<Rooms>, tasks: Tasks) -> Result<(), Er
         seen = performed;
         if owed && quiet {
             owed = false;
+            rooms.rest().await;
             // Only a panic could be told here, and it has been logged.
             let engine = Arc::clone(rooms.engine());
             let tidying = move || {

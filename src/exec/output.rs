@@ -10,6 +10,7 @@
 //! A reader that stops reading costs nobody anything: it holds a cursor, not a place in a queue. What does not fit into
 //! memory goes to the spool; what is not to be kept is dropped and counted.
 
+use std::io;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -23,6 +24,8 @@ use crate::stream::{Channel, Cursor, Item, Keep, Kept, Log, Record, Stored, Surv
 
 /// Bytes that are read at once when an answer is put together.
 const GATHERED: u64 = 1 << 20;
+/// What an output that has ended may hold in memory for good without a file of its own, bytes: a file costs a descriptor.
+const RESTING: u64 = 1 << 20;
 
 /// When the pump may read more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +46,9 @@ impl Gate {
         capacity: u64::MAX,
     };
 }
+
+/// Records that are too much for memory, oldest first.
+type Excess = Vec<(u64, Channel, Bytes)>;
 
 /// The shared log of one process.
 #[derive(Debug)]
@@ -386,12 +392,34 @@ impl Output {
     pub(super) async fn settle(&self) {
         let Some(spool) = &self.spool else { return };
         let share = spool.share();
+        if let Err((error, excess)) = self.spill(spool, share, share / 2).await {
+            tracing::debug!(%error, "output stays in memory");
+            self.without_disk(&mut self.state.lock(), &excess);
+        }
+    }
+
+    /// Moves what is left in memory of an output that has ended to the disk, where it is worth a file. What the disk
+    /// does not take stays.
+    pub(super) async fn rest(&self) {
+        let Some(spool) = self.spool.as_ref().filter(|_| self.is_sealed()) else {
+            return;
+        };
+        let has_file = self.state.lock().segment.is_some();
+        let most = if has_file { 0 } else { RESTING };
+        if let Err((error, _)) = self.spill(spool, most, 0).await {
+            tracing::debug!(%error, "output stays in memory");
+        }
+    }
+
+    /// Moves the oldest out of memory until `rest` bytes are left there, when it is more than `most`; the error is what the
+    /// disk does not take.
+    async fn spill(&self, spool: &Arc<Spool>, most: u64, rest: u64) -> Result<(), (io::Error, Excess)> {
         let (excess, segment) = {
             let mut state = self.state.lock();
-            if state.log.in_memory() <= share {
-                return;
+            if state.log.in_memory() <= most {
+                return Ok(());
             }
-            (state.log.excess(share / 2), state.segment.take())
+            (state.log.excess(rest), state.segment.take())
         };
         let (spool, pieces) = (
             Arc::clone(spool),
@@ -403,27 +431,24 @@ impl Output {
             (written, segment)
         });
         let Ok((written, segment)) = writing.await else {
-            return;
+            return Ok(());
         };
         let mut state = self.state.lock();
         state.segment = segment;
         state.stuck = written.is_err();
-        match written {
-            Ok(places) => {
-                for ((seq, channel, _), place) in excess.into_iter().zip(places) {
-                    state.log.spilled(seq, channel, place);
-                }
-            }
-            Err(error) => {
-                tracing::debug!(%error, "output stays in memory");
-                self.without_disk(&mut state, &excess);
-            }
+        let places = match written {
+            Ok(places) => places,
+            Err(error) => return Err((error, excess)),
+        };
+        for ((seq, channel, _), place) in excess.into_iter().zip(places) {
+            state.log.spilled(seq, channel, place);
         }
+        Ok(())
     }
 
     /// What is to be dropped sooner or later is dropped now; what may not be dropped closes the gate, where somebody is to
     /// release it. Where nobody ever will, this is as much as may be written.
-    fn without_disk(&self, state: &mut State, excess: &[(u64, Channel, Bytes)]) {
+    fn without_disk(&self, state: &mut State, excess: &Excess) {
         if let (Tail::Together(_), Some((seq, ..))) = (state.log.keep().tail, excess.last()) {
             state.log.release(*seq);
             state.stuck = false;
@@ -551,6 +576,36 @@ mod tests {
         output.release(u64::MAX);
         drop(output);
         assert_eq!(spool.used(), 0);
+    }
+
+    #[tokio::test]
+    async fn what_has_ended_rests_on_the_disk() {
+        let directory = tempfile::tempdir().unwrap();
+        let spool = Spool::new(Some(directory.path().to_owned()), 0);
+        let output = Output::spooled(Log::new(Keep::newest(u64::MAX)), &spool);
+        let (small, large) = (vec![b's'; 1000], vec![b'l'; 2 << 20]);
+        for piece in [&small, &large] {
+            output.append(Channel::Stdout, piece.clone().into());
+        }
+        output.rest().await;
+        assert_eq!(spool.used(), 0, "it has not ended");
+        output.seal(|_, _| ());
+        output.rest().await;
+        assert_eq!(
+            (spool.used(), output.state.lock().log.in_memory()),
+            (2_098_152, 0)
+        );
+        let kept = output.gathered(Channel::Stdout, Keep::all(), 2_098_152).await;
+        assert_eq!(kept.unwrap().head.as_ref(), [small.as_slice(), &large].concat());
+        let little = Output::spooled(Log::new(Keep::all()), &spool);
+        little.append(Channel::Stdout, small.into());
+        little.seal(|_, _| ());
+        little.rest().await;
+        assert_eq!(
+            little.state.lock().log.in_memory(),
+            1000,
+            "it is not worth a file"
+        );
     }
 
     #[tokio::test]

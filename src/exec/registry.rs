@@ -131,6 +131,13 @@ impl Registry {
         rows.values().map(|row| Arc::clone(&row.process)).collect()
     }
 
+    /// Moves the output of those that have ended out of memory, where that is worth it. Cancel-safe.
+    pub async fn rest(&self) {
+        for process in self.list() {
+            process.output().rest().await;
+        }
+    }
+
     /// How many of a principal's run.
     pub fn running(&self, principal: &str) -> usize {
         let rows = self.rows.lock();

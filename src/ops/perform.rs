@@ -163,6 +163,11 @@ impl Rooms {
         self.terminals.retain(|id| self.processes.get(id).is_ok());
     }
 
+    /// Moves the output of processes that have ended out of memory. Cancel-safe.
+    pub async fn rest(&self) {
+        self.processes.rest().await;
+    }
+
     /// Operations answered since the start.
     pub fn performed(&self) -> u64 {
         self.performed.load(Ordering::Relaxed)
