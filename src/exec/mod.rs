@@ -17,6 +17,7 @@ mod ends;
 mod engine;
 mod environment;
 mod feed;
+mod fetch;
 mod headcount;
 mod inherit;
 mod input;

@@ -18,9 +18,10 @@ use bytes::{Buf, Bytes, BytesMut};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use super::fetch::in_memory;
 use super::spool::{Segment, Spool};
 use crate::error::Error;
-use crate::stream::{Channel, Cursor, Item, Keep, Kept, Log, Record, Stored, Survey, Tail, Totals};
+use crate::stream::{Channel, Cursor, Item, Keep, Kept, Log, Survey, Tail, Totals};
 
 /// Bytes that are read at once when an answer is put together.
 const GATHERED: u64 = 1 << 20;
@@ -468,50 +469,6 @@ impl Drop for Output {
             spool.leave();
         }
     }
-}
-
-/// The same items with all of their bytes in memory.
-async fn in_memory(items: Vec<Item<Stored>>) -> Result<Vec<Item>, Error> {
-    let spilled = |item: &Item<Stored>| {
-        matches!(
-            item,
-            Item::Record(Record {
-                bytes: Stored::Spilled(_),
-                ..
-            })
-        )
-    };
-    if !items.iter().any(spilled) {
-        return items.into_iter().map(fetched).collect();
-    }
-    let fetching = tokio::task::spawn_blocking(move || items.into_iter().map(fetched).collect());
-    fetching.await.map_err(|panic| Error::Internal {
-        reason: format!("reading the spool panicked: {panic}"),
-    })?
-}
-
-fn fetched(item: Item<Stored>) -> Result<Item, Error> {
-    let record = match item {
-        Item::Gap(gap) => return Ok(Item::Gap(gap)),
-        Item::Record(record) => record,
-    };
-    let bytes = match record.bytes {
-        Stored::Memory(bytes) => bytes,
-        Stored::Spilled(place) => {
-            let read = place.holder.read(place.position, place.length);
-            read.map_err(|source| Error::Io {
-                doing: "read output from the spool".into(),
-                source,
-            })?
-        }
-    };
-    Ok(Item::Record(Record {
-        seq: record.seq,
-        channel: record.channel,
-        at_ms: record.at_ms,
-        offset: record.offset,
-        bytes,
-    }))
 }
 
 fn now_ms() -> u64 {

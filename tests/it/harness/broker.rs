@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use super::group::Group;
 use super::ready::Watch;
-use super::require;
+use super::{PATIENCE, eventually, require};
 
 /// The server; it can be killed and started again on the same port.
 pub(crate) struct NatsServer {
@@ -120,14 +120,18 @@ impl NatsServer {
         self.group = Some(group);
     }
 
-    /// Replaces the settings of a running server.
+    /// Replaces the settings of a running server, and waits until they count.
+    #[track_caller]
     pub(crate) fn reload(&mut self, settings: &str) {
         self.settings = format!("{settings}\n");
         std::fs::write(self.directory.path().join("nats.conf"), self.configuration()).unwrap();
-        self.group
-            .as_mut()
-            .expect("a server that runs")
-            .signal(Signal::SIGHUP);
+        let group = self.group.as_mut().expect("a server that runs");
+        let reloads = |group: &Group| group.log().matches("Reloaded server configuration").count();
+        let before = reloads(group);
+        group.signal(Signal::SIGHUP);
+        eventually("the server to take its new settings", PATIENCE, || {
+            (reloads(group) > before).then_some(())
+        });
     }
 
     fn configuration(&self) -> String {
