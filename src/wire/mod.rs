@@ -4,6 +4,8 @@ pub mod file_reply;
 pub mod json;
 pub mod opstream;
 pub mod proto;
+pub mod relay;
+pub mod relay_token;
 pub mod reply;
 pub mod request;
 pub mod status;

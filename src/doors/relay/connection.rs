@@ -1,0 +1,383 @@
+//! One connection of the relay: the handshake of a stream, then what it sends goes into its channel and what is in the channel
+//! for it goes out, both at once, so that neither end can block the other.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use futures_util::stream::{SplitSink, SplitStream};
+use futures_util::{SinkExt, StreamExt};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message as Packet;
+
+use super::admit::{Query, Role, admit};
+use super::channel::{Next, Side, Taken};
+use super::direction::Frame;
+use super::hub::{Hub, Shared};
+use super::rate::Rate;
+use super::server::Limits;
+use crate::error::Error;
+use crate::wire::proto::{
+    AgentError, ErrorCode, StreamClose, StreamCloseReason, StreamFrame, StreamOpen, StreamOpenAck,
+};
+use crate::wire::relay::Message;
+
+/// How long the first message may take.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// How often the peer is asked whether it is there; it is given up when it said nothing for three times that.
+const PING: Duration = Duration::from_secs(15);
+/// How long the peer may leave a message unread.
+const STALL: Duration = Duration::from_secs(30);
+/// Messages that are handed to the socket before it is flushed.
+const BATCH: usize = 64;
+
+type Sink<S> = SplitSink<WebSocketStream<S>, Packet>;
+
+/// Why a connection ends.
+enum Gone {
+    /// The peer went, or is not there.
+    Peer,
+    /// Told it.
+    Closed(StreamCloseReason, String),
+    /// The other end closed the channel, and it was told.
+    Told,
+}
+
+/// One that is attached.
+struct Attachment {
+    hub: Arc<Hub>,
+    shared: Arc<Shared>,
+    side: Side,
+    id: u64,
+    channel: String,
+}
+
+impl Drop for Attachment {
+    fn drop(&mut self) {
+        self.shared.detach(self.side, self.id, Instant::now());
+    }
+}
+
+/// Serves a socket to its end.
+pub(super) async fn serve<S>(hub: Arc<Hub>, query: Query, limits: Limits, socket: WebSocketStream<S>)
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin,
+{
+    let (mut sink, mut stream) = socket.split();
+    let attachment = match handshake(&hub, &query, &limits, &mut sink, &mut stream).await {
+        Ok(attachment) => attachment,
+        Err(None) => return,
+        Err(Some(error)) => return refuse(&hub, &mut sink, &error).await,
+    };
+    let gone = tokio::select! {
+        gone = attachment.receive(&mut stream, &limits) => gone,
+        gone = attachment.send(&mut sink) => gone,
+    };
+    match gone {
+        Gone::Peer => {}
+        Gone::Told => close(&mut sink).await,
+        Gone::Closed(reason, message) => {
+            let said = Message::Close(StreamClose {
+                channel_id: attachment.channel.clone(),
+                reason: reason.into(),
+                message,
+            });
+            let _gone_already = write(&mut sink, said.encode()).await;
+            close(&mut sink).await;
+        }
+    }
+}
+
+/// Attaches whoever is there; the error is what it is told, `None` when there is nobody to tell.
+async fn handshake<S>(
+    hub: &Arc<Hub>,
+    query: &Query,
+    limits: &Limits,
+    sink: &mut Sink<S>,
+    stream: &mut SplitStream<WebSocketStream<S>>,
+) -> Result<Attachment, Option<Error>>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin,
+{
+    let first = tokio::time::timeout(HANDSHAKE, first(stream));
+    let open = match first.await {
+        Ok(Some(first)) => opened(first)?,
+        Ok(None) => return Err(None),
+        Err(_) => {
+            return Err(Some(Error::Timeout {
+                what: "StreamOpen",
+                after: HANDSHAKE,
+            }));
+        }
+    };
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let (key, role) = admit(query, hub.only_live(query), &open, &limits.secret, now.as_secs())?;
+    let channel = key.channel.clone();
+    let (shared, attached) = hub.attach(key, role, open.resume_from_seq)?;
+    let side = match role {
+        Role::Producer => Side::Producer,
+        Role::Viewer { .. } => Side::Viewer,
+    };
+    // From here on it is detached however this ends.
+    let attachment = Attachment {
+        hub: Arc::clone(hub),
+        shared,
+        side,
+        id: attached.id,
+        channel,
+    };
+    hub.counts.attached.with_label_values(&[name(side)]).inc();
+    let ack = Message::OpenAck(StreamOpenAck {
+        accepted: true,
+        error: None,
+        resume_from_seq: attached.first,
+    });
+    write(sink, ack.encode()).await.map_err(|_| None)?;
+    Ok(attachment)
+}
+
+/// The first binary message; `None` when the peer goes.
+async fn first<S>(stream: &mut SplitStream<WebSocketStream<S>>) -> Option<Bytes>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin,
+{
+    loop {
+        match stream.next().await?.ok()? {
+            Packet::Binary(bytes) => return Some(bytes),
+            Packet::Close(_) => return None,
+            Packet::Text(_) | Packet::Ping(_) | Packet::Pong(_) | Packet::Frame(_) => {}
+        }
+    }
+}
+
+fn opened(first: Bytes) -> Result<StreamOpen, Error> {
+    match Message::decode(first)? {
+        Message::Open(open) => Ok(open),
+        other => Err(Error::Protocol {
+            reason: format!("the first message is {} and not StreamOpen", other.name()),
+        }),
+    }
+}
+
+/// Tells that somebody may not attach.
+async fn refuse<S>(hub: &Hub, sink: &mut Sink<S>, error: &Error)
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin,
+{
+    tracing::debug!(%error, "an attachment is refused");
+    hub.counts
+        .refused
+        .with_label_values(&[error.code().as_str()])
+        .inc();
+    let ack = Message::OpenAck(StreamOpenAck {
+        accepted: false,
+        error: Some(AgentError {
+            code: ErrorCode::Stream.into(),
+            message: error.to_string(),
+            retryable: false,
+            ..AgentError::default()
+        }),
+        resume_from_seq: 0,
+    });
+    let _gone_already = write(sink, ack.encode()).await;
+    close(sink).await;
+}
+
+fn name(side: Side) -> &'static str {
+    match side {
+        Side::Producer => "producer",
+        Side::Viewer => "viewer",
+    }
+}
+
+impl Attachment {
+    /// Takes what the peer sends until it goes.
+    async fn receive<S>(&self, stream: &mut SplitStream<WebSocketStream<S>>, limits: &Limits) -> Gone
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin,
+    {
+        let mut rate = Rate::new(limits.rate, limits.burst, Instant::now());
+        let bytes = self.hub.counts.bytes.with_label_values(&[name(self.side)]);
+        loop {
+            self.room().await;
+            let packet = match tokio::time::timeout(3 * PING, stream.next()).await {
+                Err(_) => return Gone::Closed(StreamCloseReason::TransportError, "nothing came".into()),
+                Ok(Some(Ok(packet))) => packet,
+                Ok(Some(Err(_)) | None) => return Gone::Peer,
+            };
+            let message = match packet {
+                Packet::Binary(message) => message,
+                Packet::Close(_) => return Gone::Peer,
+                Packet::Text(_) | Packet::Ping(_) | Packet::Pong(_) | Packet::Frame(_) => continue,
+            };
+            if !rate.allows(message.len(), Instant::now()) {
+                self.hub.counts.rate_limited.inc();
+                let what = format!("more than {} bytes a second", limits.rate);
+                return Gone::Closed(StreamCloseReason::RateLimited, what);
+            }
+            bytes.inc_by(message.len() as u64);
+            if let Err(gone) = self.take(message) {
+                return gone;
+            }
+        }
+    }
+
+    /// Resolves when the other end takes more. Cancel-safe.
+    async fn room(&self) {
+        loop {
+            let mut changed = std::pin::pin!(self.shared.changed.notified());
+            changed.as_mut().enable();
+            if self.shared.channel.lock().may_read(self.side) {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    fn take(&self, message: Bytes) -> Result<(), Gone> {
+        let wrong = |what: String| Gone::Closed(StreamCloseReason::TransportError, what);
+        let message = Message::decode(message).map_err(|error| wrong(error.to_string()))?;
+        let mut channel = self.shared.channel.lock();
+        let taken = match message {
+            Message::Frame(StreamFrame {
+                seq,
+                data,
+                produced_at_ms,
+                ..
+            }) => {
+                let frame = Frame {
+                    seq,
+                    data,
+                    produced_at_ms,
+                };
+                channel.frame(self.side, self.id, frame)
+            }
+            Message::Input(input) if self.side == Side::Viewer => channel.input(self.id, input),
+            Message::Close(close) => channel.close(self.side, self.id, close),
+            other => return Err(wrong(format!("{} does not belong here", other.name()))),
+        };
+        drop(channel);
+        match taken {
+            Taken::Yes => self.shared.changed.notify_waiters(),
+            // Told by whoever sends.
+            Taken::Replaced => {}
+            Taken::ViewOnly => self.hub.counts.view_only.inc(),
+        }
+        Ok(())
+    }
+
+    /// Sends what there is for the peer until it goes, or the other end closes.
+    async fn send<S>(&self, sink: &mut Sink<S>) -> Gone
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin,
+    {
+        let mut asking = tokio::time::interval_at(tokio::time::Instant::now() + PING, PING);
+        loop {
+            let mut changed = std::pin::pin!(self.shared.changed.notified());
+            changed.as_mut().enable();
+            match self.send_all(sink).await {
+                Ok(()) => {}
+                Err(gone) => return gone,
+            }
+            tokio::select! {
+                () = changed => {}
+                _ = asking.tick() => {
+                    if put(sink, Packet::Ping(Bytes::new())).await.is_err() {
+                        return Gone::Peer;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn send_all<S>(&self, sink: &mut Sink<S>) -> Result<(), Gone>
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin,
+    {
+        let mut fed = 0;
+        loop {
+            let next = self.shared.channel.lock().next(self.side, self.id);
+            let message = match next {
+                Next::Frame(Frame {
+                    seq,
+                    data,
+                    produced_at_ms,
+                }) => Message::Frame(StreamFrame {
+                    channel_id: self.channel.clone(),
+                    seq,
+                    data,
+                    produced_at_ms,
+                }),
+                Next::Input(input) => Message::Input(input),
+                Next::Close(close) => {
+                    let is_over = self.side == Side::Viewer;
+                    write(sink, Message::Close(close).encode()).await?;
+                    if is_over {
+                        return Err(Gone::Told);
+                    }
+                    continue;
+                }
+                Next::Nothing if fed == 0 => return Ok(()),
+                Next::Nothing => {
+                    flush(sink).await?;
+                    return Ok(());
+                }
+                Next::Replaced => {
+                    self.hub.counts.replaced.inc();
+                    let what = "a newer connection took its place".into();
+                    return Err(Gone::Closed(StreamCloseReason::Fenced, what));
+                }
+            };
+            feed(sink, message.encode()).await?;
+            fed += 1;
+            if fed % BATCH == 0 {
+                // Whoever sends may send more.
+                self.shared.changed.notify_waiters();
+                flush(sink).await?;
+            }
+        }
+    }
+}
+
+async fn put<S>(sink: &mut Sink<S>, packet: Packet) -> Result<(), Gone>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin,
+{
+    in_time(sink.send(packet)).await
+}
+
+async fn write<S>(sink: &mut Sink<S>, message: Bytes) -> Result<(), Gone>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin,
+{
+    put(sink, Packet::Binary(message)).await
+}
+
+async fn feed<S>(sink: &mut Sink<S>, message: Bytes) -> Result<(), Gone>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin,
+{
+    in_time(sink.feed(Packet::Binary(message))).await
+}
+
+async fn flush<S>(sink: &mut Sink<S>) -> Result<(), Gone>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin,
+{
+    in_time(sink.flush()).await
+}
+
+async fn in_time<T, E>(sending: impl Future<Output = Result<T, E>>) -> Result<(), Gone> {
+    match tokio::time::timeout(STALL, sending).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(_)) | Err(_) => Err(Gone::Peer),
+    }
+}
+
+async fn close<S>(sink: &mut Sink<S>)
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin,
+{
+    let _gone_already = in_time(sink.close()).await;
+}

@@ -1,0 +1,198 @@
+//! All channels of a relay, and what it counts.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use prometheus::{Encoder, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder};
+use tokio::sync::Notify;
+
+use super::admit::{Key, Query, Role};
+use super::channel::{Attached, Channel, Side};
+use crate::error::Error;
+
+/// The channels.
+pub(super) struct Hub {
+    channels: Mutex<HashMap<Key, Arc<Shared>>>,
+    /// Bytes of a ring.
+    ring: usize,
+    pub(super) counts: Counts,
+}
+
+/// A channel, and news of it.
+pub(super) struct Shared {
+    pub(super) channel: Mutex<Channel>,
+    /// Something changed for whoever reads or writes.
+    pub(super) changed: Notify,
+    /// Since when nobody is attached.
+    idle: Mutex<Option<Instant>>,
+}
+
+/// What is counted.
+pub(super) struct Counts {
+    registry: Registry,
+    channels: IntGaugeVec,
+    pub(super) attached: IntCounterVec,
+    pub(super) bytes: IntCounterVec,
+    pub(super) refused: IntCounterVec,
+    pub(super) rate_limited: IntCounter,
+    pub(super) replaced: IntCounter,
+    pub(super) view_only: IntCounter,
+}
+
+impl Hub {
+    pub(super) fn new(ring: usize) -> Result<Self, Error> {
+        Ok(Self {
+            channels: Mutex::default(),
+            ring,
+            counts: Counts::new().map_err(metrics)?,
+        })
+    }
+
+    /// The channel that is live at an address that leaves it open, when there is exactly one.
+    pub(super) fn only_live(&self, query: &Query) -> Option<String> {
+        let channels = self.channels.lock();
+        let mut live = channels
+            .iter()
+            .filter(|(key, shared)| query.fits(key) && shared.channel.lock().is_live());
+        let found = live.next()?.0.channel.clone();
+        live.next().is_none().then_some(found)
+    }
+
+    /// Attaches somebody.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Fenced`] when its lease is older than one that was seen.
+    pub(super) fn attach(&self, key: Key, role: Role, resume: u64) -> Result<(Arc<Shared>, Attached), Error> {
+        // Under one lock, so that nobody removes the channel in between.
+        let mut channels = self.channels.lock();
+        let shared = Arc::clone(
+            channels
+                .entry(key)
+                .or_insert_with(|| Arc::new(Shared::new(self.ring))),
+        );
+        let attached = match role {
+            Role::Producer => shared.channel.lock().attach_producer(resume),
+            Role::Viewer { epoch, mode } => {
+                let attached = shared.channel.lock().attach_viewer(epoch, mode, resume);
+                attached.map_err(|stale| Error::Forbidden {
+                    reason: format!("the lease {epoch} is older than {}", stale.floor),
+                })?
+            }
+        };
+        *shared.idle.lock() = None;
+        drop(channels);
+        // Whoever was there before is told that it was replaced.
+        shared.changed.notify_waiters();
+        Ok((shared, attached))
+    }
+
+    /// Forgets channels that nobody is attached to since `limit`.
+    pub(super) fn reap(&self, now: Instant, limit: Duration) {
+        self.channels.lock().retain(|_, shared| {
+            let idle = *shared.idle.lock();
+            idle.is_none_or(|since| now.saturating_duration_since(since) < limit)
+        });
+    }
+
+    /// The counts in the text format of Prometheus.
+    pub(super) fn metrics(&self) -> Result<String, Error> {
+        let (mut live, mut idle) = (0, 0);
+        for shared in self.channels.lock().values() {
+            let count = if shared.channel.lock().is_idle() {
+                &mut idle
+            } else {
+                &mut live
+            };
+            *count += 1;
+        }
+        self.counts.channels.with_label_values(&["attached"]).set(live);
+        self.counts.channels.with_label_values(&["idle"]).set(idle);
+        let mut text = Vec::new();
+        TextEncoder::new()
+            .encode(&self.counts.registry.gather(), &mut text)
+            .map_err(metrics)?;
+        Ok(String::from_utf8_lossy(&text).into_owned())
+    }
+}
+
+impl Shared {
+    fn new(ring: usize) -> Self {
+        Self {
+            channel: Mutex::new(Channel::new(ring)),
+            changed: Notify::new(),
+            idle: Mutex::default(),
+        }
+    }
+
+    /// The connection of an attachment is gone.
+    pub(super) fn detach(&self, side: Side, id: u64, now: Instant) {
+        {
+            let mut channel = self.channel.lock();
+            channel.detach(side, id);
+            if channel.is_idle() {
+                self.idle.lock().get_or_insert(now);
+            }
+        }
+        self.changed.notify_waiters();
+    }
+}
+
+impl Counts {
+    fn new() -> prometheus::Result<Self> {
+        let registry = Registry::new();
+        let vector = |name: &str, help: &str, labels: &[&str]| {
+            let counter = IntCounterVec::new(Opts::new(name, help), labels)?;
+            registry.register(Box::new(counter.clone()))?;
+            prometheus::Result::Ok(counter)
+        };
+        let counter = |name: &str, help: &str| {
+            let counter = IntCounter::new(name, help)?;
+            registry.register(Box::new(counter.clone()))?;
+            prometheus::Result::Ok(counter)
+        };
+        let channels = IntGaugeVec::new(
+            Opts::new(
+                "boxd_relay_channels",
+                "Channels that are known, by whether somebody is attached.",
+            ),
+            &["state"],
+        )?;
+        registry.register(Box::new(channels.clone()))?;
+        Ok(Self {
+            channels,
+            attached: vector("boxd_relay_attached_total", "Attachments, by side.", &["side"])?,
+            bytes: vector(
+                "boxd_relay_bytes_total",
+                "Payload bytes taken, by the side that sent them.",
+                &["side"],
+            )?,
+            refused: vector(
+                "boxd_relay_refused_total",
+                "Attachments refused, by reason.",
+                &["reason"],
+            )?,
+            rate_limited: counter(
+                "boxd_relay_rate_limited_total",
+                "Connections closed because they sent too fast.",
+            )?,
+            replaced: counter(
+                "boxd_relay_replaced_total",
+                "Attachments that a newer one took the place of.",
+            )?,
+            view_only: counter(
+                "boxd_relay_view_only_total",
+                "Messages dropped because their sender may only look.",
+            )?,
+            registry,
+        })
+    }
+}
+
+fn metrics(error: prometheus::Error) -> Error {
+    Error::Internal {
+        reason: format!("metrics: {error}"),
+    }
+}
