@@ -6,6 +6,7 @@
 mod compose;
 mod housekeeping;
 mod main_command;
+pub mod relay;
 mod signals;
 mod stop;
 

@@ -8,7 +8,10 @@ mod exit;
 mod flags;
 mod openapi;
 mod output;
+mod relay;
 mod run;
+mod secret_file;
+mod token;
 mod version;
 
 use std::process::ExitCode;
@@ -50,6 +53,8 @@ enum Verb {
     Run(Box<run::Run>),
     Doctor(Box<doctor::Doctor>),
     Call(Box<call::Call>),
+    Relay(Box<relay::Relay>),
+    Token(Box<token::Token>),
     Openapi(openapi::Openapi),
     Completions(completions::Completions),
     Version(version::Version),
@@ -66,6 +71,8 @@ pub fn main() -> ExitCode {
         Verb::Run(run) => run.run(startup),
         Verb::Doctor(doctor) => doctor.run(startup),
         Verb::Call(call) => return call.run(startup),
+        Verb::Relay(relay) => relay.run(startup),
+        Verb::Token(token) => token.run().map(|()| ExitCode::SUCCESS),
         Verb::Openapi(_) => openapi::print().map(|()| ExitCode::SUCCESS),
         Verb::Completions(completions) => completions.run().map(|()| ExitCode::SUCCESS),
         Verb::Version(version) => version.run().map(|()| ExitCode::SUCCESS),

@@ -33,7 +33,8 @@ const ARROWS: &[(&str, &[&[&str]])] = &[
     ("wire", &[ROOMS, &["ops"]]),
     ("doors::nats", &[ROOMS, &["ops", "wire", "state"]]),
     ("doors::http", &[ROOMS, &["ops", "wire", "state"]]),
-    ("doors", &[&["doors::nats", "doors::http"]]),
+    ("doors::relay", &[ROOMS, &["ops", "wire"]]),
+    ("doors", &[&["doors::nats", "doors::http", "doors::relay"]]),
     ("config", &[ROOMS, DOORS, &["ops", "startup", "state"]]),
     (
         "daemon",
@@ -57,7 +58,7 @@ const ARROWS: &[(&str, &[&[&str]])] = &[
 const ROOMS: &[&str] = &["exec", "pty", "fs", "git", "kernel", "desktop", "host"];
 
 /// What moves the bytes.
-const DOORS: &[&str] = &["doors", "doors::nats", "doors::http"];
+const DOORS: &[&str] = &["doors", "doors::nats", "doors::http", "doors::relay"];
 
 /// The ground has arrows too, few enough to list.
 const GROUND_ARROWS: &[(&str, &[&str])] = &[
@@ -82,7 +83,10 @@ const AT_HOME: &[(&str, &[&str])] = &[
     ("git2", &["src/git"]),
     ("portable_pty", &["src/exec"]),
     ("alacritty_terminal", &["src/pty"]),
-    ("tokio_tungstenite", &["src/doors/http", "src/cli/call"]),
+    (
+        "tokio_tungstenite",
+        &["src/doors/http", "src/doors/relay", "src/cli/call"],
+    ),
     ("clap", &["src/cli"]),
     ("prost", &["src/wire", "src/doors/nats", "src/cli/call"]),
 ];

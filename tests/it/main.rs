@@ -61,6 +61,7 @@ mod nats_opstream_ids;
 mod nats_requests;
 mod nats_slow;
 mod parity;
+mod relay;
 mod terminal_reach;
 mod terminal_screens;
 mod terminals;

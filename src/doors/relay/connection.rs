@@ -226,12 +226,12 @@ impl Attachment {
     /// Resolves when the other end takes more. Cancel-safe.
     async fn room(&self) {
         loop {
-            let mut changed = std::pin::pin!(self.shared.changed.notified());
-            changed.as_mut().enable();
+            let mut room = std::pin::pin!(self.shared.room.notified());
+            room.as_mut().enable();
             if self.shared.channel.lock().may_read(self.side) {
                 return;
             }
-            changed.await;
+            room.await;
         }
     }
 
@@ -259,7 +259,7 @@ impl Attachment {
         };
         drop(channel);
         match taken {
-            Taken::Yes => self.shared.changed.notify_waiters(),
+            Taken::Yes => self.shared.news.notify_waiters(),
             // Told by whoever sends.
             Taken::Replaced => {}
             Taken::ViewOnly => self.hub.counts.view_only.inc(),
@@ -274,14 +274,14 @@ impl Attachment {
     {
         let mut asking = tokio::time::interval_at(tokio::time::Instant::now() + PING, PING);
         loop {
-            let mut changed = std::pin::pin!(self.shared.changed.notified());
-            changed.as_mut().enable();
+            let mut news = std::pin::pin!(self.shared.news.notified());
+            news.as_mut().enable();
             match self.send_all(sink).await {
                 Ok(()) => {}
                 Err(gone) => return gone,
             }
             tokio::select! {
-                () = changed => {}
+                () = news => {}
                 _ = asking.tick() => {
                     if put(sink, Packet::Ping(Bytes::new())).await.is_err() {
                         return Gone::Peer;
@@ -320,8 +320,8 @@ impl Attachment {
                 }
                 Next::Nothing if fed == 0 => return Ok(()),
                 Next::Nothing => {
-                    flush(sink).await?;
-                    return Ok(());
+                    self.shared.room.notify_waiters();
+                    return flush(sink).await;
                 }
                 Next::Replaced => {
                     self.hub.counts.replaced.inc();
@@ -332,8 +332,7 @@ impl Attachment {
             feed(sink, message.encode()).await?;
             fed += 1;
             if fed % BATCH == 0 {
-                // Whoever sends may send more.
-                self.shared.changed.notify_waiters();
+                self.shared.room.notify_waiters();
                 flush(sink).await?;
             }
         }

@@ -23,8 +23,10 @@ pub(super) struct Hub {
 /// A channel, and news of it.
 pub(super) struct Shared {
     pub(super) channel: Mutex<Channel>,
-    /// Something changed for whoever reads or writes.
-    pub(super) changed: Notify,
+    /// There may be something to send.
+    pub(super) news: Notify,
+    /// There may be room for more.
+    pub(super) room: Notify,
     /// Since when nobody is attached.
     idle: Mutex<Option<Instant>>,
 }
@@ -46,7 +48,7 @@ impl Hub {
         Ok(Self {
             channels: Mutex::default(),
             ring,
-            counts: Counts::new().map_err(metrics)?,
+            counts: Counts::new().map_err(|error| metrics(&error))?,
         })
     }
 
@@ -85,7 +87,8 @@ impl Hub {
         *shared.idle.lock() = None;
         drop(channels);
         // Whoever was there before is told that it was replaced.
-        shared.changed.notify_waiters();
+        shared.news.notify_waiters();
+        shared.room.notify_waiters();
         Ok((shared, attached))
     }
 
@@ -113,7 +116,7 @@ impl Hub {
         let mut text = Vec::new();
         TextEncoder::new()
             .encode(&self.counts.registry.gather(), &mut text)
-            .map_err(metrics)?;
+            .map_err(|error| metrics(&error))?;
         Ok(String::from_utf8_lossy(&text).into_owned())
     }
 }
@@ -122,7 +125,8 @@ impl Shared {
     fn new(ring: usize) -> Self {
         Self {
             channel: Mutex::new(Channel::new(ring)),
-            changed: Notify::new(),
+            news: Notify::new(),
+            room: Notify::new(),
             idle: Mutex::default(),
         }
     }
@@ -136,7 +140,7 @@ impl Shared {
                 self.idle.lock().get_or_insert(now);
             }
         }
-        self.changed.notify_waiters();
+        self.room.notify_waiters();
     }
 }
 
@@ -191,7 +195,7 @@ impl Counts {
     }
 }
 
-fn metrics(error: prometheus::Error) -> Error {
+fn metrics(error: &prometheus::Error) -> Error {
     Error::Internal {
         reason: format!("metrics: {error}"),
     }

@@ -5,8 +5,7 @@ use std::time::{Duration, Instant};
 /// A token bucket.
 #[derive(Debug, Clone)]
 pub(super) struct Rate {
-    /// Bytes a second.
-    rate: f64,
+    per_second: f64,
     /// Bytes that may come at once.
     burst: f64,
     left: f64,
@@ -17,7 +16,7 @@ impl Rate {
     /// Full at `now`.
     pub(super) fn new(rate: u64, burst: u64, now: Instant) -> Self {
         Self {
-            rate: rate as f64,
+            per_second: rate as f64,
             burst: burst as f64,
             left: burst as f64,
             at: now,
@@ -28,7 +27,7 @@ impl Rate {
     pub(super) fn allows(&mut self, bytes: usize, now: Instant) -> bool {
         let passed: Duration = now.saturating_duration_since(self.at);
         self.at = now;
-        self.left = (self.left + self.rate * passed.as_secs_f64()).min(self.burst);
+        self.left = (self.left + self.per_second * passed.as_secs_f64()).min(self.burst);
         self.left -= bytes as f64;
         self.left >= 0.0
     }

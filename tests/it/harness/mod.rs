@@ -19,6 +19,7 @@ pub(crate) mod processes;
 pub(crate) mod proxy;
 pub(crate) mod pty;
 pub(crate) mod ready;
+pub(crate) mod relay;
 pub(crate) mod viewer;
 pub(crate) mod ways;
 
