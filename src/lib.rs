@@ -19,5 +19,6 @@ pub mod startup;
 pub mod state;
 pub mod stream;
 pub mod telemetry;
+pub mod tls;
 pub mod wire;
 pub mod workspace;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::config::{Config, Token};
-use crate::doors::{http, nats};
+use crate::doors::{http, nats, relay};
 use crate::error::Error;
 use crate::exec::{self, Engine, Prepared, Spool};
 use crate::fs::Files;
@@ -145,6 +145,13 @@ fn flag_link(config: &Config) -> Option<nats::LinkConfig> {
         whole_machine: true,
         screen_control: link.consent_screen_control,
         update_channel: "stable".to_owned(),
+        relay: link.relay_url.clone().map(|url| relay::Endpoint {
+            url,
+            token: link
+                .relay_token
+                .clone()
+                .unwrap_or_else(|| Secret::new(String::new())),
+        }),
     })
 }
 

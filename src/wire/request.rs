@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::proto::PtyOpenRequest;
 use super::proto::{
     ExecRequest, FsListRequest, FsMkdirRequest, FsMoveRequest, FsReadRequest, FsRemoveRequest, FsWriteBegin,
     FsWriteRequest, OperationResourcePolicy,
@@ -47,6 +48,44 @@ pub fn streamed_exec(
         scope: None,
         retention: exec::Retention::Block(capacity),
         record_limit,
+        owner: exec::Owner::User,
+        labels: BTreeMap::new(),
+    })))
+}
+
+/// Bytes that the log of a terminal keeps for a relay that is away for a while.
+const TERMINAL_RETENTION: u64 = 64 << 20;
+
+/// A terminal, or the live one of its scope.
+pub fn pty_open(request: PtyOpenRequest) -> Result<Op, Error> {
+    let command = if request.command.is_empty() {
+        exec::Command::LoginShell
+    } else {
+        command(request.command, false)?
+    };
+    let mut environment: Vec<(OsString, OsString)> = request
+        .env
+        .into_iter()
+        .map(|(name, value)| (name.into(), value.into()))
+        .collect();
+    if !request.term.is_empty() {
+        environment.push(("TERM".into(), request.term.into()));
+    }
+    let size = match (request.cols, request.rows) {
+        (0, 0) => exec::Size::DEFAULT,
+        (cols, rows) => exec::Size::new(cols, rows)?,
+    };
+    Ok(Op::ProcessCreate(Box::new(Create {
+        launch: Launch {
+            cwd: request.cwd.into(),
+            environment: exec::Environment::Overlay(environment),
+            ..Launch::new(command)
+        },
+        stdin: exec::Stdin::Open,
+        tty: Some(size),
+        scope: (!request.scope_id.is_empty()).then_some(request.scope_id),
+        retention: exec::Retention::DropOldest(TERMINAL_RETENTION),
+        record_limit: usize::MAX,
         owner: exec::Owner::User,
         labels: BTreeMap::new(),
     })))

@@ -14,6 +14,7 @@ const GROUND: &[&str] = &[
     "memory",
     "stream",
     "telemetry",
+    "tls",
     "workspace",
 ];
 
@@ -31,7 +32,7 @@ const ARROWS: &[(&str, &[&[&str]])] = &[
     ("host", &[&["exec", "sys"]]),
     ("ops", &[ROOMS]),
     ("wire", &[ROOMS, &["ops"]]),
-    ("doors::nats", &[ROOMS, &["ops", "wire", "state"]]),
+    ("doors::nats", &[ROOMS, &["ops", "wire", "state", "doors::relay"]]),
     ("doors::http", &[ROOMS, &["ops", "wire", "state"]]),
     ("doors::relay", &[ROOMS, &["ops", "wire"]]),
     ("doors", &[&["doors::nats", "doors::http", "doors::relay"]]),
@@ -67,6 +68,7 @@ const GROUND_ARROWS: &[(&str, &[&str])] = &[
     ("ids", &[]),
     ("error", &["ids"]),
     ("memory", &[]),
+    ("tls", &[]),
     ("stream", &["error", "ids"]),
     ("workspace", &["error"]),
     ("lifecycle", &["error"]),

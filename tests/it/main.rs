@@ -62,6 +62,7 @@ mod nats_requests;
 mod nats_slow;
 mod parity;
 mod relay;
+mod relay_terminal;
 mod terminal_reach;
 mod terminal_screens;
 mod terminals;

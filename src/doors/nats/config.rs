@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::doors::relay::Endpoint;
 /// Which subjects a link answers on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Families {
@@ -82,6 +83,8 @@ pub struct LinkConfig {
     pub screen_control: bool,
     /// The release channel, for Hello.
     pub update_channel: String,
+    /// The relay for stream ports.
+    pub relay: Option<Endpoint>,
 }
 
 /// What a link presents to its broker. Formatting it never shows a secret.

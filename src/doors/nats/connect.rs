@@ -112,7 +112,7 @@ pub(super) async fn connect(target: &Target<'_>, read_buffer: u16) -> Result<Con
             std::future::ready(())
         });
     if may_speak_tls(&address) {
-        let tls = tokio::task::spawn_blocking(super::tls::client_config).await;
+        let tls = tokio::task::spawn_blocking(crate::tls::client_config).await;
         let tls = tls.map_err(|panic| Failure::Unreachable(format!("TLS cannot be set up: {panic}")))?;
         options = options.tls_client_config(tls);
     }

@@ -7,6 +7,7 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use super::config::{Credential, LinkConfig};
+use super::pty::endpoint;
 use super::subjects::is_token;
 use crate::error::Error;
 
@@ -40,6 +41,10 @@ pub(super) fn parse(file_stem: &str, text: &str) -> Result<LinkConfig, Error> {
         update_channel: text_of(inner, &["update_channel", "updateChannel"])?
             .unwrap_or("stable")
             .to_owned(),
+        relay: endpoint(
+            text_of(inner, &["relay_url", "relayUrl"])?,
+            text_of(inner, &["relay_token", "relayToken"])?,
+        ),
     })
 }
 

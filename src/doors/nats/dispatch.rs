@@ -16,7 +16,7 @@ use super::generation::Generation;
 use super::link::Link;
 use super::opstream::{self, Asked};
 use super::subjects::{FamilyKind, may_reply_to};
-use super::{content, extension, route};
+use super::{content, extension, pty, route};
 use crate::error::Error;
 use crate::exec::Limits;
 use crate::ids::RequestId;
@@ -76,6 +76,11 @@ enum Body {
         limits: Limits,
     },
     Chunk(WriteChunk),
+    /// Of a terminal.
+    Pty {
+        op: Box<WireOp>,
+        limits: Limits,
+    },
 }
 
 enum Inline {
@@ -140,6 +145,10 @@ fn answer_inline(generation: &Arc<Generation>, family: FamilyKind, request: Cont
             limits,
         }),
         WireOp::WriteChunk(chunk) => Ok(Body::Chunk(chunk)),
+        op if pty::is_ours(&op) => Ok(Body::Pty {
+            op: Box::new(op),
+            limits,
+        }),
         op => {
             let op = route::operation(op, generation.max_payload as u64)?;
             request::limited(op, limits).map(Body::Op)
@@ -199,7 +208,10 @@ async fn perform(generation: &Arc<Generation>, work: Work, bytes: usize) -> Answ
         Body::Op(Op::ProcessRun(_)) => Weight::Heavy,
         Body::Extension { name, .. } if extension::is_heavy(name) => Weight::Heavy,
         Body::Start { start, .. } if matches!(start.op, Some(op_start::Op::Exec(_))) => Weight::Heavy,
-        Body::Op(_) | Body::Extension { .. } | Body::Start { .. } | Body::Chunk(_) => Weight::Light,
+        Body::Pty { op, .. } if matches!(**op, WireOp::PtyOpen(_)) => Weight::Heavy,
+        Body::Op(_) | Body::Extension { .. } | Body::Start { .. } | Body::Chunk(_) | Body::Pty { .. } => {
+            Weight::Light
+        }
     };
     let permit = match link.door.admission.admit(&link.origin, weight, bytes).await {
         Ok(permit) => permit,
@@ -259,6 +271,10 @@ async fn perform(generation: &Arc<Generation>, work: Work, bytes: usize) -> Answ
             let taken = link.ops.take_chunk(chunk).await;
             let taken = taken.map(|ack| Success::Outcome(Outcome::WriteChunk(ack)));
             taken.map_err(|error| agent_error(&error, op))
+        }
+        Body::Pty { op: asked, limits } => {
+            let outcome = pty::perform(link, &call, op, *asked, limits).await;
+            outcome.map(Success::Outcome)
         }
     };
     drop(permit);

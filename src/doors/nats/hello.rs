@@ -45,6 +45,7 @@ fn capabilities(link: &LinkConfig, works: &[Capability]) -> Capabilities {
         .into_iter()
         .all(available),
         op_stream: available("process.create"),
+        pty: available("process.create") && link.relay.is_some(),
         operation_resource_policy: [
             "process.limits.memory_max",
             "process.limits.memory_high",

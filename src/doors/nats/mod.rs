@@ -35,12 +35,13 @@ mod op;
 mod op_follow;
 mod opstream;
 mod outbound;
+mod pty;
 mod publish;
 mod route;
 mod socket;
 mod source;
 mod subjects;
-mod tls;
+
 mod twins;
 mod upload;
 
@@ -61,6 +62,7 @@ use self::digest::ExecutableDigest;
 use self::directory::Directory;
 use self::link::Link;
 use self::twins::{Served, Twins};
+use crate::doors::relay::Ports;
 use crate::error::Error;
 use crate::ids::InstanceId;
 use crate::lifecycle::Tasks;
@@ -86,6 +88,8 @@ struct Door {
     admission: Arc<Admission>,
     digest: ExecutableDigest,
     metrics: Arc<Metrics>,
+    /// Channels of terminals over relays.
+    ports: Arc<Ports>,
     /// Which link serves which agent at which broker.
     served: Served,
     /// Going offline was said: no more heartbeats.
@@ -165,10 +169,12 @@ pub fn start(
     let digest = ExecutableDigest::start(config.state_dir.clone(), &tasks);
     let offline = AtomicBool::new(false);
     let instance = watch::Sender::new(instance);
+    let ports = Ports::new(rooms.terminals(), &tasks);
     let door = Arc::new(Door {
         config,
         rooms,
         tasks,
+        ports,
         instance,
         admission,
         digest,

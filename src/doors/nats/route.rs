@@ -74,7 +74,8 @@ pub(super) fn operation(op: WireOp, max_payload: u64) -> Result<Op, Error> {
         }
         WireOp::Git(_) => "this version of boxd has no git operations; exec can run the git program",
         WireOp::PtyOpen(_) | WireOp::PtyWrite(_) | WireOp::PtyResize(_) | WireOp::PtyClose(_) => {
-            "the extensions process.create with tty, process.input and process.follow are a terminal; pty_open is not built"
+            let reason = format!("{} is the affair of terminals", name(&op));
+            return Err(Error::Internal { reason });
         }
         WireOp::DesktopEnsure(_) | WireOp::DesktopInput(_) | WireOp::DesktopScreenshot(_) => {
             "this version of boxd has no desktop"

@@ -115,6 +115,7 @@ mod tests {
             whole_machine: true,
             screen_control: false,
             update_channel: "stable".into(),
+            relay: None,
         }
     }
 

@@ -1,4 +1,4 @@
-//! Stream ports over a relay: the embedded relay itself (`boxd relay`), which both ends of a stream dial.
+//! Stream ports over a relay: the producer of a channel, which dials out, and the embedded relay itself (`boxd relay`).
 //!
 //! A relay knows channels, not their content: it keeps the last bytes of each direction for whoever comes back, and hands them
 //! on. It has no state of its own beyond that; after a restart, both ends find each other again.
@@ -6,10 +6,26 @@
 mod admit;
 mod channel;
 mod connection;
+mod dial;
 mod direction;
 mod hub;
+mod producer;
 mod rate;
 mod server;
+mod session;
+mod terminal;
 mod tls;
 
+use crate::telemetry::Secret;
+
 pub use server::{Config, Server};
+pub use terminal::{Owner, Ports};
+
+/// Where a relay is, and what a producer presents to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    /// `ws://` or `wss://`.
+    pub url: String,
+    /// The producer token.
+    pub token: Secret<String>,
+}

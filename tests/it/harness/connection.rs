@@ -23,6 +23,8 @@ pub(crate) struct Connection {
     pub(crate) epoch: u32,
     /// `consented_whole_machine`.
     pub(crate) whole_machine: bool,
+    /// URL and producer token of its relay; empty for none.
+    pub(crate) relay: (String, String),
 }
 
 impl Connection {
@@ -36,6 +38,7 @@ impl Connection {
             urls: vec![url.to_owned()],
             epoch: 0,
             whole_machine: true,
+            relay: (String::new(), String::new()),
         }
     }
 
@@ -53,8 +56,8 @@ impl Connection {
                 "workspace_id": self.workspace_id,
                 "nats_bearer": self.bearer,
                 "nats_urls": self.urls,
-                "relay_url": "",
-                "relay_token": "",
+                "relay_url": self.relay.0,
+                "relay_token": self.relay.1,
                 "update_pubkey": "",
                 "consented_whole_machine": self.whole_machine,
                 "consented_screen_control": false,

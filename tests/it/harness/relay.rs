@@ -125,9 +125,14 @@ pub(crate) fn unix_time(offset: i64) -> u64 {
 
 /// A token of the machine.
 pub(crate) fn producer_token() -> String {
+    token_of(WORKSPACE, AGENT)
+}
+
+/// A token of any machine.
+pub(crate) fn token_of(workspace: &str, agent: &str) -> String {
     let claims = ProducerClaims {
-        workspace_id: WORKSPACE.into(),
-        agent_id: AGENT.into(),
+        workspace_id: workspace.into(),
+        agent_id: agent.into(),
         exp: unix_time(300),
     };
     mint(&claims, SECRET.as_bytes()).unwrap()
@@ -191,6 +196,26 @@ impl Dial {
     /// Somebody with these claims.
     pub(crate) fn as_viewer(channel: &str, claims: &ViewerClaims) -> Self {
         Self::new(StreamRole::Client, viewer_token(claims), channel)
+    }
+
+    /// Somebody who looks at a channel that was given out, and types.
+    pub(crate) fn at(channel: &StreamChannel) -> Self {
+        let claims = ViewerClaims {
+            workspace_id: channel.workspace_id.clone(),
+            ..viewer_claims()
+        };
+        Self {
+            query: format!(
+                "ws={}&agent={}&port={}&channel={}",
+                channel.workspace_id, channel.agent_id, channel.port, channel.channel_id
+            ),
+            open: StreamOpen {
+                channel: Some(channel.clone()),
+                token: viewer_token(&claims),
+                role: StreamRole::Client.into(),
+                resume_from_seq: 0,
+            },
+        }
     }
 
     /// The same, going on at a sequence.

@@ -1,4 +1,4 @@
-//! Which brokers are trusted: the system's certificate authorities, and Mozilla's where the system has none. One
+//! Which servers are trusted when we dial: the system's certificate authorities, and Mozilla's where the system has none. One
 //! crypto provider for the whole house.
 
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 use rustls::{ClientConfig, RootCertStore};
 
 /// The TLS side of a connection. Read anew for every attempt, as a machine's authorities can change.
-pub(super) fn client_config() -> ClientConfig {
+pub fn client_config() -> ClientConfig {
     let mut roots = RootCertStore::empty();
     let native = rustls_native_certs::load_native_certs();
     let (accepted, ignored) = roots.add_parsable_certificates(native.certs);

@@ -1,0 +1,324 @@
+//! The producer of one channel: what a source says goes to the relay, what viewers say goes to the source, over as many
+//! connections as it takes.
+//!
+//! ```text
+//!   source --next--> session --frames--> relay     lost: dial again, for ever; say again what is not confirmed
+//!   source <--take-- session <--frames-- relay
+//! ```
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use futures_util::stream::{SplitSink, SplitStream};
+use futures_util::{SinkExt, StreamExt};
+use parking_lot::Mutex;
+use tokio::sync::{Notify, mpsc};
+use tokio_tungstenite::tungstenite::Message as Packet;
+
+use super::Endpoint;
+use super::dial::{Socket, attach};
+use super::session::{Received, Sent, Session};
+use crate::error::Error;
+use crate::lifecycle::Tasks;
+use crate::wire::proto::{StreamChannel, StreamClose, StreamCloseReason, StreamFrame};
+use crate::wire::relay::Message;
+
+/// How often the relay is asked whether it is there; it is given up when it said nothing for three times that.
+const PING: Duration = Duration::from_secs(15);
+/// The first ceiling between two attempts to dial, and the highest.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+/// How long the relay may take to confirm the end.
+const FAREWELL: Duration = Duration::from_secs(5);
+/// The ping that confirms it.
+const LAST: &[u8] = b"last";
+/// What viewers say that waits for the source; then the relay waits.
+const INBOX: usize = 64;
+
+/// What a source says.
+#[derive(Debug)]
+pub(super) enum Produced {
+    /// Some frames.
+    Frames(Vec<Bytes>),
+    /// Nothing any more, for this reason.
+    End(StreamCloseReason),
+}
+
+/// What a viewer says.
+#[derive(Debug)]
+pub(super) enum Said {
+    /// Bytes for it.
+    Data(Bytes),
+    /// It closes the channel.
+    Close,
+}
+
+/// Where the bytes of a channel come from.
+pub(super) trait Source: Send + 'static {
+    /// What is to be sent next. Cancel-safe.
+    fn next(&mut self) -> impl Future<Output = Produced> + Send;
+}
+
+type Sink = SplitSink<Socket, Packet>;
+
+/// A producer that is attached, before it runs.
+pub(super) struct Producer {
+    endpoint: Endpoint,
+    channel: StreamChannel,
+    shared: Arc<Shared>,
+    inbox: mpsc::Sender<Said>,
+    socket: Socket,
+}
+
+/// What receiving and sending share.
+#[derive(Debug, Default)]
+struct Shared {
+    session: Mutex<Session>,
+    /// The relay confirmed something.
+    confirmed: Notify,
+}
+
+/// How a connection ended.
+enum Ended {
+    /// Dial again.
+    Lost(String),
+    /// There is nothing more to be done.
+    Over,
+}
+
+impl Producer {
+    /// Attaches for the first time; what viewers say comes out of the receiver.
+    ///
+    /// # Errors
+    ///
+    /// As [`attach`].
+    pub(super) async fn open(
+        endpoint: Endpoint,
+        channel: StreamChannel,
+    ) -> Result<(Self, mpsc::Receiver<Said>), Error> {
+        let (socket, first) = attach(&endpoint, &channel, 0).await?;
+        let (inbox, said) = mpsc::channel(INBOX);
+        let producer = Self {
+            endpoint,
+            channel,
+            shared: Arc::default(),
+            inbox,
+            socket,
+        };
+        producer.connected(first);
+        Ok((producer, said))
+    }
+
+    /// Runs until the source has ended and the relay knows, or the daemon stops.
+    pub(super) async fn run(mut self, mut source: impl Source, tasks: &Tasks) {
+        let mut ended = None;
+        let mut pause = PAUSE.0;
+        loop {
+            let (sink, stream) = self.socket.split();
+            let connection = Connection {
+                channel: &self.channel,
+                shared: &self.shared,
+                inbox: &self.inbox,
+            };
+            let why = tokio::select! {
+                why = connection.run(sink, stream, &mut source, &mut ended) => why,
+                () = tasks.stopping() => return,
+            };
+            let Ended::Lost(why) = why else { return };
+            tracing::info!(
+                channel = self.channel.channel_id,
+                why,
+                "the relay was lost, it is dialed again"
+            );
+            self.socket = loop {
+                tokio::select! {
+                    () = tokio::time::sleep(pause.mul_f64(fastrand::f64())) => {}
+                    () = tasks.stopping() => return,
+                }
+                let resume = self.shared.session.lock().resume_from();
+                match attach(&self.endpoint, &self.channel, resume).await {
+                    Ok((socket, first)) => {
+                        pause = PAUSE.0;
+                        let lost = self.shared.session.lock().connected(first);
+                        warn_of(lost, &self.channel);
+                        break socket;
+                    }
+                    Err(error) => {
+                        pause = (pause * 2).min(PAUSE.1);
+                        tracing::debug!(channel = self.channel.channel_id, %error, "the relay cannot be attached to");
+                    }
+                }
+            };
+        }
+    }
+
+    fn connected(&self, first: u64) {
+        let lost = self.shared.session.lock().connected(first);
+        warn_of(lost, &self.channel);
+    }
+}
+
+fn warn_of(lost: u64, channel: &StreamChannel) {
+    if lost > 0 {
+        tracing::warn!(
+            channel = channel.channel_id,
+            frames = lost,
+            "the relay lost what a viewer sent"
+        );
+    }
+}
+
+/// One connection of a producer.
+struct Connection<'a> {
+    channel: &'a StreamChannel,
+    shared: &'a Shared,
+    inbox: &'a mpsc::Sender<Said>,
+}
+
+impl Connection<'_> {
+    async fn run(
+        &self,
+        mut sink: Sink,
+        mut stream: SplitStream<Socket>,
+        source: &mut impl Source,
+        ended: &mut Option<StreamCloseReason>,
+    ) -> Ended {
+        tokio::select! {
+            ended = self.receive(&mut stream) => ended,
+            sent = self.send(&mut sink, source, ended) => match sent {
+                Ok(()) => Ended::Over,
+                Err(error) => Ended::Lost(error.to_string()),
+            },
+        }
+    }
+
+    /// Sends again what is not confirmed, then what the source says, to its end and until that is confirmed.
+    async fn send(
+        &self,
+        sink: &mut Sink,
+        source: &mut impl Source,
+        ended: &mut Option<StreamCloseReason>,
+    ) -> tokio_tungstenite::tungstenite::Result<()> {
+        let again: Vec<Sent> = self.shared.session.lock().unconfirmed().cloned().collect();
+        for sent in again {
+            sink.feed(self.frame(sent)).await?;
+        }
+        let mut asking = tokio::time::interval(PING);
+        while ended.is_none() {
+            self.ask(sink).await?;
+            let mut confirmed = std::pin::pin!(self.shared.confirmed.notified());
+            confirmed.as_mut().enable();
+            let has_room = self.shared.session.lock().has_room();
+            tokio::select! {
+                produced = source.next(), if has_room => match produced {
+                    Produced::Frames(frames) => for data in frames {
+                        let sent = self.shared.session.lock().send(data, unix_ms());
+                        sink.feed(self.frame(sent)).await?;
+                    },
+                    Produced::End(reason) => *ended = Some(reason),
+                },
+                () = confirmed => {}
+                _ = asking.tick() => sink.send(Packet::Ping(Bytes::new())).await?,
+            }
+        }
+        let close = Message::Close(StreamClose {
+            channel_id: self.channel.channel_id.clone(),
+            reason: ended.unwrap_or(StreamCloseReason::Normal).into(),
+            message: String::new(),
+        });
+        sink.feed(Packet::Binary(close.encode())).await?;
+        sink.send(Packet::Ping(Bytes::from_static(LAST))).await?;
+        // Who receives tells when it is confirmed; without that it is said again over another connection.
+        tokio::time::sleep(FAREWELL).await;
+        Err(tokio_tungstenite::tungstenite::Error::ConnectionClosed)
+    }
+
+    /// Flushes, with a ping behind what is not confirmed.
+    async fn ask(&self, sink: &mut Sink) -> tokio_tungstenite::tungstenite::Result<()> {
+        let ping = self.shared.session.lock().ask();
+        match ping {
+            Some(payload) => sink.send(Packet::Ping(payload)).await,
+            None => sink.flush().await,
+        }
+    }
+
+    fn frame(&self, sent: Sent) -> Packet {
+        let frame = Message::Frame(StreamFrame {
+            channel_id: self.channel.channel_id.clone(),
+            seq: sent.seq,
+            data: sent.data,
+            produced_at_ms: sent.produced_at_ms,
+        });
+        Packet::Binary(frame.encode())
+    }
+
+    async fn receive(&self, stream: &mut SplitStream<Socket>) -> Ended {
+        loop {
+            let packet = match tokio::time::timeout(3 * PING, stream.next()).await {
+                Err(_) => return Ended::Lost("it says nothing".into()),
+                Ok(None) => return Ended::Lost("it closed the connection".into()),
+                Ok(Some(Err(error))) => return Ended::Lost(error.to_string()),
+                Ok(Some(Ok(packet))) => packet,
+            };
+            match packet {
+                Packet::Pong(payload) if payload == LAST => return Ended::Over,
+                Packet::Pong(payload) => {
+                    self.shared.session.lock().answered(&payload);
+                    self.shared.confirmed.notify_waiters();
+                }
+                Packet::Binary(bytes) => match Message::decode(bytes) {
+                    Ok(message) => {
+                        if let Some(ended) = self.take(message).await {
+                            return ended;
+                        }
+                    }
+                    Err(error) => return Ended::Lost(error.to_string()),
+                },
+                Packet::Close(_) => return Ended::Lost("it closed the connection".into()),
+                Packet::Text(_) | Packet::Ping(_) | Packet::Frame(_) => {}
+            }
+        }
+    }
+
+    async fn take(&self, message: Message) -> Option<Ended> {
+        let said = match message {
+            Message::Frame(frame) => {
+                let received = self.shared.session.lock().received(frame.seq);
+                match received {
+                    Received::Known => return None,
+                    Received::New => {}
+                    Received::Behind(lost) => warn_of(lost, self.channel),
+                }
+                Said::Data(frame.data)
+            }
+            Message::Close(close) => match close.reason() {
+                StreamCloseReason::Fenced => {
+                    let why = "another producer took the place of this channel, it is left";
+                    tracing::warn!(channel = self.channel.channel_id, why);
+                    return Some(Ended::Over);
+                }
+                StreamCloseReason::RateLimited | StreamCloseReason::TransportError => {
+                    return Some(Ended::Lost(format!(
+                        "{}: {}",
+                        close.reason().as_str_name(),
+                        close.message
+                    )));
+                }
+                StreamCloseReason::Normal
+                | StreamCloseReason::ProcessExit
+                | StreamCloseReason::Unspecified => Said::Close,
+            },
+            // Nothing else is for a stream of bytes.
+            Message::Input(_) | Message::Open(_) | Message::OpenAck(_) => return None,
+        };
+        // A source that has ended takes nothing more.
+        let _ended_already = self.inbox.send(said).await;
+        None
+    }
+}
+
+fn unix_ms() -> i64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_millis() as i64)
+}

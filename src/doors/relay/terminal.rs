@@ -1,0 +1,214 @@
+//! Terminals over a relay: one channel for each, from its first byte to its last.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::sync::{OnceCell, mpsc};
+
+use super::Endpoint;
+use super::producer::{Produced, Producer, Said, Source};
+use crate::error::Error;
+use crate::exec::Process;
+use crate::ids::ProcessId;
+use crate::lifecycle::Tasks;
+use crate::pty::{LogFollower, Terminals};
+use crate::stream::{Channel, Cursor, Item};
+use crate::wire::proto::{StreamChannel, StreamCloseReason, StreamKind};
+
+/// The stream port of terminals.
+const PORT: u32 = 7681;
+/// Bytes of one frame at most.
+const FRAME: usize = 8 * 1024;
+/// Bytes of output that are taken from the log at once.
+const BATCH: u64 = 64 << 10;
+
+/// A process, and the relay's address.
+type Place = (ProcessId, String);
+
+/// The channels of terminals that are live.
+#[derive(Debug)]
+pub struct Ports {
+    terminals: Arc<Terminals>,
+    tasks: Tasks,
+    /// By the process and the relay's address; empty while the first of those who ask attaches.
+    live: Mutex<HashMap<Place, Arc<OnceCell<StreamChannel>>>>,
+}
+
+/// Whose channel it is to be.
+#[derive(Debug, Clone)]
+pub struct Owner {
+    /// The workspace of its address.
+    pub workspace_id: String,
+    /// The agent of its address.
+    pub agent_id: String,
+    /// Whether a viewer that closes the channel ends the terminal.
+    pub ends_with_viewer: bool,
+}
+
+impl Ports {
+    /// None yet.
+    pub fn new(terminals: &Arc<Terminals>, tasks: &Tasks) -> Arc<Self> {
+        Arc::new(Self {
+            terminals: Arc::clone(terminals),
+            tasks: tasks.clone(),
+            live: Mutex::default(),
+        })
+    }
+
+    /// The channel of a terminal; when this answers, its bytes flow. The same one for whoever asks again.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Forbidden`] when the relay refuses it, [`Error::Unavailable`] and [`Error::Timeout`] when it cannot be
+    /// reached.
+    pub async fn terminal(
+        self: &Arc<Self>,
+        endpoint: &Endpoint,
+        owner: &Owner,
+        process: &Arc<Process>,
+    ) -> Result<StreamChannel, Error> {
+        let place = (process.id(), endpoint.url.clone());
+        let cell = Arc::clone(self.live.lock().entry(place.clone()).or_default());
+        let opened = cell
+            .get_or_try_init(|| self.open(endpoint, owner, process, place.clone()))
+            .await;
+        if opened.is_err() {
+            self.live.lock().remove(&place);
+        }
+        opened.cloned()
+    }
+
+    async fn open(
+        self: &Arc<Self>,
+        endpoint: &Endpoint,
+        owner: &Owner,
+        process: &Arc<Process>,
+        place: Place,
+    ) -> Result<StreamChannel, Error> {
+        let channel = StreamChannel {
+            channel_id: format!("pty-{}", uuid::Uuid::new_v4().simple()),
+            workspace_id: owner.workspace_id.clone(),
+            agent_id: owner.agent_id.clone(),
+            kind: StreamKind::Pty.into(),
+            port: PORT,
+        };
+        let (producer, said) = Producer::open(endpoint.clone(), channel.clone()).await?;
+        let source = Output {
+            process: Arc::clone(process),
+            terminals: Arc::clone(&self.terminals),
+            cursor: Cursor::start().only(&[Channel::Tty]),
+            _kept: self.terminals.follow_log(process.id()),
+        };
+        let input = Input {
+            process: Arc::clone(process),
+            terminals: Arc::clone(&self.terminals),
+            ends_with_viewer: owner.ends_with_viewer,
+        };
+        drop(self.tasks.detach("relay-input", input.run(said)));
+        let ports = Arc::clone(self);
+        drop(self.tasks.detach("relay-producer", async move {
+            producer.run(source, &ports.tasks).await;
+            ports.live.lock().remove(&place);
+        }));
+        Ok(channel)
+    }
+}
+
+/// What a terminal says.
+struct Output {
+    process: Arc<Process>,
+    terminals: Arc<Terminals>,
+    cursor: Cursor,
+    /// Nobody may look at the moment, and it lives on.
+    _kept: Option<LogFollower>,
+}
+
+impl Source for Output {
+    async fn next(&mut self) -> Produced {
+        loop {
+            let items = match self.process.output().next(&mut self.cursor, BATCH).await {
+                Ok(items) => items,
+                Err(error) => {
+                    tracing::warn!(%error, "the log of a terminal cannot be read");
+                    return Produced::End(StreamCloseReason::TransportError);
+                }
+            };
+            if items.is_empty() {
+                return Produced::End(StreamCloseReason::ProcessExit);
+            }
+            let mut all = Vec::new();
+            for item in items {
+                match item {
+                    Item::Record(record) => all.extend(frames(record.bytes)),
+                    Item::Gap(gap) => {
+                        tracing::warn!(id = %self.process.id(), gap.bytes, "output was lost before a relay took it");
+                        all.extend(self.redrawn().await);
+                        break;
+                    }
+                }
+            }
+            if !all.is_empty() {
+                return Produced::Frames(all);
+            }
+        }
+    }
+}
+
+impl Output {
+    /// The screen as it is now, in place of what is lost; the log goes on behind it.
+    async fn redrawn(&mut self) -> Vec<Bytes> {
+        match self.terminals.restore(&self.process).await {
+            Ok(restored) => {
+                self.cursor = self.process.output().cursor_at(Channel::Tty, restored.offset);
+                frames(restored.frame.into())
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a screen cannot be drawn anew");
+                Vec::new()
+            }
+        }
+    }
+}
+
+fn frames(mut bytes: Bytes) -> Vec<Bytes> {
+    let mut frames = Vec::with_capacity(bytes.len().div_ceil(FRAME));
+    while !bytes.is_empty() {
+        frames.push(bytes.split_to(FRAME.min(bytes.len())));
+    }
+    frames
+}
+
+/// What viewers say to it.
+struct Input {
+    process: Arc<Process>,
+    terminals: Arc<Terminals>,
+    ends_with_viewer: bool,
+}
+
+impl Input {
+    async fn run(self, mut said: mpsc::Receiver<Said>) {
+        // Whoever types looks, and its terminal answers what the program asks.
+        let mut looking = None;
+        while let Some(said) = said.recv().await {
+            match said {
+                Said::Data(data) => {
+                    if looking.is_none() {
+                        looking = self.terminals.attach(self.process.id(), None).ok();
+                    }
+                    let allowed = self.terminals.check_input(self.process.id(), "");
+                    let written = match allowed {
+                        Ok(()) => self.process.write(data).await.map(|_| ()),
+                        Err(error) => Err(error),
+                    };
+                    if let Err(error) = written {
+                        tracing::debug!(id = %self.process.id(), %error, "what a viewer typed was not taken");
+                    }
+                }
+                Said::Close if self.ends_with_viewer => self.process.cancel(),
+                Said::Close => looking = None,
+            }
+        }
+    }
+}
