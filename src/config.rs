@@ -24,7 +24,7 @@ use crate::telemetry::{Filter, Format, Secret};
 use crate::workspace::Workspace;
 
 pub use example::example;
-pub use layers::Layer;
+pub use layers::{ENROLL_TOKEN, Layer};
 pub use parts::{Config, Exec, Http, Link, Listen, Nats, Token};
 pub use settings::{SETTINGS, Secrecy, Setting, setting};
 pub use value::Given;
@@ -101,6 +101,7 @@ pub fn secret_names() -> SecretNames {
         flags.extend(setting.flag);
         variables.extend(setting.variable);
     }
+    names.variables.push(ENROLL_TOKEN);
     names
 }
 

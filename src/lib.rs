@@ -6,6 +6,7 @@ pub mod cli;
 pub mod config;
 pub mod daemon;
 pub mod doors;
+pub mod enroll;
 pub mod error;
 pub mod exec;
 pub mod fs;

@@ -3,6 +3,7 @@
 mod banner;
 mod call;
 mod completions;
+mod connect;
 mod doctor;
 mod exit;
 mod flags;
@@ -53,6 +54,9 @@ enum Verb {
     Run(Box<run::Run>),
     Doctor(Box<doctor::Doctor>),
     Call(Box<call::Call>),
+    Connect(Box<connect::Connect>),
+    Connections(connect::Connections),
+    Disconnect(connect::Disconnect),
     Relay(Box<relay::Relay>),
     Token(Box<token::Token>),
     Openapi(openapi::Openapi),
@@ -71,6 +75,9 @@ pub fn main() -> ExitCode {
         Verb::Run(run) => run.run(startup),
         Verb::Doctor(doctor) => doctor.run(startup),
         Verb::Call(call) => return call.run(startup),
+        Verb::Connect(connect) => connect.run(startup),
+        Verb::Connections(connections) => connections.run(startup).map(|()| ExitCode::SUCCESS),
+        Verb::Disconnect(disconnect) => disconnect.run(startup).map(|()| ExitCode::SUCCESS),
         Verb::Relay(relay) => relay.run(startup),
         Verb::Token(token) => token.run().map(|()| ExitCode::SUCCESS),
         Verb::Openapi(_) => openapi::print().map(|()| ExitCode::SUCCESS),

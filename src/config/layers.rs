@@ -55,6 +55,8 @@ pub(super) struct Candidate {
 
 /// The variable that the process engine marks its children with; a boxd inside a boxd sees it.
 const PROCESS_MARKER: &str = "BOXD_PROCESS";
+/// The variable that an enrollment token may come in, for `boxd connect`.
+pub const ENROLL_TOKEN: &str = "BOXD_ENROLL_TOKEN";
 
 /// The value of a setting that is needed before the file is read.
 pub(super) fn early(sources: &Sources, key: &str, problems: &mut Vec<String>) -> Option<PathBuf> {
@@ -167,6 +169,7 @@ fn unknown_variables(sources: &Sources, problems: &mut Vec<String>) {
         .filter(|name| name.as_bytes().starts_with(b"BOXD_"))
     {
         let known = name == PROCESS_MARKER
+            || name == ENROLL_TOKEN
             || SETTINGS
                 .iter()
                 .any(|setting| setting.variable.is_some_and(|variable| name == variable));

@@ -271,7 +271,12 @@ fn the_names_of_secrets_are_those_of_the_table() {
     assert_eq!(names.flags, ["token", "nats-token", "relay-token"]);
     assert_eq!(
         names.variables,
-        ["BOXD_TOKEN", "BOXD_NATS_TOKEN", "BOXD_RELAY_TOKEN"]
+        [
+            "BOXD_TOKEN",
+            "BOXD_NATS_TOKEN",
+            "BOXD_RELAY_TOKEN",
+            "BOXD_ENROLL_TOKEN"
+        ]
     );
     assert_eq!(
         (names.url_flags, names.url_variables),

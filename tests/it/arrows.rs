@@ -45,12 +45,15 @@ const ARROWS: &[(&str, &[&[&str]])] = &[
             &["ops", "wire", "config", "startup", "state", "sys"],
         ],
     ),
+    ("enroll", &[DOORS]),
     (
         "cli",
         &[
             ROOMS,
             DOORS,
-            &["ops", "wire", "config", "startup", "state", "sys", "daemon"],
+            &[
+                "ops", "wire", "config", "startup", "state", "sys", "daemon", "enroll",
+            ],
         ],
     ),
 ];

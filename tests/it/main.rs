@@ -19,6 +19,7 @@ mod clients;
 mod daemon_main;
 mod daemon_start;
 mod daemon_stop;
+mod enroll;
 mod exec_bulk;
 mod exec_caps;
 mod exec_child;

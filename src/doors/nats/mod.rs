@@ -146,6 +146,15 @@ impl std::fmt::Debug for Nats {
     }
 }
 
+/// The link that the text of a connection file describes; `stem` is the name of the file.
+///
+/// # Errors
+///
+/// [`Error::Invalid`] saying what is missing or wrong.
+pub fn connection(stem: &str, text: &str) -> Result<LinkConfig, Error> {
+    connection_file::parse(stem, text)
+}
+
 /// Starts the door: its links come up by themselves, and files that come later make more of them.
 ///
 /// # Errors

@@ -1,0 +1,309 @@
+//! `boxd connect` against a control plane: yes, no, later, nonsense, nobody there; and what it leaves behind.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::harness::enrollment::{Enrollment, credentials, reply};
+use crate::harness::{Connection, ControlPlane, Daemon, NatsServer, PATIENCE, eventually};
+
+fn boxd(config: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_boxd"));
+    command
+        .env_clear()
+        .env("HOME", config)
+        .env("BOXD_CONFIG_DIR", config);
+    command
+}
+
+fn connect(api: &str, config: &Path, more: &[&str]) -> Output {
+    boxd(config)
+        .args([
+            "connect",
+            "--api-url",
+            api,
+            "--workspace-id",
+            "workspace-1",
+            "--name",
+            "a test",
+        ])
+        .args(more)
+        .output()
+        .unwrap()
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[track_caller]
+fn ended(output: &Output, code: i32, words: &[&str]) {
+    let said = said(output);
+    assert_eq!(output.status.code(), Some(code), "{said}");
+    for word in words {
+        assert!(said.contains(word), "{word:?} is not in {said}");
+    }
+    assert!(
+        !said.contains("panicked") && !said.contains("the bearer"),
+        "{said}"
+    );
+}
+
+fn mode(path: &Path) -> u32 {
+    std::fs::metadata(path).unwrap().permissions().mode() & 0o777
+}
+
+#[test]
+fn a_person_says_yes_and_the_link_is_there() {
+    let plane = Enrollment::start();
+    let authorized = json!({ "state": "authorized", "credentials": credentials("nats://127.0.0.1:1") });
+    plane.polls([
+        reply(200, &json!({ "state": "pending" })),
+        reply(200, &authorized),
+    ]);
+    let config = tempfile::tempdir().unwrap();
+    let output = connect(&plane.url(), config.path(), &["--screen-control"]);
+    ended(
+        &output,
+        0,
+        &["ABCD-EFGH", "https://example.com/device?code=ABCD-EFGH"],
+    );
+    let shown = String::from_utf8_lossy(&output.stdout).into_owned();
+    let id = shown.trim().strip_prefix("connected: ").unwrap().to_owned();
+    let asked = &plane.seen("device/start")[0];
+    assert_eq!(
+        (
+            &asked["workspaceId"],
+            &asked["machineName"],
+            &asked["requestsScreenControl"]
+        ),
+        (&json!("workspace-1"), &json!("a test"), &json!(true))
+    );
+    assert_eq!(asked["publicKey"].as_str().unwrap().len(), 43, "{asked}");
+    assert!(
+        plane
+            .seen("device/poll")
+            .iter()
+            .all(|body| body["deviceCode"] == "device")
+    );
+
+    let file = config.path().join("connections").join(format!("{id}.json"));
+    let text = std::fs::read(&file).unwrap();
+    let document: Value = serde_json::from_slice(&text).unwrap();
+    assert_eq!(document["api_url"], plane.url());
+    assert_eq!(document["credentials"]["nats_bearer"], "the bearer");
+    assert_eq!((mode(&file), mode(file.parent().unwrap())), (0o600, 0o700));
+    let key = config.path().join("machine-identity.ed25519");
+    assert_eq!((std::fs::metadata(&key).unwrap().len(), mode(&key)), (32, 0o600));
+
+    let listed = boxd(config.path()).arg("connections").output().unwrap();
+    assert!(String::from_utf8_lossy(&listed.stdout).contains(&id));
+    // It is said that there is one; the key survives another enrollment.
+    ended(&connect(&plane.url(), config.path(), &[]), 70, &["--force"]);
+    ended(&connect(&plane.url(), config.path(), &["--force"]), 0, &[]);
+    let keys: Vec<Value> = plane
+        .seen("device/start")
+        .iter()
+        .map(|body| body["publicKey"].clone())
+        .collect();
+    assert_eq!((keys.len(), &keys[0]), (2, &keys[1]));
+    let gone = boxd(config.path())
+        .args(["disconnect", &id[..8]])
+        .output()
+        .unwrap();
+    assert_eq!(gone.status.code(), Some(0), "{}", said(&gone));
+    assert!(!file.exists());
+    ended(
+        &boxd(config.path())
+            .args(["disconnect", &id[..8]])
+            .output()
+            .unwrap(),
+        73,
+        &["not found"],
+    );
+}
+
+#[test]
+fn no_and_nobody_and_nonsense_are_sentences_with_a_code() {
+    let plane = Enrollment::start();
+    let state = |state: &str| reply(200, &json!({ "state": state }));
+    let attempt = |code, words: &[&str]| {
+        let config = tempfile::tempdir().unwrap();
+        ended(&connect(&plane.url(), config.path(), &[]), code, words);
+        assert!(!config.path().join("connections").exists(), "nothing is left");
+    };
+    for (answer, code, words) in [
+        (state("denied"), 77, "denied"),
+        (state("expired"), 69, "timed out"),
+        (state("disabled"), 69, "switched off"),
+        (state("someday"), 70, "someday"),
+        (
+            reply(400, &json!({ "message": "no such code" })),
+            69,
+            "no such code",
+        ),
+        (
+            reply(
+                200,
+                &json!({ "state": "authorized", "credentials": { "agentId": "a" } }),
+            ),
+            70,
+            "lack",
+        ),
+        ((200, None, "<html>".into()), 70, "no JSON"),
+    ] {
+        plane.polls([answer]);
+        attempt(code, &[words]);
+    }
+    for (answer, code, words) in [
+        (reply(404, &json!({})), 69, "does not enroll"),
+        (reply(503, &json!({})), 69, "not set up"),
+        (reply(403, &json!({ "message": "not you" })), 77, "not you"),
+        ((429, Some(7), String::new()), 69, "7 s"),
+        (reply(500, &json!({})), 69, "500"),
+        (reply(201, &json!({ "userCode": "x" })), 70, "lack"),
+        ((201, None, "{\"deviceCode\"".into()), 70, "no JSON"),
+    ] {
+        plane.starts(answer);
+        attempt(code, &[words]);
+    }
+    let config = tempfile::tempdir().unwrap();
+    ended(
+        &connect("http://127.0.0.1:1", config.path(), &[]),
+        69,
+        &["127.0.0.1:1"],
+    );
+    ended(
+        &connect("http://example.com", config.path(), &[]),
+        64,
+        &["https://"],
+    );
+    ended(
+        &connect("ftp://example.com", config.path(), &[]),
+        64,
+        &["https://"],
+    );
+}
+
+#[test]
+fn who_is_asked_to_slow_down_does_and_a_flow_ends_in_time() {
+    let plane = Enrollment::start();
+    plane.polls([
+        (429, Some(1), String::new()),
+        reply(
+            200,
+            &json!({ "state": "authorized", "credentials": credentials("nats://127.0.0.1:1") }),
+        ),
+    ]);
+    let config = tempfile::tempdir().unwrap();
+    let begin = Instant::now();
+    ended(&connect(&plane.url(), config.path(), &[]), 0, &[]);
+    assert!(begin.elapsed() >= Duration::from_secs(5), "{:?}", begin.elapsed());
+
+    let plane = Enrollment::start();
+    let short = json!({
+        "deviceCode": "d", "userCode": "u", "verificationUri": "https://x", "intervalSeconds": 1, "expiresInSeconds": 2,
+    });
+    plane.starts(reply(201, &short));
+    let begin = Instant::now();
+    let config = tempfile::tempdir().unwrap();
+    ended(&connect(&plane.url(), config.path(), &[]), 69, &["approval"]);
+    assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
+}
+
+#[test]
+fn a_token_is_given_for_credentials_and_is_seen_nowhere() {
+    let plane = Enrollment::start();
+    plane.exchanges(reply(
+        201,
+        &json!({ "credentials": credentials("nats://127.0.0.1:1") }),
+    ));
+    let config = tempfile::tempdir().unwrap();
+    let file = config.path().join("token");
+    std::fs::write(&file, "sesame\n").unwrap();
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let by_file = ["--token-file", file.to_str().unwrap()];
+    ended(
+        &connect(&plane.url(), config.path(), &by_file),
+        64,
+        &["chmod 600"],
+    );
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+    ended(&connect(&plane.url(), config.path(), &by_file), 0, &[]);
+    let by_variable = boxd(config.path())
+        .args([
+            "connect",
+            "--force",
+            "--api-url",
+            &plane.url(),
+            "--workspace-id",
+            "workspace-1",
+        ])
+        .env("BOXD_ENROLL_TOKEN", "sesame")
+        .output()
+        .unwrap();
+    ended(&by_variable, 0, &[]);
+    let tokens: Vec<Value> = plane
+        .seen("token/exchange")
+        .iter()
+        .map(|body| body["token"].clone())
+        .collect();
+    assert_eq!(tokens, [json!("sesame"), json!("sesame")]);
+    plane.exchanges(reply(401, &json!({})));
+    let refused = connect(&plane.url(), config.path(), &["--force", "--token", "wrong"]);
+    ended(&refused, 77, &["not accepted"]);
+    assert!(!said(&refused).contains("wrong"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_running_daemon_picks_the_link_up_and_lets_it_go() {
+    let broker = NatsServer::start();
+    let plane = Enrollment::start();
+    plane.exchanges(reply(201, &json!({ "credentials": credentials(&broker.url()) })));
+    let daemon = Daemon::start();
+    let mut link = Connection::to(&broker.url());
+    (link.workspace_id, link.agent_id) = ("workspace-1".into(), "agent-1".into());
+    let control = ControlPlane::connect(&link).await;
+    let mut hellos = control.hellos().await;
+    let config = daemon.config_directory();
+    let (api, directory) = (plane.url(), config.clone());
+    let output = tokio::task::spawn_blocking(move || connect(&api, &directory, &["--token", "sesame"])).await;
+    ended(&output.unwrap(), 0, &[]);
+    assert_eq!(
+        hellos.next_within(Duration::from_secs(3)).await.agent_id,
+        "agent-1"
+    );
+    let listed = boxd(&config).args(["connections", "--json"]).output().unwrap();
+    let listed: Value = serde_json::from_slice(&listed.stdout).unwrap();
+    let id = listed[0]["id"].as_str().unwrap().to_owned();
+    let gone = boxd(&config).args(["disconnect", &id]).output().unwrap();
+    assert_eq!(gone.status.code(), Some(0), "{}", said(&gone));
+    eventually("the link to end", PATIENCE, || {
+        daemon.log().contains("link removed").then_some(())
+    });
+}
+
+#[test]
+fn connections_of_another_directory_are_taken_over() {
+    let (from, config) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let import = |from: &Path| {
+        boxd(config.path())
+            .args(["connect", "--import"])
+            .arg(from)
+            .output()
+            .unwrap()
+    };
+    ended(&import(from.path()), 73, &["not found"]);
+    let inner = credentials("nats://127.0.0.1:1");
+    let file = from.path().join("credentials.json");
+    std::fs::write(&file, inner.to_string()).unwrap();
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
+    ended(&import(from.path()), 77, &["chmod 600"]);
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+    ended(&import(from.path()), 0, &[]);
+    let listed = boxd(config.path()).arg("connections").output().unwrap();
+    assert!(String::from_utf8_lossy(&listed.stdout).contains("agent-1"));
+}
