@@ -142,7 +142,7 @@ fn no_and_nobody_and_nonsense_are_sentences_with_a_code() {
         (state("someday"), 70, "someday"),
         (
             reply(400, &json!({ "message": "no such code" })),
-            69,
+            70,
             "no such code",
         ),
         (
