@@ -3,8 +3,10 @@
 use std::ffi::OsString;
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
-use crate::harness::{Connection, Daemon, NatsServer, require};
+use crate::harness::relay::{Relay, token_of, viewer_claims, viewer_token};
+use crate::harness::{Connection, Daemon, NatsServer, PATIENCE, require};
 
 /// Runs one test file with node; its output is shown when it fails.
 fn node(file: &str, daemon: &Daemon, environment: &[(&str, OsString)]) {
@@ -68,4 +70,43 @@ fn a_control_plane_in_javascript_works_over_nats() {
             ("BOXD_INSTANCE", daemon.instance().into()),
         ],
     );
+}
+
+#[test]
+fn a_browser_in_javascript_sees_a_terminal_over_a_relay_that_is_restarted() {
+    let mut relay = Relay::start();
+    let broker = NatsServer::start();
+    let mut link = Connection::to(&broker.url());
+    link.relay = (relay.url(), token_of(&link.workspace_id, &link.agent_id));
+    let daemon = Daemon::builder().connection(&link).start();
+    let claims = boxd::wire::relay_token::ViewerClaims {
+        workspace_id: link.workspace_id.clone(),
+        ..viewer_claims()
+    };
+    let asked = daemon.directory().join("restart");
+    let done = daemon.directory().join("restarted");
+    let environment = [
+        ("BOXD_NATS_URL", broker.url().into()),
+        ("BOXD_NATS_TOKEN", link.bearer.clone().into()),
+        (
+            "BOXD_LINK",
+            OsString::from(format!("{}.{}", link.workspace_id, link.agent_id)),
+        ),
+        ("BOXD_RELAY", relay.url().into()),
+        ("BOXD_RELAY_TOKEN", viewer_token(&claims).into()),
+        ("BOXD_RESTART", asked.clone().into()),
+        ("BOXD_RESTARTED", done.clone().into()),
+    ];
+    std::thread::scope(|scope| {
+        let client = scope.spawn(|| node("relay_viewer.test.js", &daemon, &environment));
+        let begin = Instant::now();
+        while !asked.exists() && !client.is_finished() {
+            assert!(begin.elapsed() < 2 * PATIENCE, "the client does not come so far");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        if asked.exists() {
+            relay.restart();
+            std::fs::write(&done, "").unwrap();
+        }
+    });
 }

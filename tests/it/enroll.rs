@@ -307,3 +307,26 @@ fn connections_of_another_directory_are_taken_over() {
     let listed = boxd(config.path()).arg("connections").output().unwrap();
     assert!(String::from_utf8_lossy(&listed.stdout).contains("agent-1"));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_file_that_others_can_read_is_not_used_until_it_is_put_right() {
+    let broker = NatsServer::start();
+    let link = Connection::to(&broker.url());
+    let control = ControlPlane::connect(&link).await;
+    let mut hellos = control.hellos().await;
+    let config = tempfile::tempdir().unwrap();
+    link.write(config.path());
+    let daemon = Daemon::start();
+    let file = format!("connections/{}.json", link.id);
+    let (from, to) = (config.path().join(&file), daemon.config_directory().join(&file));
+    std::fs::create_dir_all(to.parent().unwrap()).unwrap();
+    let draft = to.with_extension("draft");
+    std::fs::copy(from, &draft).unwrap();
+    std::fs::set_permissions(&draft, std::fs::Permissions::from_mode(0o640)).unwrap();
+    std::fs::rename(&draft, &to).unwrap();
+    let told = || daemon.log().contains("chmod 600").then_some(());
+    eventually("the refusal", PATIENCE, told);
+    assert!(hellos.quiet_for(Duration::from_millis(500)).await);
+    std::fs::set_permissions(&to, std::fs::Permissions::from_mode(0o600)).unwrap();
+    hellos.next_within(Duration::from_secs(3)).await;
+}

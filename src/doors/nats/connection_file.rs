@@ -1,5 +1,5 @@
 //! Reading one connection file: its format, its other names for the same things, and what is refused. Pure but for
-//! [`warn_if_readable_by_others`]. `directory.rs` finds the files.
+//! [`private`]. `directory.rs` finds the files.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -122,17 +122,17 @@ fn urls_of(object: &Map<String, Value>) -> Result<Vec<String>, Error> {
     Ok(urls)
 }
 
-/// Says so when others may read a file that holds a secret.
-pub(super) fn warn_if_readable_by_others(path: &Path, metadata: &std::fs::Metadata) {
+/// Refuses a file that others may read: it holds secrets.
+pub(super) fn private(path: &Path, metadata: &std::fs::Metadata) -> Result<(), Error> {
     let mode = metadata.permissions().mode();
     if mode & 0o077 != 0 {
-        tracing::warn!(
-            path = %path.display(),
-            mode = format_args!("{:04o}", mode & 0o7777),
-            fix = format_args!("chmod 600 {}", path.display()),
-            "a file with credentials can be read by other users"
-        );
+        return Err(invalid(&format!(
+            "can be read by other users (mode {:04o}) and is not used; chmod 600 {}",
+            mode & 0o7777,
+            path.display()
+        )));
     }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::config::LinkConfig;
-use super::connection_file::{parse, warn_if_readable_by_others};
+use super::connection_file::{parse, private};
 use crate::error::Error;
 
 /// A connection file is about one KiB; one of more bytes than this is something else.
@@ -106,8 +106,7 @@ fn look(path: &Path, metadata: &Metadata, before: Option<&File>) -> Result<File,
         Some(file) if file.identity == identity => return Ok(file.clone()),
         before => before.and_then(|file| file.link.clone()),
     };
-    warn_if_readable_by_others(path, metadata);
-    let link = match read(path) {
+    let link = match private(path, metadata).and_then(|()| read(path)) {
         Ok(link) => Some(link),
         Err(error) if passes(&error) => return Err(error),
         Err(error) => {
@@ -176,6 +175,12 @@ mod tests {
         links.iter().map(|link| link.agent_id.as_str()).collect()
     }
 
+    fn written(path: impl AsRef<Path>, text: impl AsRef<[u8]>) -> io::Result<()> {
+        use std::os::unix::fs::PermissionsExt;
+        fs::write(&path, text)?;
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600))
+    }
+
     #[test]
     fn files_come_change_and_go() {
         let root = tempfile::tempdir().unwrap();
@@ -183,12 +188,12 @@ mod tests {
         assert_eq!(directory.scan(), []);
         let connections = root.path().join("connections");
         fs::create_dir(&connections).unwrap();
-        fs::write(connections.join("b.json"), text("b", "1")).unwrap();
-        fs::write(connections.join("a.json"), text("a", "1")).unwrap();
-        fs::write(connections.join("a.json.tmp"), "half").unwrap();
-        fs::write(root.path().join("credentials.json"), text("c", "1")).unwrap();
+        written(connections.join("b.json"), text("b", "1")).unwrap();
+        written(connections.join("a.json"), text("a", "1")).unwrap();
+        written(connections.join("a.json.tmp"), "half").unwrap();
+        written(root.path().join("credentials.json"), text("c", "1")).unwrap();
         assert_eq!(agents(&directory.scan()), ["a", "b", "c"]);
-        fs::write(connections.join("a.json"), text("a", "22")).unwrap();
+        written(connections.join("a.json"), text("a", "22")).unwrap();
         fs::remove_file(connections.join("b.json")).unwrap();
         let links = directory.scan();
         assert_eq!(agents(&links), ["a", "c"]);
@@ -203,12 +208,12 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let connections = root.path().join("connections");
         fs::create_dir(&connections).unwrap();
-        fs::write(connections.join("a.json"), text("a", "1")).unwrap();
+        written(connections.join("a.json"), text("a", "1")).unwrap();
         let mut directory = Directory::new(root.path().into());
         assert_eq!(agents(&directory.scan()), ["a"]);
-        fs::write(connections.join("a.json"), "{").unwrap();
+        written(connections.join("a.json"), "{").unwrap();
         assert_eq!(agents(&directory.scan()), ["a"]);
-        fs::write(connections.join("a.json"), text("z", "1")).unwrap();
+        written(connections.join("a.json"), text("z", "1")).unwrap();
         assert_eq!(agents(&directory.scan()), ["z"]);
     }
 
@@ -217,7 +222,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let connections = root.path().join("connections");
         fs::create_dir(&connections).unwrap();
-        fs::write(connections.join("good.json"), text("a", "1")).unwrap();
+        written(connections.join("good.json"), text("a", "1")).unwrap();
         nix::unistd::mkfifo(&connections.join("fifo.json"), nix::sys::stat::Mode::S_IRWXU).unwrap();
         fs::create_dir(connections.join("directory.json")).unwrap();
         std::os::unix::fs::symlink("/dev/zero", connections.join("endless.json")).unwrap();
@@ -238,11 +243,11 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let (connections, aside) = (root.path().join("connections"), root.path().join("aside"));
         fs::create_dir(&connections).unwrap();
-        fs::write(connections.join("a.json"), text("a", "1")).unwrap();
+        written(connections.join("a.json"), text("a", "1")).unwrap();
         let mut directory = Directory::new(root.path().into());
         assert_eq!(agents(&directory.scan()), ["a"]);
         fs::rename(&connections, &aside).unwrap();
-        fs::write(&connections, "not a directory").unwrap();
+        written(&connections, "not a directory").unwrap();
         assert_eq!(agents(&directory.scan()), ["a"]);
         fs::remove_file(&connections).unwrap();
         assert_eq!(directory.scan(), [], "it is gone");
