@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
+use std::task::Poll;
 use std::time::Duration;
 
 use clap::Args;
@@ -97,6 +98,14 @@ pub(super) enum Interrupt {
 }
 
 impl Interrupt {
+    fn kind(self) -> SignalKind {
+        match self {
+            Self::Int => SignalKind::interrupt(),
+            Self::Hup => SignalKind::hangup(),
+            Self::Term => SignalKind::terminate(),
+        }
+    }
+
     /// Its name without `SIG`.
     pub(super) fn name(self) -> &'static str {
         match self {
@@ -119,42 +128,54 @@ impl Interrupt {
 /// What is to be passed on: nothing is missed from the moment this is there.
 #[derive(Debug)]
 pub(super) struct Interrupts {
-    /// Without signals there is nothing to pass on.
-    signals: Option<[Signal; 3]>,
+    signals: Vec<(Interrupt, Signal)>,
     count: u32,
 }
 
 impl Interrupts {
-    /// Begins to listen; these signals do not end us any more.
+    /// Begins to listen; these signals do not end us any more. Those that whoever started us has ignored (`nohup`) stay
+    /// ignored.
     pub(super) fn listen() -> Self {
+        let ignored = ignored();
+        let listen = |interrupt: Interrupt| {
+            let kind = interrupt.kind();
+            if ignored >> (kind.as_raw_value() - 1) & 1 == 1 {
+                return None;
+            }
+            // Without signals there is nothing to pass on.
+            signal(kind).ok().map(|signal| (interrupt, signal))
+        };
         Self {
-            signals: Self::all().ok(),
+            signals: [Interrupt::Int, Interrupt::Hup, Interrupt::Term]
+                .into_iter()
+                .filter_map(listen)
+                .collect(),
             count: 0,
         }
     }
 
-    fn all() -> std::io::Result<[Signal; 3]> {
-        Ok([
-            signal(SignalKind::interrupt())?,
-            signal(SignalKind::hangup())?,
-            signal(SignalKind::terminate())?,
-        ])
-    }
-
     /// Resolves at the next one; says whether it is the first. Cancel-safe.
     pub(super) async fn next(&mut self) -> (Interrupt, bool) {
-        let Some([interrupt, hangup, terminate]) = &mut self.signals else {
-            return std::future::pending().await;
-        };
-        let come = tokio::select! {
-            Some(()) = interrupt.recv() => Interrupt::Int,
-            Some(()) = hangup.recv() => Interrupt::Hup,
-            Some(()) = terminate.recv() => Interrupt::Term,
-            else => std::future::pending().await,
-        };
+        let come = std::future::poll_fn(|context| {
+            let mut signals = self.signals.iter_mut();
+            let come = signals.find_map(|(interrupt, signal)| match signal.poll_recv(context) {
+                Poll::Ready(Some(())) => Some(*interrupt),
+                Poll::Ready(None) | Poll::Pending => None,
+            });
+            come.map_or(Poll::Pending, Poll::Ready)
+        });
+        let come = come.await;
         self.count += 1;
         (come, self.count == 1)
     }
+}
+
+/// The signals that are ignored, a bit for each; none where the kernel does not tell.
+fn ignored() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .unwrap_or(0)
 }
 
 /// The payload of `process.create`.

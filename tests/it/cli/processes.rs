@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader};
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -23,14 +23,19 @@ struct Running {
 impl Running {
     #[track_caller]
     fn start(way: &Way, daemon: &Daemon, arguments: &[&str]) -> Self {
-        let mut child = boxd(&daemon.state_directory())
+        let mut command = boxd(&daemon.state_directory());
+        command
             .arg("call")
             .args(&way.flags)
             .args(arguments)
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+            .stderr(Stdio::piped());
+        Self::of(command)
+    }
+
+    #[track_caller]
+    fn of(mut command: Command) -> Self {
+        let mut child = command.spawn().unwrap();
         Self {
             stdout: Heard::from(child.stdout.take().unwrap()),
             stderr: Heard::from(child.stderr.take().unwrap()),
@@ -163,6 +168,46 @@ fn ends_the_command(signal: Signal) {
             // It was cancelled, which it is not asked about.
             assert!(code > Some(128), "{code:?} {said}");
         }
+        let pid = Pid::from_raw(pid.trim().parse().unwrap());
+        eventually("the end of the command", PATIENCE, || {
+            kill(pid, None).is_err().then_some(())
+        });
+    });
+}
+
+#[test]
+fn a_signal_that_is_ignored_stays_ignored() {
+    through_each_door(|way, daemon| {
+        let mut run = Command::new("sh");
+        run.args([
+            "-c",
+            "trap '' HUP; exec \"$@\"",
+            "sh",
+            env!("CARGO_BIN_EXE_boxd"),
+            "call",
+        ])
+        .args(&way.flags)
+        .args([
+            "run",
+            "--",
+            "sh",
+            "-c",
+            "trap 'exit 4' TERM; echo $$; while :; do sleep 0.02; done",
+        ])
+        .env("BOXD_STATE_DIR", daemon.state_directory())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+        let mut run = Running::of(run);
+        let pid = String::from_utf8(run.stdout.until("\n")).unwrap();
+        run.signal(Signal::SIGHUP);
+        run.signal(Signal::SIGTERM);
+        let (code, ..) = run.end();
+        // Over NATS it is cancelled, which it is not asked about.
+        assert!(
+            code == Some(4) || way.name == "nats" && code > Some(128),
+            "{} {code:?}",
+            way.name
+        );
         let pid = Pid::from_raw(pid.trim().parse().unwrap());
         eventually("the end of the command", PATIENCE, || {
             kill(pid, None).is_err().then_some(())
