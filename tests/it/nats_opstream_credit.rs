@@ -187,7 +187,15 @@ async fn credit_0_leaves_the_window_and_a_window_smaller_than_a_frame_is_enough(
 #[tokio::test]
 async fn no_more_than_the_window_is_sent_unacknowledged_and_a_replay_keeps_to_it_too() {
     let ways = Ways::start().await;
-    let line = "exec head -c 1000000 /dev/zero";
+    // It writes once its output is read as credit lets it.
+    let line = "while [ ! -e go ]; do sleep 0.02; done; exec head -c 1000000 /dev/zero";
+    let (_, mut client) = OpClient::start(&ways.control, "exact", with_window(300_000, line)).await;
+    std::fs::write(ways.daemon.workspace().join("go"), "").unwrap();
+    assert_eq!(
+        sent(&mut client).await,
+        300_000,
+        "the pipe is read in pieces that fit"
+    );
     for window in [1, 300_000] {
         let id = format!("absolute-{window}");
         let (_, mut client) = OpClient::start(&ways.control, &id, with_window(window, line)).await;
