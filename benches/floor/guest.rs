@@ -239,6 +239,33 @@ impl Lab {
         Ok(directory)
     }
 
+    /// The relay of the same binary, and its port.
+    pub(crate) async fn relay(&self) -> Result<(Guest, u16)> {
+        let directory = self.fresh_directory()?;
+        let (secret, ready) = (directory.join("secret"), directory.join("ready.json"));
+        std::fs::write(&secret, crate::relay::SECRET)?;
+        std::fs::set_permissions(&secret, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
+        let mut command = Command::new(&self.binary);
+        command
+            .env_clear()
+            .env("HOME", &directory)
+            .args(["relay", "--bind", "127.0.0.1:0", "--rate", "100000000000"])
+            .arg("--secret-file")
+            .arg(secret)
+            .arg("--ready-file")
+            .arg(&ready)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        let guest = Guest::start(&mut command)?;
+        let port = until("the relay", || {
+            let text = std::fs::read(&ready).ok()?;
+            let ready: serde_json::Value = serde_json::from_slice(&text).ok()?;
+            ready["address"].as_str()?.rsplit(':').next()?.parse().ok()
+        });
+        Ok((guest, port.await?))
+    }
+
     /// nginx serving the directory on tmpfs, and its port.
     pub(crate) async fn nginx(&self) -> Result<(Guest, u16)> {
         // nginx cannot bind port 0, so a free port is found first.

@@ -17,6 +17,7 @@ mod daemon;
 mod guest;
 mod http;
 mod nats;
+mod relay;
 mod responders;
 mod spawn;
 mod stream;
@@ -29,7 +30,7 @@ use crate::guest::Lab;
 use crate::table::Table;
 
 /// What the rows are grouped by on the command line.
-const GROUPS: [&str; 6] = ["daemon", "nats", "http", "stream", "terminal", "load"];
+const GROUPS: [&str; 7] = ["daemon", "nats", "http", "stream", "terminal", "relay", "load"];
 
 fn main() -> Result<()> {
     // Cargo adds `--bench`; everything else is a role or a group.
@@ -76,6 +77,9 @@ async fn measure(wanted: impl Fn(&str) -> bool) -> Result<()> {
     }
     if wanted("terminal") {
         terminal::rows(&daemon, &mut table).await?;
+    }
+    if wanted("relay") {
+        relay::rows(&lab, &mut table).await?;
     }
     if wanted("load") {
         daemon::after_load(&daemon, &mut table)?;
