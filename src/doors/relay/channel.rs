@@ -242,16 +242,18 @@ impl Channel {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
-
     use super::*;
-    use crate::wire::proto::StreamCloseReason;
+    use crate::wire::proto::{StreamCloseReason, StreamFrame};
+    use crate::wire::relay::Message;
 
     fn frame(seq: u64) -> Frame {
+        let frame = StreamFrame {
+            seq,
+            ..StreamFrame::default()
+        };
         Frame {
             seq,
-            data: Bytes::from(seq.to_string()),
-            produced_at_ms: 0,
+            message: Message::Frame(frame).encode(),
         }
     }
 

@@ -237,21 +237,19 @@ impl Attachment {
 
     fn take(&self, message: Bytes) -> Result<(), Gone> {
         let wrong = |what: String| Gone::Closed(StreamCloseReason::TransportError, what);
-        let message = Message::decode(message).map_err(|error| wrong(error.to_string()))?;
+        let decoded = Message::decode(message.clone()).map_err(|error| wrong(error.to_string()))?;
         let mut channel = self.shared.channel.lock();
-        let taken = match message {
-            Message::Frame(StreamFrame {
-                seq,
-                data,
-                produced_at_ms,
-                ..
-            }) => {
-                let frame = Frame {
-                    seq,
-                    data,
-                    produced_at_ms,
+        let taken = match decoded {
+            Message::Frame(frame) => {
+                let seq = frame.seq;
+                // The channel is that of the connection, whatever the frame says.
+                let message = if frame.channel_id == self.channel {
+                    message
+                } else {
+                    let channel_id = self.channel.clone();
+                    Message::Frame(StreamFrame { channel_id, ..frame }).encode()
                 };
-                channel.frame(self.side, self.id, frame)
+                channel.frame(self.side, self.id, Frame { seq, message })
             }
             Message::Input(input) if self.side == Side::Viewer => channel.input(self.id, input),
             Message::Close(close) => channel.close(self.side, self.id, close),
@@ -299,17 +297,8 @@ impl Attachment {
         loop {
             let next = self.shared.channel.lock().next(self.side, self.id);
             let message = match next {
-                Next::Frame(Frame {
-                    seq,
-                    data,
-                    produced_at_ms,
-                }) => Message::Frame(StreamFrame {
-                    channel_id: self.channel.clone(),
-                    seq,
-                    data,
-                    produced_at_ms,
-                }),
-                Next::Input(input) => Message::Input(input),
+                Next::Frame(frame) => frame.message,
+                Next::Input(input) => Message::Input(input).encode(),
                 Next::Close(close) => {
                     let is_over = self.side == Side::Viewer;
                     write(sink, Message::Close(close).encode()).await?;
@@ -329,7 +318,7 @@ impl Attachment {
                     return Err(Gone::Closed(StreamCloseReason::Fenced, what));
                 }
             };
-            feed(sink, message.encode()).await?;
+            feed(sink, message).await?;
             fed += 1;
             if fed % BATCH == 0 {
                 self.shared.room.notify_waiters();

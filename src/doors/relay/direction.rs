@@ -8,14 +8,31 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
-/// Some bytes of a stream.
+use crate::wire::proto::StreamFrame;
+use crate::wire::relay::Message;
+
+/// Some bytes of a stream, as the message that they came in: it is handed on as it is unless its number changes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Frame {
     /// Its number in its direction, from 0.
     pub(super) seq: u64,
-    pub(super) data: Bytes,
-    /// Unix time, milliseconds.
-    pub(super) produced_at_ms: i64,
+    /// The whole message.
+    pub(super) message: Bytes,
+}
+
+impl Frame {
+    /// The same bytes under another number.
+    fn numbered(self, seq: u64) -> Self {
+        if self.seq == seq {
+            return self;
+        }
+        let message = match Message::decode(self.message.clone()) {
+            Ok(Message::Frame(frame)) => Message::Frame(StreamFrame { seq, ..frame }).encode(),
+            // It was one when it came.
+            Ok(_) | Err(_) => self.message,
+        };
+        Self { seq, message }
+    }
 }
 
 /// One direction of a channel.
@@ -75,11 +92,12 @@ impl Direction {
             return false;
         }
         self.next = seq.saturating_add(1);
-        self.bytes += frame.data.len();
+        let frame = frame.numbered(seq);
+        self.bytes += frame.message.len();
         if seq >= self.sent {
-            self.waiting += frame.data.len();
+            self.waiting += frame.message.len();
         }
-        self.ring.push_back(Frame { seq, ..frame });
+        self.ring.push_back(frame);
         self.shrink();
         true
     }
@@ -90,7 +108,7 @@ impl Direction {
             && let Some(oldest) = self.ring.front()
             && !(self.receiving && oldest.seq >= self.sent)
         {
-            self.bytes -= oldest.data.len();
+            self.bytes -= oldest.message.len();
             self.ring.pop_front();
         }
     }
@@ -102,7 +120,7 @@ impl Direction {
         }
         let at = self.ring.partition_point(|frame| frame.seq < resume);
         let first = self.ring.get(at).map_or(self.next.max(resume), |frame| frame.seq);
-        self.waiting = self.ring.range(at..).map(|frame| frame.data.len()).sum();
+        self.waiting = self.ring.range(at..).map(|frame| frame.message.len()).sum();
         self.sent = first;
         self.receiving = true;
         first
@@ -115,9 +133,15 @@ impl Direction {
         if begins > 0 || resume <= begins {
             return;
         }
-        for frame in &mut self.ring {
-            frame.seq += resume;
-        }
+        let ring = std::mem::take(&mut self.ring);
+        self.ring = ring
+            .into_iter()
+            .map(|frame| {
+                let seq = frame.seq + resume;
+                frame.numbered(seq)
+            })
+            .collect();
+        self.bytes = self.ring.iter().map(|frame| frame.message.len()).sum();
         if self.begun {
             self.offset += resume;
         }
@@ -140,7 +164,7 @@ impl Direction {
         let at = self.ring.partition_point(|frame| frame.seq < self.sent);
         let frame = self.ring.get(at)?.clone();
         self.sent = frame.seq + 1;
-        self.waiting -= frame.data.len();
+        self.waiting -= frame.message.len();
         self.delivered = true;
         self.shrink();
         Some(frame)
@@ -159,17 +183,31 @@ mod tests {
 
     use super::*;
 
-    fn frame(seq: u64, data: &'static str) -> Frame {
+    fn frame(seq: u64, data: &str) -> Frame {
+        let frame = Message::Frame(StreamFrame {
+            channel_id: String::new(),
+            seq,
+            data: Bytes::copy_from_slice(data.as_bytes()),
+            produced_at_ms: 0,
+        });
         Frame {
             seq,
-            data: Bytes::from_static(data.as_bytes()),
-            produced_at_ms: 0,
+            message: frame.encode(),
         }
+    }
+
+    /// What a frame says: its number and bytes, as they are in its message.
+    fn says(frame: &Frame) -> (u64, String) {
+        let Message::Frame(said) = Message::decode(frame.message.clone()).unwrap() else {
+            panic!("no frame");
+        };
+        assert_eq!(said.seq, frame.seq);
+        (said.seq, String::from_utf8_lossy(&said.data).into_owned())
     }
 
     fn all(direction: &mut Direction) -> Vec<(u64, String)> {
         std::iter::from_fn(|| direction.next())
-            .map(|frame| (frame.seq, String::from_utf8_lossy(&frame.data).into_owned()))
+            .map(|frame| says(&frame))
             .collect()
     }
 
@@ -195,7 +233,7 @@ mod tests {
 
     #[test]
     fn what_is_lost_is_said() {
-        let mut direction = Direction::new(4, false);
+        let mut direction = Direction::new(2 * frame(1, "bb").message.len(), false);
         for (seq, data) in [(0, "aa"), (1, "bb"), (2, "cc")] {
             direction.take(frame(seq, data));
         }
@@ -214,7 +252,7 @@ mod tests {
 
     #[test]
     fn a_slow_receiver_slows_its_sender_and_an_absent_one_does_not() {
-        let mut direction = Direction::new(8, false);
+        let mut direction = Direction::new(2 * frame(9, "four").message.len(), false);
         for seq in 0..10 {
             assert!(direction.has_room());
             direction.take(frame(seq, "four"));
@@ -224,7 +262,7 @@ mod tests {
         direction.take(frame(10, "too much, and kept all the same"));
         assert_eq!(direction.ring.len(), 3, "somebody waits for them");
         assert_eq!(all(&mut direction).len(), 3);
-        assert!(direction.has_room() && direction.bytes <= 8);
+        assert!(direction.has_room() && direction.bytes <= direction.limit);
     }
 
     #[test]
@@ -298,8 +336,8 @@ mod tests {
             let mut direction = Direction::new(1 << 20, renumbers);
             direction.sender_attached();
             direction.receiver_attached(0);
-            let data = |seq: u64| Bytes::from(seq.to_string());
-            let sent = |seq| Frame { seq, data: data(seq), produced_at_ms: 0 };
+            let data = |seq: u64| seq.to_string();
+            let sent = |seq| frame(seq, &data(seq));
             let (mut next, mut expected) = (0, 0);
             for step in steps {
                 match step {
@@ -318,7 +356,7 @@ mod tests {
                     Step::Receive(frames) => for _ in 0..frames {
                         let Some(frame) = direction.next() else { break };
                         prop_assert_eq!(frame.seq, expected);
-                        prop_assert_eq!(frame.data, data(expected));
+                        prop_assert_eq!(says(&frame).1, data(expected));
                         expected += 1;
                     },
                     Step::ReceiverBack(lost) => {
