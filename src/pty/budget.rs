@@ -65,6 +65,14 @@ impl Share {
         }
     }
 
+    /// As much of `wanted` as is left, be it nothing.
+    pub(super) fn up_to(budget: &Arc<Budget>, wanted: u64) -> Self {
+        Self {
+            budget: Arc::clone(budget),
+            cells: budget.take(0, wanted).unwrap_or(0),
+        }
+    }
+
     /// Grows or shrinks to as much of `wanted` as can be had, at least `needed`; keeps what it has when that fails.
     pub(super) fn change(&mut self, needed: u64, wanted: u64) -> Result<(), u64> {
         if wanted <= self.cells {
@@ -85,6 +93,11 @@ impl Share {
 
     pub(super) fn cells(&self) -> u64 {
         self.cells
+    }
+
+    /// What it is a part of.
+    pub(super) fn budget(&self) -> &Arc<Budget> {
+        &self.budget
     }
 
     fn give_back(&mut self, cells: u64) {

@@ -41,7 +41,49 @@ impl fmt::Debug for Grid {
     }
 }
 
+/// A terminal that nothing more comes for: the frame that redraws its screen, and its history. That takes a fraction of
+/// the memory of its cells.
+#[derive(Debug)]
+pub struct Resting {
+    frame: Vec<u8>,
+    history: History,
+    size: Size,
+    limits: Limits,
+    share: Share,
+}
+
+impl Resting {
+    /// The terminal as it was. Fails with [`Error::Overloaded`] and changes nothing when the budget has no room for it.
+    pub fn wake(&mut self) -> Result<Grid, Error> {
+        let mut grid = Grid::open(self.size, self.limits, self.share.budget())?;
+        grid.feed(&self.frame);
+        // It asked nothing.
+        grid.take_answers();
+        let limits = grid.screen.history.limits();
+        grid.screen.history = std::mem::replace(&mut self.history, History::new(limits));
+        grid.screen.history.limit(limits);
+        Ok(grid)
+    }
+}
+
 impl Grid {
+    /// Puts it to rest; what is left is blank.
+    pub fn rest(&mut self) -> Resting {
+        let frame = self.restore();
+        let history = std::mem::replace(&mut self.screen.history, History::new(self.limits));
+        let cells = (frame.len() + history.bytes()).div_ceil(CELL) as u64;
+        let budget = self.share.budget();
+        // Where less is left it is rested all the same: it gives back far more.
+        let share = Share::up_to(budget, cells);
+        Resting {
+            frame,
+            history,
+            size: self.size,
+            limits: self.limits,
+            share,
+        }
+    }
+
     /// A blank one. Where the budget is short the history is; where not even the screen fits it is
     /// [`Error::Overloaded`].
     pub fn open(size: Size, limits: Limits, budget: &Arc<Budget>) -> Result<Self, Error> {

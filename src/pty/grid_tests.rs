@@ -132,6 +132,21 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(CASES))]
+
+    #[test]
+    fn a_terminal_at_rest_wakes_as_it_was((cols, rows) in sizes(), output in output()) {
+        let (mut original, mut rested) = (fed(cols, rows, &output), fed(cols, rows, &output));
+        let mut woken = rested.rest().wake().unwrap();
+        if !can_say_what_to_repeat(original.screen()) {
+            woken.screen().last = original.screen().last;
+        }
+        prop_assert_eq!(differences(&mut original, &mut woken), Vec::<String>::new());
+        prop_assert_eq!(original.history(0, 1000), woken.history(0, 1000));
+    }
+}
+
 /// What a program wrote to a terminal of 80 columns and 24 rows, from its start to some moment.
 const SESSIONS: [(&str, &[u8]); 6] = [
     ("htop", include_bytes!("../../tests/vectors/terminal/htop")),

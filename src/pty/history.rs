@@ -60,6 +60,11 @@ impl History {
         self.limits
     }
 
+    /// Bytes that it takes.
+    pub(super) fn bytes(&self) -> usize {
+        self.text.len() + size_of::<u32>() * self.lengths.len()
+    }
+
     pub(super) fn push(&mut self, line: &str) {
         if self.limits.lines == 0 || line.len() > self.limits.bytes {
             self.clear();

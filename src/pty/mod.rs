@@ -27,6 +27,7 @@ mod scope;
 mod screen;
 #[cfg(test)]
 mod screen_tests;
+mod session;
 mod terminals;
 mod writer;
 

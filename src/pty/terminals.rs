@@ -13,23 +13,21 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use tokio::sync::{Mutex as AsyncMutex, Notify};
+use tokio::sync::Notify;
 
 use super::budget::Budget;
 use super::cells::{Run, Snapshot};
 use super::grid::Grid;
 use super::history::{Limits, Page};
 use super::scope::{Reserved, Scopes, Viewer};
+use super::session::Session;
 use crate::error::Error;
-use crate::exec::{Gate, Process, Size};
+use crate::exec::{Process, Size};
 use crate::ids::ProcessId;
 use crate::lifecycle::Tasks;
-use crate::stream::{Channel, Cursor, Item};
 
 /// Cells of all grids together: some 200 terminals of ordinary size with their history, or a few very large ones.
 const CELLS: u64 = 16 << 20;
-/// Bytes of output that are looked at together: of a flood of text, most can be left out then (see `flood`).
-const BATCH: u64 = 2 << 20;
 /// From so many bytes at a time on, output is a flood, and its screen is looked after in larger lots.
 const FLOOD: u64 = 64 << 10;
 /// How long a flood gathers in the log before it is emulated, while nobody asks for the screen.
@@ -96,29 +94,6 @@ impl Drop for Promise {
     }
 }
 
-/// One terminal.
-#[derive(Debug)]
-struct Session {
-    process: Arc<Process>,
-    screen: AsyncMutex<Screen>,
-    /// Bytes that its log keeps.
-    retention: u64,
-}
-
-/// What its screen shows, and up to where that follows the log.
-#[derive(Debug)]
-struct Screen {
-    grid: Grid,
-    cursor: Cursor,
-    /// Bytes of output that were read, those that are missing among them.
-    offset: u64,
-    /// Output that was read and is not emulated yet, behind its first `emulated` bytes.
-    pending: Vec<u8>,
-    emulated: usize,
-    /// Whether every byte was.
-    is_exact: bool,
-}
-
 /// A frame that redraws a screen, and where the log goes on behind it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Restored {
@@ -176,18 +151,7 @@ impl Terminals {
 
     /// Takes over the screen of a process that has a terminal; `retention` is what its log keeps.
     pub fn adopt(self: &Arc<Self>, process: &Arc<Process>, grid: Grid, retention: u64) {
-        let session = Arc::new(Session {
-            process: Arc::clone(process),
-            screen: AsyncMutex::new(Screen {
-                grid,
-                cursor: Cursor::start().only(&[Channel::Tty]),
-                offset: 0,
-                pending: Vec::new(),
-                emulated: 0,
-                is_exact: true,
-            }),
-            retention,
-        });
+        let session = Arc::new(Session::new(process, grid, retention));
         let id = process.id();
         self.sessions.lock().insert(id, Arc::clone(&session));
         self.scopes.lock().opened(id, Instant::now());
@@ -224,7 +188,7 @@ impl Terminals {
             let (answers, now) = {
                 let mut screen = session.caught_up().await?;
                 seen = screen.cursor.seq;
-                (screen.grid.take_answers(), screen.offset)
+                (screen.grid()?.take_answers(), screen.offset)
             };
             let is_flood = now - offset > FLOOD;
             offset = now;
@@ -240,7 +204,8 @@ impl Terminals {
                 tokio::time::sleep(if is_flood { GATHER } else { WATCHED }).await;
             }
         }
-        session.caught_up().await.map(|_| ())
+        session.caught_up().await?.rest();
+        Ok(())
     }
 
     fn session(&self, process: &Process) -> Result<Arc<Session>, Error> {
@@ -259,9 +224,16 @@ impl Terminals {
     pub async fn restore(&self, process: &Process) -> Result<Restored, Error> {
         let session = self.session(process)?;
         let mut screen = session.caught_up().await?;
+        let (frame, size) = {
+            let grid = screen.grid()?;
+            (grid.restore(), grid.size())
+        };
+        if process.end().is_some() {
+            screen.rest();
+        }
         Ok(Restored {
-            frame: screen.grid.restore(),
-            size: screen.grid.size(),
+            frame,
+            size,
             offset: screen.offset,
             is_exact: screen.is_exact,
         })
@@ -274,15 +246,19 @@ impl Terminals {
     /// [`Error::Conflict`] when the process has no terminal.
     pub async fn snapshot(&self, process: &Process, request: SnapshotRequest) -> Result<Shown, Error> {
         let session = self.session(process)?;
-        let screen = session.caught_up().await?;
-        Ok(Shown {
-            screen: screen.grid.snapshot(),
-            cells: request.cells.then(|| screen.grid.cells()),
-            history: request
-                .history
-                .map(|(from, lines)| screen.grid.history(from, lines)),
-            is_exact: screen.is_exact,
-        })
+        let mut screen = session.caught_up().await?;
+        let is_exact = screen.is_exact;
+        let grid = screen.grid()?;
+        let shown = Shown {
+            screen: grid.snapshot(),
+            cells: request.cells.then(|| grid.cells()),
+            history: request.history.map(|(from, lines)| grid.history(from, lines)),
+            is_exact,
+        };
+        if process.end().is_some() {
+            screen.rest();
+        }
+        Ok(shown)
     }
 
     /// Changes the size of screen and terminal.
@@ -294,11 +270,12 @@ impl Terminals {
     pub async fn resize(&self, process: &Process, size: Size) -> Result<(), Error> {
         let session = self.session(process)?;
         let mut screen = session.caught_up().await?;
-        let before = screen.grid.size();
-        screen.grid.resize(size)?;
+        let grid = screen.grid()?;
+        let before = grid.size();
+        grid.resize(size)?;
         process.resize(size).inspect_err(|_| {
             // It has what it had: there was room for it.
-            let _ = screen.grid.resize(before);
+            let _ = grid.resize(before);
         })
     }
 
@@ -432,50 +409,5 @@ pub struct LogFollower {
 impl Drop for LogFollower {
     fn drop(&mut self) {
         self.terminals.scopes.lock().unfollow(self.id, Instant::now());
-    }
-}
-
-impl Session {
-    /// Its screen after everything that is in the log.
-    async fn caught_up(&self) -> Result<tokio::sync::MutexGuard<'_, Screen>, Error> {
-        let log = self.process.output();
-        let mut screen = self.screen.lock().await;
-        screen.emulate().await;
-        loop {
-            let items = log.read(&mut screen.cursor, BATCH).await?;
-            if items.is_empty() {
-                return Ok(screen);
-            }
-            for item in items {
-                match item {
-                    Item::Record(record) => {
-                        screen.offset = record.offset + record.bytes.len() as u64;
-                        screen.pending.extend_from_slice(&record.bytes);
-                    }
-                    Item::Gap(gap) => {
-                        screen.offset += gap.bytes;
-                        screen.is_exact = false;
-                    }
-                }
-            }
-            screen.emulate().await;
-            // What the log would drop unseen waits for us.
-            log.set_gate(Gate {
-                after: screen.cursor.seq,
-                window: self.retention.max(2) / 2,
-                ..Gate::OPEN
-            });
-        }
-    }
-}
-
-impl Screen {
-    /// Emulates what is pending, and lets others have their turn now and then. Cancel-safe: what is not emulated yet stays.
-    async fn emulate(&mut self) {
-        while self.emulated < self.pending.len() {
-            self.emulated += self.grid.step(&self.pending[self.emulated..]);
-            tokio::task::yield_now().await;
-        }
-        (self.pending, self.emulated) = (Vec::new(), 0);
     }
 }
