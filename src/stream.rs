@@ -31,7 +31,7 @@ pub use cursor::Cursor;
 pub use delivery::Delivery;
 pub use dialogue::{Ack, Acked, Attach, Attached, Frame, Lease, Offer, ReadGate};
 pub use keep::{ChannelTotals, Keep, Kept, Tail, Totals};
-pub use log::Log;
+pub use log::{Log, RECORD_LIMIT};
 pub use record::{Channel, Gap, Holder, Item, Record, Spilled, Stored};
 pub use roster::{Evictions, Roster, Standing};
 pub use survey::Survey;

@@ -21,8 +21,19 @@ pub(super) fn json(value: &serde_json::Value) -> Result<(), Error> {
 }
 
 /// Whether this says that whoever reads our output (`| head`) has closed it.
-pub(super) fn is_closed(error: &Error) -> bool {
+fn is_closed(error: &Error) -> bool {
     matches!(error, Error::Io { source, .. } if source.kind() == io::ErrorKind::BrokenPipe)
+}
+
+/// Whether this says that our output is gone: closed, its terminal hung up, or its disk full.
+pub(super) fn is_lost(error: &Error) -> bool {
+    let gone = |source: &io::Error| {
+        matches!(
+            source.kind(),
+            io::ErrorKind::BrokenPipe | io::ErrorKind::StorageFull
+        ) || source.raw_os_error() == Some(libc::EIO)
+    };
+    matches!(error, Error::Io { source, .. } if gone(source))
 }
 
 /// Writes `boxd: ...` and a hint to standard error; there is nobody left to tell when that fails. Whoever closes our

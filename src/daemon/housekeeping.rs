@@ -35,7 +35,7 @@ pub(super) async fn stop_leftovers(earlier: Earlier, engine: Arc<Engine>) {
 /// The pillar: gives memory back after each spell of work, until the daemon stops.
 pub(super) async fn keep_small(rooms: Arc<Rooms>, tasks: Tasks) -> Result<(), Error> {
     // The start itself is the first spell.
-    let (mut seen, mut owed) = (0, true);
+    let (mut seen, mut owed, mut lived) = (0, true, 0);
     loop {
         tokio::select! {
             () = tokio::time::sleep(INTERVAL) => {}
@@ -43,13 +43,19 @@ pub(super) async fn keep_small(rooms: Arc<Rooms>, tasks: Tasks) -> Result<(), Er
         }
         rooms.forget_old();
         let performed = rooms.performed();
-        owed |= performed != seen;
+        // What ends leaves something behind, too.
+        let living = rooms.engine().living();
+        owed |= performed != seen || living < lived;
+        lived = living;
         // A spell that still goes on would take everything again.
-        let quiet = performed == seen || rooms.engine().living() == 0;
+        let quiet = performed == seen || living == 0;
         seen = performed;
         if owed && quiet {
             owed = false;
-            rooms.rest().await;
+            tokio::select! {
+                () = rooms.rest() => {}
+                () = tasks.stopping() => return Ok(()),
+            }
             // Only a panic could be told here, and it has been logged.
             let engine = Arc::clone(rooms.engine());
             let tidying = move || {

@@ -393,9 +393,12 @@ impl Output {
     pub(super) async fn settle(&self) {
         let Some(spool) = &self.spool else { return };
         let share = spool.share();
-        if let Err((error, excess)) = self.spill(spool, share, share / 2).await {
+        let spilled = self.spill(spool, share, share / 2).await;
+        let mut state = self.state.lock();
+        state.stuck = spilled.is_err();
+        if let Err((error, excess)) = spilled {
             tracing::debug!(%error, "output stays in memory");
-            self.without_disk(&mut self.state.lock(), &excess);
+            self.without_disk(&mut state, &excess);
         }
     }
 
@@ -436,7 +439,6 @@ impl Output {
         };
         let mut state = self.state.lock();
         state.segment = segment;
-        state.stuck = written.is_err();
         let places = match written {
             Ok(places) => places,
             Err(error) => return Err((error, excess)),

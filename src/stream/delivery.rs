@@ -26,7 +26,8 @@
 //! goes when it fits, and the pipe is read in pieces that fit ([`Delivery::gate`]), so that no credit stays unused. With
 //! nothing in flight one frame may always go; frames without payload and frames acknowledged already cost nothing.
 //! A client may attach with less than one frame. When it grows that without ever acknowledging, by what it got, it
-//! would be stuck before the first frame of full size: what it lacked is added to what it grants then.
+//! would be stuck before the first frame of full size: what it lacked is added to what it grants then, until it
+//! acknowledges something.
 //!
 //! **What may be gone.** A frame leaves the log when it was acknowledged and sent in this generation, or when the log was
 //! full of what was sent and the client had credit for more ([`Delivery::let_drop`]). Who attaches below that is told
@@ -63,7 +64,7 @@ pub struct Delivery {
     frame: u64,
     /// What the client granted.
     window: u64,
-    /// What it granted when it attached.
+    /// What it granted when it attached; beyond all once it has acknowledged something.
     attached_window: u64,
     flight: Flight,
     ended: bool,
@@ -190,6 +191,10 @@ impl Delivery {
             return Acked::Ended { release: exit };
         }
         if ack.acked_seq <= self.reached {
+            if ack.acked_seq > 0 {
+                // It acknowledges: its window needs no help.
+                self.attached_window = u64::MAX;
+            }
             self.acked = self.acked.max(ack.acked_seq);
             self.flight.acked(self.acked);
             self.settle();

@@ -381,6 +381,9 @@ impl World {
                     self.window = ack.credit_bytes;
                 }
                 if ack.acked_seq <= self.reached {
+                    if ack.acked_seq > 0 {
+                        self.attached_window = u64::MAX;
+                    }
                     self.acked = self.acked.max(ack.acked_seq);
                     self.ever_acked = self.ever_acked.max(ack.acked_seq);
                 }

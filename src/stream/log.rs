@@ -24,7 +24,7 @@ const GATHER_BELOW: usize = 4 * 1024;
 /// A gathered record is closed at this size.
 const GATHER_LIMIT: usize = 32 * 1024;
 /// Bytes of one record unless something smaller was asked for.
-const RECORD_LIMIT: usize = 128 * 1024;
+pub const RECORD_LIMIT: usize = 128 * 1024;
 
 /// The log of one process.
 #[derive(Debug)]

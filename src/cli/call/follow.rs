@@ -22,6 +22,8 @@ const PAUSE: Duration = Duration::from_millis(200);
 const ATTEMPTS: u32 = 150;
 /// Nothing for so long, not even a sign of life, is a lost connection.
 const SILENCE: Duration = Duration::from_secs(45);
+/// How long the daemon may take for what it does at once.
+const ANSWER: Duration = Duration::from_secs(10);
 
 /// What is kept from one connection to the next.
 struct Following {
@@ -153,13 +155,33 @@ impl Http {
     /// Interrupts the process; that it has ended already is told by its end.
     async fn pass_on(&self, id: &str, interrupt: Interrupt) -> Result<(), Error> {
         let signal = json!({ "id": id, "signal": interrupt.name(), "scope": "tree" });
-        match self.operation("process.signal", &signal).await {
+        let answered = tokio::time::timeout(ANSWER, self.operation("process.signal", &signal)).await;
+        let late = Error::Timeout {
+            what: "the daemon",
+            after: ANSWER,
+        };
+        match answered.unwrap_or(Err(late)) {
             Err(error @ Error::Protocol { .. }) => {
                 output::complaint(&error);
                 Ok(())
             }
             other => other.map(|_| ()),
         }
+    }
+
+    /// Ends a process whose output nobody takes any more: here it would have been told by its next write. One that has
+    /// ended leaves alive what it left alive.
+    pub(super) async fn end(&self, id: &str) {
+        let ending = async {
+            let one = json!({ "id": id });
+            let info = self.operation("process.get", &one).await?;
+            if info["status"] == "running" {
+                self.operation("process.kill", &one).await?;
+            }
+            Ok::<_, Error>(())
+        };
+        // The lost output is what is told.
+        let _ = tokio::time::timeout(ANSWER, ending).await;
     }
 
     /// Prints what a process wrote so far.
@@ -176,7 +198,12 @@ impl Http {
         let how = if follow { "follow=true" } else { "format=ndjson" };
         let uri = format!("/v1/processes/{id}/logs?{how}&since={since}");
         let headers = [(ACCEPT, "application/x-ndjson")];
-        let response = self.send(Method::GET, &uri, &headers, Body::default()).await?;
+        let response = self.send(Method::GET, &uri, &headers, Body::default());
+        let late = |_| Error::Timeout {
+            what: "the daemon",
+            after: SILENCE,
+        };
+        let response = tokio::time::timeout(SILENCE, response).await.map_err(late)??;
         Ok(Lines::new(response))
     }
 }

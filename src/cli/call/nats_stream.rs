@@ -68,8 +68,9 @@ impl Nats {
         };
         let mut following = self.start(id, start).await?;
         let streamed = following.stream(printer, command).await;
-        if streamed.as_ref().is_err_and(output::is_closed) {
-            following.cancel().await?;
+        if streamed.as_ref().is_err_and(output::is_lost) {
+            // The first error is the one that is told.
+            let _ = following.cancel().await;
         }
         let exit = match streamed? {
             Streamed::Exit(exit) => exit,
@@ -113,7 +114,12 @@ impl Nats {
             Ok(())
         };
         let mut following = self.start(fresh_id(), start).await?;
-        let streamed = following.stream(printer, take).await?;
+        let streamed = following.stream(printer, take).await;
+        if streamed.is_err() {
+            // It would be kept for whoever comes back; the first error is the one that is told.
+            let _ = following.cancel().await;
+        }
+        let streamed = streamed?;
         // An interrupt ends the following, and says nothing of the process.
         Ok(match (streamed, following.passed_on) {
             (Streamed::Left(interrupt), _) => Ending::Left(interrupt),

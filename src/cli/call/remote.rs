@@ -8,7 +8,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::http::Http;
 use super::nats::Nats;
@@ -97,9 +97,8 @@ impl Remote {
                     .as_str()
                     .ok_or_else(|| unexpected("a process without an id"))?;
                 let ending = http.follow(id, printer, OnInterrupt::PassOn).await;
-                if ending.as_ref().is_err_and(output::is_closed) {
-                    // Here it would have been told by its next write.
-                    http.operation("process.kill", &json!({ "id": id })).await?;
+                if ending.as_ref().is_err_and(output::is_lost) {
+                    http.end(id).await;
                 }
                 ending
             }

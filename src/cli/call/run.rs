@@ -70,10 +70,28 @@ impl Run {
             json,
             ..Printer::default()
         };
-        let ending = remote.run(&request, &mut printer).await?;
+        let ending = tokio::select! {
+            ending = remote.run(&request, &mut printer) => ending?,
+            interrupt = impatient() => Ending::Left(interrupt),
+        };
         Ok(Shown {
             exit: printer.code(ending)?,
         })
+    }
+}
+
+/// How long a second signal may take to be heard where streams are read.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Resolves some time after the second signal, wherever we are stuck. Cancel-safe.
+async fn impatient() -> Interrupt {
+    let mut interrupts = Interrupts::listen();
+    loop {
+        let (interrupt, is_first) = interrupts.next().await;
+        if !is_first {
+            tokio::time::sleep(PATIENCE).await;
+            return interrupt;
+        }
     }
 }
 
