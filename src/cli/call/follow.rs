@@ -185,12 +185,12 @@ impl Http {
     }
 
     /// Prints what a process wrote so far.
-    pub(super) async fn logs(&self, id: &str, printer: &mut Printer) -> Result<(), Error> {
+    pub(super) async fn logs(&self, id: &str, printer: &mut Printer) -> Result<Ending, Error> {
         let mut lines = self.log_lines(id, printer.sequence, false).await?;
         while let Some(line) = lines.next().await? {
             printer.take(Event::parse(&line)?, &line)?;
         }
-        Ok(())
+        Ok(Ending::Ended)
     }
 
     async fn log_lines(&self, id: &str, since: u64, follow: bool) -> Result<Lines, Error> {

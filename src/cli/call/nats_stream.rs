@@ -88,8 +88,8 @@ impl Nats {
     }
 
     /// Prints what a process wrote so far.
-    pub(super) async fn logs(&self, id: &str, printer: &mut Printer) -> Result<(), Error> {
-        self.process_follow(id, printer, false).await.map(|_| ())
+    pub(super) async fn logs(&self, id: &str, printer: &mut Printer) -> Result<Ending, Error> {
+        self.process_follow(id, printer, false).await
     }
 
     async fn process_follow(&self, id: &str, printer: &mut Printer, follow: bool) -> Result<Ending, Error> {
@@ -120,14 +120,24 @@ impl Nats {
             let _ = following.cancel().await;
         }
         let streamed = streamed?;
+        let exit = match streamed {
+            Streamed::Left(interrupt) => return Ok(Ending::Left(interrupt)),
+            Streamed::Exit(exit) => exit,
+        };
         // An interrupt ends the following, and says nothing of the process.
-        Ok(match (streamed, following.passed_on) {
-            (Streamed::Left(interrupt), _) => Ending::Left(interrupt),
-            (Streamed::Exit(_), Some(interrupt)) if follow && printer.exit.is_none() => {
-                Ending::Left(interrupt)
-            }
-            (Streamed::Exit(_), _) => Ending::Ended,
-        })
+        if let Some(interrupt) = following.passed_on.filter(|_| printer.exit.is_none()) {
+            return Ok(Ending::Left(interrupt));
+        }
+        if !exit.failure_code.is_empty() {
+            return Err(Error::Unavailable {
+                what: "the log".into(),
+                reason: format!(
+                    "it was cut short by {} {:?}",
+                    exit.failure_code, exit.failure_detail
+                ),
+            });
+        }
+        Ok(Ending::Ended)
     }
 
     /// Starts an operation.

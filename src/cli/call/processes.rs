@@ -7,6 +7,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::remote::Remote;
+use super::run::Ending;
 use super::streamed::Printer;
 use super::{Shown, output, show_done};
 use crate::error::Error;
@@ -148,8 +149,12 @@ impl Logs {
             ..Printer::default()
         };
         if !self.follow {
-            remote.logs(&self.id, &mut printer).await?;
-            return Ok(Shown::OK);
+            return Ok(match remote.logs(&self.id, &mut printer).await? {
+                Ending::Ended => Shown::OK,
+                Ending::Left(interrupt) => Shown {
+                    exit: interrupt.exit_code(),
+                },
+            });
         }
         let ending = remote.follow(&self.id, &mut printer).await?;
         Ok(Shown {

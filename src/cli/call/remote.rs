@@ -115,7 +115,7 @@ impl Remote {
     }
 
     /// Prints what a process wrote so far.
-    pub(super) async fn logs(&self, id: &str, printer: &mut Printer) -> Result<(), Error> {
+    pub(super) async fn logs(&self, id: &str, printer: &mut Printer) -> Result<Ending, Error> {
         match self {
             Self::Http(http) => http.logs(id, printer).await,
             Self::Nats(nats) => nats.logs(id, printer).await,
