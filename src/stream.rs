@@ -28,7 +28,7 @@ mod view;
 
 pub use arrivals::{Arrival, Arrivals};
 pub use cursor::Cursor;
-pub use delivery::Delivery;
+pub use delivery::{Delivery, frame_limit};
 pub use dialogue::{Ack, Acked, Attach, Attached, Frame, Lease, Offer, ReadGate};
 pub use keep::{ChannelTotals, Keep, Kept, Tail, Totals};
 pub use log::{Log, RECORD_LIMIT};

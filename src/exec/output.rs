@@ -12,7 +12,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::{Buf, Bytes, BytesMut};
 use parking_lot::Mutex;
@@ -28,6 +28,9 @@ const GATHERED: u64 = 1 << 20;
 /// What an output that has ended may hold in memory for good without a file of its own, bytes: a file costs a descriptor.
 const RESTING: u64 = 1 << 20;
 
+/// How long the pump waits for room that is worthwhile when there is some.
+const PATIENCE: Duration = Duration::from_millis(50);
+
 /// When the pump may read more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Gate {
@@ -35,6 +38,8 @@ pub struct Gate {
     pub after: u64,
     /// Bytes that may stand behind it.
     pub window: u64,
+    /// For fewer bytes than this the pump waits a moment: many small reads are many small records.
+    pub worthwhile: u64,
     /// Bytes that may be kept in all.
     pub capacity: u64,
 }
@@ -44,6 +49,7 @@ impl Gate {
     pub const OPEN: Self = Self {
         after: 0,
         window: u64::MAX,
+        worthwhile: 0,
         capacity: u64::MAX,
     };
 }
@@ -118,8 +124,8 @@ impl Output {
     /// process. When it is cancelled the first of the bytes may be in.
     pub async fn write(&self, channel: Channel, mut bytes: Bytes) {
         while !bytes.is_empty() {
-            let room = self.room().await.min(bytes.len());
-            self.append(channel, bytes.split_to(room));
+            let room = self.room(bytes.len()).await;
+            self.append(channel, bytes.split_to(room.min(bytes.len())));
             self.settle().await;
         }
     }
@@ -211,25 +217,44 @@ impl Output {
         }
     }
 
-    /// Resolves when the pump may read more, to how many bytes that are. Cancel-safe.
-    pub async fn room(&self) -> usize {
+    /// Resolves when the pump may read more, to how many bytes that are: `most`, as many as are worthwhile, or after
+    /// [`PATIENCE`] what there is. Cancel-safe.
+    pub async fn room(&self, most: usize) -> usize {
+        let worthwhile = self.room_of(|state| state.gate.worthwhile.min(most as u64));
+        let there_is = async { self.room_of(|_| 1).await };
+        tokio::select! {
+            biased;
+            bytes = worthwhile => bytes,
+            () = tokio::time::sleep(PATIENCE) => there_is.await,
+        }
+    }
+
+    /// Resolves when there is room for as many bytes as `enough` says, and for one at least. Cancel-safe.
+    async fn room_of(&self, enough: impl Fn(&State) -> u64) -> usize {
         loop {
             let mut room = std::pin::pin!(self.room.notified());
             room.as_mut().enable();
-            match self.room_now() {
-                0 => room.await,
-                bytes => return bytes,
+            let (bytes, enough) = {
+                let state = self.state.lock();
+                (self.room_in(&state), enough(&state))
+            };
+            if bytes > 0 && bytes as u64 >= enough {
+                return bytes;
             }
+            room.await;
         }
     }
 
     /// How many bytes the pump may read now.
     pub fn room_now(&self) -> usize {
-        let state = self.state.lock();
+        self.room_in(&self.state.lock())
+    }
+
+    fn room_in(&self, state: &State) -> usize {
         if state.gate == Gate::OPEN && !state.stuck {
             return usize::MAX;
         }
-        if self.has_no_memory(&state) {
+        if self.has_no_memory(state) {
             return 0;
         }
         let window = state
@@ -481,6 +506,8 @@ fn now_ms() -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
+
     use super::*;
 
     fn text(items: &[Item]) -> String {
@@ -599,13 +626,14 @@ mod tests {
         let gate = |after| Gate {
             after,
             window: 4,
+            worthwhile: 1,
             capacity: 100,
         };
         output.set_gate(gate(0));
         output.append(Channel::Stdout, Bytes::from("four"));
         assert_eq!(output.room_now(), 0);
         assert_eq!(output.next_seq(), 2, "what was gathered is a record now");
-        let (room, release) = (output.room(), async { output.set_gate(gate(1)) });
+        let (room, release) = (output.room(usize::MAX), async { output.set_gate(gate(1)) });
         tokio::join!(room, release);
         output.set_gate(Gate {
             capacity: 4,
@@ -614,5 +642,23 @@ mod tests {
         assert_eq!(output.room_now(), 0, "as much is kept as may be");
         output.release(1);
         assert_eq!(output.room_now(), 4);
+    }
+
+    #[tokio::test]
+    async fn little_room_is_waited_on_for_a_moment_unless_it_is_enough() {
+        let output = Output::in_memory(Keep::all());
+        let gate = |window| Gate {
+            window,
+            worthwhile: 50,
+            ..Gate::OPEN
+        };
+        output.set_gate(gate(10));
+        assert_eq!(output.room(8).now_or_never(), Some(10), "all that is wanted fits");
+        let (room, grow) = (output.room(usize::MAX), async { output.set_gate(gate(60)) });
+        assert_eq!(tokio::join!(room, grow).0, 60);
+        output.set_gate(gate(10));
+        let begun = std::time::Instant::now();
+        assert_eq!(output.room(usize::MAX).await, 10, "better than nothing");
+        assert!(begun.elapsed() >= PATIENCE);
     }
 }

@@ -39,7 +39,7 @@ impl Pump {
                 if output.is_over() {
                     return Overflow;
                 }
-                let room = output.room().await;
+                let room = output.room(usize::MAX).await;
                 match next(taps, room).await {
                     Some((channel, bytes)) => output.append(channel, bytes),
                     None => std::future::pending().await,

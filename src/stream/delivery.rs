@@ -25,6 +25,8 @@
 //! **Credit.** The window is an absolute limit on payload that was sent in this generation and not acknowledged: a frame
 //! goes when it fits, and the pipe is read in pieces that fit ([`Delivery::gate`]), so that no credit stays unused. With
 //! nothing in flight one frame may always go; frames without payload and frames acknowledged already cost nothing.
+//! No frame is larger than half of the window that the op was started with ([`frame_limit`]), so a client that
+//! acknowledges whenever half of it is used up never waits for a frame that waits for it.
 //! A client may attach with less than one frame. When it grows that without ever acknowledging, by what it got, it
 //! would be stuck before the first frame of full size: what it lacked is added to what it grants then, until it
 //! acknowledges something.
@@ -38,6 +40,17 @@ use super::flight::Flight;
 
 /// The window of a client that names none, bytes.
 const DEFAULT_WINDOW: u64 = 4 << 20;
+
+/// No window makes frames smaller than this, bytes: each costs a message, and a record of the log.
+const SMALLEST_FRAME: usize = 512;
+
+/// Payload of the largest frame of an op whose client grants `window` bytes (0 for the usual) over a link that carries
+/// `most` in one message.
+pub fn frame_limit(most: usize, window: u64) -> usize {
+    let window = if window == 0 { DEFAULT_WINDOW } else { window };
+    let half = usize::try_from(window / 2).unwrap_or(usize::MAX);
+    most.min(half.max(SMALLEST_FRAME)).max(1)
+}
 
 /// The delivery of one op.
 #[derive(Debug)]
@@ -241,6 +254,7 @@ impl Delivery {
             return ReadGate {
                 after,
                 window: u64::MAX,
+                worthwhile: 0,
                 capacity: limit,
             };
         }
@@ -252,6 +266,7 @@ impl Delivery {
         ReadGate {
             after,
             window: window.min(limit.max(1)),
+            worthwhile: self.frame.min(self.window / 2).min(limit / 2),
             capacity: u64::MAX,
         }
     }

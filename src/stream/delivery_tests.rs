@@ -1,7 +1,7 @@
 //! The rules of [`Delivery`], one by one.
 
 use super::delivery_model::Retained;
-use super::{Ack, Acked, Attach, Attached, Delivery, Frame, Lease, Offer};
+use super::{Ack, Acked, Attach, Attached, Delivery, Frame, Lease, Offer, frame_limit};
 
 fn attach(generation: u64, from_seq: u64, window_bytes: u64) -> Attach {
     Attach {
@@ -389,6 +389,22 @@ fn the_pipe_is_read_while_there_is_credit_and_room() {
         }
         let retained = Retained { unsent, total, limit };
         assert_eq!(retained.room(&delivery) > 0, read, "{case:?}");
+    }
+}
+
+#[test]
+fn frames_are_small_enough_for_two_in_a_window() {
+    // Most in one message, window, frame.
+    let cases = [
+        (131_072, 0, 131_072),
+        (131_072, 1 << 20, 131_072),
+        (131_072, 200_000, 100_000),
+        (131_072, 1, 512),
+        (100, 1, 100),
+        (131_072, u64::MAX, 131_072),
+    ];
+    for (most, window, frame) in cases {
+        assert_eq!(frame_limit(most, window), frame, "{most} {window}");
     }
 }
 

@@ -101,6 +101,8 @@ pub struct ReadGate {
     pub after: u64,
     /// Bytes that may stand behind it.
     pub window: u64,
+    /// What is worth a read: for less than this it is better to wait a moment, as an acknowledgement may make it more.
+    pub worthwhile: u64,
     /// Bytes that may be kept.
     pub capacity: u64,
 }

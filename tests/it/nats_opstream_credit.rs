@@ -146,6 +146,40 @@ async fn a_client_that_stops_acknowledging_blocks_the_command_until_credit_comes
 }
 
 #[tokio::test]
+async fn a_client_that_acknowledges_half_a_window_at_once_gets_everything() {
+    const WINDOW: u64 = 64 << 10;
+    let ways = Ways::start().await;
+    // Read at once at the exit, while it runs, and after the kernel's buffer was full; what goes first differs.
+    let lines = [
+        "exec head -c 65536 /dev/zero",
+        "head -c 30000 /dev/zero; exec head -c 65536 /dev/zero",
+        "head -c 30000 /dev/zero; sleep 0.1; exec head -c 300000 /dev/zero",
+        "head -c 5000 /dev/zero; sleep 0.1; exec head -c 3000000 /dev/zero",
+    ];
+    for (index, line) in lines.into_iter().enumerate() {
+        let id = format!("batches-{index}");
+        let (_, mut client) = OpClient::start(&ways.control, &id, with_window(WINDOW, line)).await;
+        let (mut said, mut unanswered) = (Said::default(), 0);
+        while said.exit.is_none() {
+            let frame = client.next().await;
+            unanswered += payload(&frame);
+            said.take(frame);
+            assert_eq!(
+                said.progress, 0,
+                "{line:?} stands still with {unanswered} in flight"
+            );
+            assert!(unanswered <= WINDOW, "{unanswered} in flight");
+            if unanswered >= WINDOW / 2 {
+                client.ack(client.seen, 0, false).await;
+                unanswered = 0;
+            }
+        }
+        let exit = said.exit.unwrap();
+        assert_eq!(exit.totals["stdout"], said.stdout.len() as u64, "{line:?}");
+    }
+}
+
+#[tokio::test]
 async fn credit_0_leaves_the_window_and_a_window_smaller_than_a_frame_is_enough() {
     let ways = Ways::start().await;
     let (_, mut client) = OpClient::start(&ways.control, "small", with_window(1, "exec seq 1 200000")).await;

@@ -254,6 +254,7 @@ impl Op {
             output.set_gate(Gate {
                 after: gate.after,
                 window: gate.window,
+                worthwhile: gate.worthwhile,
                 capacity: gate.capacity,
             });
         }

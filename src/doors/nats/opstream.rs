@@ -14,7 +14,7 @@ use super::subjects::{FamilyKind, is_token};
 use crate::error::Error;
 use crate::exec;
 use crate::ops::Call;
-use crate::stream::{Ack, Attach, Attached, Evictions, RECORD_LIMIT, Roster, Standing};
+use crate::stream::{Ack, Attach, Attached, Evictions, RECORD_LIMIT, Roster, Standing, frame_limit};
 use crate::wire::opstream::{self, FRAME_OVERHEAD};
 use crate::wire::proto::{
     OpAck, OpAttach, OpExit, OpLostReason, OpStart, OpStarted, OpStatus, WriteChunk, WriteChunkAck,
@@ -217,7 +217,8 @@ pub(super) async fn start(generation: &Arc<Generation>, id: &str, asked: Asked) 
     }
     let link = &generation.link;
     let fits = generation.max_payload.saturating_sub(FRAME_OVERHEAD);
-    let frame_bytes = link.door.config.op.frame_bytes.min(fits).min(RECORD_LIMIT);
+    let most = link.door.config.op.frame_bytes.min(fits).min(RECORD_LIMIT);
+    let frame_bytes = frame_limit(most, asked.start.window_bytes);
     loop {
         match link.ops.find(id, asked.family, frame_bytes) {
             Found::Answer(answer) => return Ok(answer),
