@@ -92,9 +92,10 @@ impl Http {
         id: &str,
         printer: &mut Printer,
         on_interrupt: OnInterrupt,
+        interrupts: Interrupts,
     ) -> Result<Ending, Error> {
         let mut following = Following {
-            interrupts: Interrupts::listen(),
+            interrupts,
             on_interrupt,
             owed: None,
             was_there: false,

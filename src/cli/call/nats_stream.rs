@@ -9,6 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use futures_util::StreamExt;
 use prost::Message;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use super::nats::{ANSWER_TIMEOUT, Nats, fresh_id};
 use super::output;
@@ -25,6 +26,8 @@ use proto::{OpChannel, OpExit, OpFrame, OpStart, op_frame, op_start};
 const WINDOW: u64 = 4 << 20;
 /// A running operation gives a sign of life at least every five seconds: after so long without one it is attached to again.
 const SILENCE: Duration = Duration::from_secs(12);
+/// The pause before a cancel that was not answered is said again.
+const AGAIN: Duration = Duration::from_millis(200);
 /// Attempts to come back without a single frame.
 const ATTEMPTS: u32 = 20;
 
@@ -50,6 +53,7 @@ enum Streamed {
 impl Nats {
     /// Runs a command and prints what it says.
     pub(super) async fn run(&self, request: &ExecRequest, printer: &mut Printer) -> Result<Ending, Error> {
+        let interrupts = Interrupts::listen();
         let exec = proto::ExecRequest {
             command: request.command.clone(),
             shell: request.shell,
@@ -67,7 +71,7 @@ impl Nats {
             ..OpStart::default()
         };
         let mut following = self.start(id, start).await?;
-        let streamed = following.stream(printer, command).await;
+        let streamed = following.stream(interrupts, printer, command).await;
         if streamed.as_ref().is_err_and(output::is_lost) {
             // The first error is the one that is told.
             let _ = following.cancel().await;
@@ -93,6 +97,7 @@ impl Nats {
     }
 
     async fn process_follow(&self, id: &str, printer: &mut Printer, follow: bool) -> Result<Ending, Error> {
+        let interrupts = Interrupts::listen();
         let payload = json!({ "id": id, "since": printer.sequence, "follow": follow });
         let start = OpStart {
             ext: Some(proto::Extension {
@@ -114,7 +119,7 @@ impl Nats {
             Ok(())
         };
         let mut following = self.start(fresh_id(), start).await?;
-        let streamed = following.stream(printer, take).await;
+        let streamed = following.stream(interrupts, printer, take).await;
         if streamed.is_err() {
             // It would be kept for whoever comes back; the first error is the one that is told.
             let _ = following.cancel().await;
@@ -170,11 +175,12 @@ impl Following<'_> {
     /// Takes the frames of the operation until its exit.
     async fn stream(
         &mut self,
+        mut interrupts: Interrupts,
         printer: &mut Printer,
         mut take: impl FnMut(&mut Printer, OpFrame) -> Result<(), Error>,
     ) -> Result<Streamed, Error> {
-        // A cancel that was lost with a connection is said again.
-        let (mut interrupts, mut failed, mut is_owed) = (Interrupts::listen(), 0, false);
+        // A cancel that was lost with a connection is said again, from this moment on.
+        let (mut failed, mut owed) = (0, None);
         loop {
             tokio::select! {
                 frame = self.next() => match frame {
@@ -195,15 +201,15 @@ impl Following<'_> {
                     Err(_) => {
                         failed += 1;
                         self.attach().await;
-                        is_owed = is_owed && self.cancel().await.is_err();
                     }
                 },
+                () = until(owed) => owed = self.cancel().await.err().map(|_| Instant::now() + AGAIN),
                 (interrupt, is_first) = interrupts.next() => {
                     if !is_first {
                         return Ok(Streamed::Left(interrupt));
                     }
                     self.passed_on = Some(interrupt);
-                    is_owed = self.cancel().await.is_err();
+                    owed = Some(Instant::now());
                 }
             }
         }
@@ -269,6 +275,14 @@ impl Following<'_> {
             .nats
             .ask(fresh_id(), Op::OpCancel(cancel), Some(ANSWER_TIMEOUT));
         asked.await.map(|_| ())
+    }
+}
+
+/// Resolves at that moment, never when there is none. Cancel-safe.
+async fn until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 use super::http::Http;
 use super::nats::Nats;
 use super::output;
-use super::run::{Ending, payload};
+use super::run::{Ending, Interrupts, payload};
 use super::streamed::Printer;
 use crate::error::Error;
 
@@ -92,11 +92,12 @@ impl Remote {
     pub(super) async fn run(&self, request: &ExecRequest, printer: &mut Printer) -> Result<Ending, Error> {
         match self {
             Self::Http(http) => {
+                let interrupts = Interrupts::listen();
                 let created = http.operation("process.create", &payload(request)).await?;
                 let id = created["id"]
                     .as_str()
                     .ok_or_else(|| unexpected("a process without an id"))?;
-                let ending = http.follow(id, printer, OnInterrupt::PassOn).await;
+                let ending = http.follow(id, printer, OnInterrupt::PassOn, interrupts).await;
                 if ending.as_ref().is_err_and(output::is_lost) {
                     http.end(id).await;
                 }
@@ -109,7 +110,10 @@ impl Remote {
     /// Prints what a process wrote and writes until it ends.
     pub(super) async fn follow(&self, id: &str, printer: &mut Printer) -> Result<Ending, Error> {
         match self {
-            Self::Http(http) => http.follow(id, printer, OnInterrupt::Leave).await,
+            Self::Http(http) => {
+                let interrupts = Interrupts::listen();
+                http.follow(id, printer, OnInterrupt::Leave, interrupts).await
+            }
             Self::Nats(nats) => nats.follow(id, printer).await,
         }
     }

@@ -51,7 +51,7 @@ pub(super) async fn stream(
     Ok(())
 }
 
-/// Writes events until the end of what is read; a line is never cut between writes.
+/// Writes events until the end of what is read. A cancel may cut the last line: the exit says that there was one.
 async fn follow(mut reader: LogReader, output: &Output) -> Result<(), Error> {
     loop {
         let mut lines = Vec::new();

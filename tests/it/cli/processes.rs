@@ -176,6 +176,29 @@ fn ends_the_command(signal: Signal) {
 }
 
 #[test]
+fn a_signal_that_comes_while_the_command_is_asked_for_ends_it_too() {
+    through_each_door(|way, daemon| {
+        let stopped = Pid::from_raw(daemon.pid());
+        kill(stopped, Signal::SIGSTOP).unwrap();
+        let run = Running::start(way, daemon, &["run", "--", "sleep", "600"]);
+        let status = format!("/proc/{}/status", run.child.id());
+        eventually("a client that takes signals", PATIENCE, || {
+            let status = std::fs::read_to_string(&status).unwrap();
+            let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"))?;
+            let caught = u64::from_str_radix(caught.trim(), 16).unwrap();
+            (caught >> (Signal::SIGINT as i32 - 1) & 1 == 1).then_some(())
+        });
+        run.signal(Signal::SIGINT);
+        kill(stopped, Signal::SIGCONT).unwrap();
+        let (code, _, stderr) = run.end();
+        let said = String::from_utf8_lossy(&stderr).into_owned();
+        assert!(code > Some(128), "{}: {code:?} {said}", way.name);
+        let table = String::from_utf8(way.call(daemon, &["ps", "--running"], b"").stdout).unwrap();
+        assert!(!table.contains("sleep 600"), "{}: {table}", way.name);
+    });
+}
+
+#[test]
 fn a_signal_that_is_ignored_stays_ignored() {
     through_each_door(|way, daemon| {
         let mut run = Command::new("sh");
