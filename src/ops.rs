@@ -13,6 +13,7 @@ mod perform;
 mod principal;
 mod process_config;
 mod processes;
+mod remembered;
 mod table;
 
 use std::sync::Arc;

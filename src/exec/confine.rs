@@ -14,7 +14,7 @@ use super::leaves::{Leaves, Reach};
 use super::limits::{Hit, Limits, Mechanism};
 use super::members::Tree;
 use super::oom::OomEvents;
-use super::spec::Oom;
+use super::spec::{Oom, Promise};
 use super::watchdog::{Allowance, Lookout, Watchdog};
 use crate::capability::Capability;
 use crate::error::Error;
@@ -198,11 +198,11 @@ impl Confinement {
     }
 
     /// What a stop of this tree can promise.
-    pub(super) fn tree(&self) -> &'static str {
+    pub(super) fn tree(&self) -> Promise {
         if self.leaves.is_empty() {
-            "best_effort"
+            Promise::BestEffort
         } else {
-            "cgroup"
+            Promise::Cgroup
         }
     }
 }
@@ -416,8 +416,8 @@ mod tests {
         assert!(!outcome.said.contains("survived"), "{}", outcome.said);
         let (oom, hit) = run.confinement.verdict();
         let expected = match mechanism {
-            Some(Mechanism::Watchdog) => (Oom::Unknown, "best_effort"),
-            _ => (Oom::Yes, "cgroup"),
+            Some(Mechanism::Watchdog) => (Oom::Unknown, Promise::BestEffort),
+            _ => (Oom::Yes, Promise::Cgroup),
         };
         assert_eq!((oom, run.confinement.tree()), expected, "{mechanism:?}");
         assert_eq!(hit, Some(Hit::Memory), "{mechanism:?}");
@@ -546,7 +546,7 @@ mod tests {
             let mut run = Run::start(&here, &some, HIDE);
             assert_eq!(run.finish().await.exit, Exit::Code(0));
             let Some(reach) = run.confinement.reach() else {
-                assert_eq!(run.confinement.tree(), "best_effort");
+                assert_eq!(run.confinement.tree(), Promise::BestEffort);
                 run.kill();
                 continue;
             };

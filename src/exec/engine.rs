@@ -21,12 +21,12 @@ use super::limits::Limits;
 use super::members::{Leader, Tree};
 use super::output::{Gate, Output};
 use super::prepare::Prepared;
-use super::process::{About, BEST_EFFORT, Parts, Process};
+use super::process::{About, Parts, Process};
 use super::pump::Pump;
 use super::reap::{Child, Reaper};
 use super::run::Running;
 use super::spawn::Start;
-use super::spec::{Command, EndRecord, Environment, Finished, ProcessSpec, Retention, Stdin};
+use super::spec::{Command, EndRecord, Environment, Finished, ProcessSpec, Promise, Retention, Stdin};
 use super::spool::Spool;
 use super::sprint;
 use super::sys;
@@ -275,7 +275,9 @@ impl Engine {
             about,
             tree: newborn.tree,
             reach: confinement.as_ref().and_then(Confinement::reach),
-            promise: confinement.as_ref().map_or(BEST_EFFORT, Confinement::tree),
+            promise: confinement
+                .as_ref()
+                .map_or(Promise::BestEffort, Confinement::tree),
             input: ends.input,
             terminal: ends.terminal,
             output,

@@ -1,5 +1,7 @@
 //! What a command may use at most, how that is enforced, and which limit it met: plain data.
 
+use serde::{Deserialize, Serialize};
+
 use crate::error::Error;
 
 /// Limits of one command and everything that it starts, `None` for no limit. Wall time is not among them: it is a
@@ -95,7 +97,7 @@ impl Limits {
 }
 
 /// What enforces limits other than that of time. Where several do, the one that comes last here is named.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Mechanism {
     /// A resource limit of each process, `setrlimit(2)`.
     Rlimit,
@@ -123,7 +125,7 @@ impl Mechanism {
 }
 
 /// A limit that a command met.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Hit {
     /// `memory_max`: it was killed.
     Memory,

@@ -58,8 +58,8 @@ pub use prepare::Prepared;
 pub use process::{About, Process, Scope, Signalled};
 pub use registry::{Registry, RegistryLimits, RowKey};
 pub use spec::{
-    Command, EndRecord, Environment, Exit, Finished, OnExit, Oom, Owner, ProcessSpec, Retention, Stdin,
-    signal_name, signal_number,
+    Command, EndRecord, Environment, Exit, Finished, OnExit, Oom, Owner, ProcessSpec, Promise, Retention,
+    Stdin, signal_name, signal_number,
 };
 pub use spool::Spool;
 pub use terminal::Size;

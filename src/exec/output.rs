@@ -146,6 +146,7 @@ impl Output {
         let mut state = self.state.lock();
         let kept = end(state.log.next_seq(), state.log.totals());
         state.sealed = true;
+        state.log.finish();
         drop(state);
         self.news.notify_waiters();
         self.room.notify_waiters();
@@ -341,6 +342,11 @@ impl Output {
     /// The sequence behind which the newest `count` records of `channels` stand.
     pub fn before_newest(&self, channels: &[Channel], count: u64) -> u64 {
         self.state.lock().log.before_newest(channels, count)
+    }
+
+    /// Bytes written so far.
+    pub fn written(&self) -> u64 {
+        self.state.lock().log.written()
     }
 
     /// Totals and digests so far.

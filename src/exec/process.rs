@@ -15,7 +15,7 @@ use super::kill;
 use super::leaves::Reach;
 use super::members::{Leader, Tree};
 use super::output::Output;
-use super::spec::{Command, EndRecord, Finished, Owner};
+use super::spec::{Command, EndRecord, Finished, Owner, Promise};
 use super::terminal::{Size, Terminal};
 use crate::error::Error;
 use crate::ids::ProcessId;
@@ -42,12 +42,9 @@ pub struct Signalled {
     pub survivors: Vec<i32>,
     /// Only the process and its group could be reached: `/proc` cannot be read.
     pub unseen: bool,
-    /// `cgroup` when nobody can have escaped, else `best_effort`.
-    pub tree: &'static str,
+    /// What a stop can promise.
+    pub tree: Promise,
 }
-
-/// Without a cgroup a process that cleared its environment may escape.
-pub(super) const BEST_EFFORT: &str = "best_effort";
 
 impl Signalled {
     fn nobody() -> Self {
@@ -55,7 +52,7 @@ impl Signalled {
             pids: Vec::new(),
             survivors: Vec::new(),
             unseen: false,
-            tree: BEST_EFFORT,
+            tree: Promise::BestEffort,
         }
     }
 }
@@ -70,10 +67,10 @@ pub struct Process {
     /// By what everybody of it is reached, where it has a control group.
     reach: Option<Reach>,
     /// What a stop of it can promise.
-    promise: &'static str,
+    promise: Promise,
     input: Input,
     output: Arc<Output>,
-    after_exit: Arc<Output>,
+    after_exit: OnceLock<Arc<Output>>,
     control: Control,
     end: OnceLock<Arc<EndRecord>>,
 }
@@ -118,7 +115,7 @@ pub(super) struct Parts {
     pub(super) about: About,
     pub(super) tree: Tree,
     pub(super) reach: Option<Reach>,
-    pub(super) promise: &'static str,
+    pub(super) promise: Promise,
     pub(super) input: Input,
     pub(super) terminal: Option<Terminal>,
     pub(super) output: Arc<Output>,
@@ -145,7 +142,7 @@ impl Process {
             promise,
             input,
             output,
-            after_exit: Output::in_memory(Keep::newest(AFTER_EXIT)),
+            after_exit: OnceLock::new(),
             control: Control::default(),
             end: OnceLock::new(),
         })
@@ -168,7 +165,14 @@ impl Process {
 
     /// What its descendants wrote after its end: the newest of it, and all of it counted.
     pub fn after_exit(&self) -> &Arc<Output> {
-        &self.after_exit
+        self.after_exit
+            .get_or_init(|| Output::in_memory(Keep::newest(AFTER_EXIT)))
+    }
+
+    /// How many bytes its descendants wrote after its end.
+    pub fn after_exit_bytes(&self) -> u64 {
+        let after_exit = self.after_exit.get();
+        after_exit.map_or(0, |output| output.written())
     }
 
     /// Whether it has a terminal.
@@ -335,8 +339,8 @@ impl Process {
         })
     }
 
-    /// What a stop of it can promise: `cgroup` when nobody can have escaped, else `best_effort`.
-    pub fn promise(&self) -> &'static str {
+    /// What a stop of it can promise.
+    pub fn promise(&self) -> Promise {
         self.promise
     }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 use super::limits::{Hit, Limits, Mechanism};
 use super::terminal::Size;
@@ -135,7 +136,7 @@ impl ProcessSpec {
 }
 
 /// How the leader ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Exit {
     /// It returned this code, 0..=255.
     Code(i32),
@@ -171,7 +172,7 @@ pub fn signal_number(name: &str) -> Option<i32> {
 }
 
 /// Whether the kernel killed the process for want of memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Oom {
     /// Its own cgroup says so.
     Yes,
@@ -181,8 +182,27 @@ pub enum Oom {
     Unknown,
 }
 
+/// What a stop of a tree can promise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Promise {
+    /// Nobody of it can have escaped: a control group holds it.
+    Cgroup,
+    /// A process that cleared its environment may have escaped.
+    BestEffort,
+}
+
+impl Promise {
+    /// The name that crosses the doors.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Cgroup => "cgroup",
+            Self::BestEffort => "best_effort",
+        }
+    }
+}
+
 /// Why and how a process ended: the last record of its log.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EndRecord {
     /// Sequence of this record: one more than that of the last output record.
     pub seq: u64,
@@ -198,8 +218,8 @@ pub struct EndRecord {
     pub limit: Option<Hit>,
     /// What enforced its limits; `None` when it had none that need anything.
     pub mechanism: Option<Mechanism>,
-    /// `cgroup` when nobody of its tree can have escaped a stop, else `best_effort`.
-    pub tree: &'static str,
+    /// What a stop of its tree can promise.
+    pub tree: Promise,
     /// Whether it was killed for want of memory.
     pub oom: Oom,
     /// Peak memory of the tree where a control group counted it, else peak resident set of the leader, bytes; `None` when that was no larger than the daemon's own: the kernel starts a

@@ -21,6 +21,7 @@ use tokio::sync::Notify;
 use tokio::sync::futures::OwnedNotified;
 
 use super::journal::{Journal, Key, Unsynced};
+use super::remembered::Remembered;
 use crate::error::Error;
 use crate::exec::Finished;
 use crate::ids::ProcessId;
@@ -81,7 +82,7 @@ struct Entry {
 #[derive(Debug)]
 enum State {
     Running,
-    Done(Product),
+    Done(Remembered),
     Evicted,
     Lost,
 }
@@ -176,7 +177,7 @@ impl Ledger {
         match entry.map(|entry| &entry.state) {
             None => Outcome::Unknown,
             Some(State::Running) => Outcome::Running,
-            Some(State::Done(finished)) => Outcome::Done(finished.clone()),
+            Some(State::Done(outcome)) => outcome.product().map_or(Outcome::Evicted, Outcome::Done),
             Some(State::Evicted) => Outcome::Evicted,
             Some(State::Lost) => Outcome::Lost,
         }
@@ -351,7 +352,7 @@ impl Entry {
             State::Running => Err(Error::DuplicateInFlight { key }),
             State::Evicted => Err(Error::Evicted { key }),
             State::Lost => Err(Error::Lost { key }),
-            State::Done(outcome) => Ok(Begin::Replay(outcome.clone())),
+            State::Done(outcome) => outcome.product().map(Begin::Replay).ok_or(Error::Evicted { key }),
         }
     }
 }
@@ -361,8 +362,9 @@ impl Pages {
         let Some(entry) = self.entries.get_mut(&key) else {
             return;
         };
-        entry.state = State::Done(outcome.clone());
-        self.kept_bytes += size(outcome);
+        let outcome = Remembered::of(outcome);
+        self.kept_bytes += outcome.size();
+        entry.state = State::Done(outcome);
         self.kept.push_back(key);
         self.ended.push_back((Instant::now(), key));
         while self.kept_bytes > BYTES || self.kept.len() > OUTCOMES {
@@ -377,7 +379,7 @@ impl Pages {
         if let Some(entry) = self.entries.get_mut(key)
             && let State::Done(outcome) = std::mem::replace(&mut entry.state, state)
         {
-            self.kept_bytes -= size(&outcome);
+            self.kept_bytes -= outcome.size();
         }
     }
 
@@ -397,14 +399,6 @@ impl Pages {
             }
         }
     }
-}
-
-fn size(outcome: &Product) -> usize {
-    let Product::Ran(outcome) = outcome else {
-        return size_of::<Entry>();
-    };
-    let kept = [&outcome.stdout, &outcome.stderr].map(|kept| kept.head.len() + kept.tail.len());
-    size_of::<Finished>() + size_of::<Entry>() + kept.iter().sum::<usize>()
 }
 
 fn hash(principal: &str, name: &str) -> Key {

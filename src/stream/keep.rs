@@ -1,8 +1,10 @@
 //! How much of a log stays, and what stayed of a channel put together again.
 
 use std::ops::Index;
+use std::sync::LazyLock;
 
 use bytes::{Bytes, BytesMut};
+use serde::{Deserialize, Serialize};
 
 use super::log::Log;
 use super::record::{Channel, Record, Stored};
@@ -64,7 +66,7 @@ impl Keep {
 }
 
 /// What was kept of a channel, put together.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Kept {
     /// The first bytes; all of them when nothing was dropped.
     pub head: Bytes,
@@ -75,7 +77,7 @@ pub struct Kept {
 }
 
 /// What a channel carried until the log was sealed.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChannelTotals {
     /// Bytes written.
     pub total: u64,
@@ -84,12 +86,22 @@ pub struct ChannelTotals {
 }
 
 /// The totals of every channel.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Totals([ChannelTotals; Channel::COUNT]);
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Totals {
+    /// Of those that carried something, in the order of the channels: most commands use one or none, and thousands of
+    /// ends are remembered.
+    used: Vec<(Channel, ChannelTotals)>,
+}
+
+/// Of a channel that carried nothing.
+static NOTHING: LazyLock<ChannelTotals> = LazyLock::new(|| ChannelTotals {
+    total: 0,
+    digest: blake3::hash(b""),
+});
 
 impl Totals {
-    pub(super) fn new(channels: [ChannelTotals; Channel::COUNT]) -> Self {
-        Self(channels)
+    pub(super) fn new(used: impl Iterator<Item = (Channel, ChannelTotals)>) -> Self {
+        Self { used: used.collect() }
     }
 
     /// Of channels that carried these bytes and no others.
@@ -106,7 +118,8 @@ impl Index<Channel> for Totals {
     type Output = ChannelTotals;
 
     fn index(&self, channel: Channel) -> &ChannelTotals {
-        &self.0[channel.index()]
+        let used = self.used.iter().find(|(used, _)| *used == channel);
+        used.map_or_else(|| &*NOTHING, |(_, totals)| totals)
     }
 }
 

@@ -49,8 +49,38 @@ struct Pending {
 #[derive(Debug, Default)]
 struct Count {
     total: u64,
-    /// Boxed: a hasher is 2 KiB and most commands write to one channel or none.
-    hasher: Option<Box<blake3::Hasher>>,
+    digest: Digest,
+}
+
+/// The digest of what a channel carried.
+#[derive(Debug, Default)]
+enum Digest {
+    /// It carried nothing.
+    #[default]
+    Empty,
+    /// More may come. Boxed: a hasher is 2 KiB and most commands write to one channel or none.
+    Open(Box<blake3::Hasher>),
+    /// Nothing comes any more.
+    Closed(blake3::Hash),
+}
+
+impl Digest {
+    fn update(&mut self, bytes: &[u8]) {
+        if matches!(self, Self::Empty) {
+            *self = Self::Open(Box::default());
+        }
+        if let Self::Open(hasher) = self {
+            hasher.update(bytes);
+        }
+    }
+
+    fn value(&self) -> blake3::Hash {
+        match self {
+            Self::Empty => blake3::hash(b""),
+            Self::Open(hasher) => hasher.finalize(),
+            Self::Closed(digest) => *digest,
+        }
+    }
 }
 
 impl Log {
@@ -86,7 +116,7 @@ impl Log {
         }
         let count = &mut self.counts[channel.index()];
         count.total += bytes.len() as u64;
-        count.hasher.get_or_insert_with(Box::default).update(&bytes);
+        count.digest.update(&bytes);
         if bytes.len() < GATHER_BELOW.min(self.record_limit) {
             return self.gather(channel, &bytes, now_ms);
         }
@@ -301,15 +331,26 @@ impl Log {
 
     /// Totals and digest of every channel so far.
     pub fn totals(&self) -> Totals {
-        Totals::new(self.counts.each_ref().map(|count| {
-            ChannelTotals {
+        let used = Channel::ALL.into_iter().zip(&self.counts);
+        let used = used.filter(|(_, count)| count.total > 0);
+        Totals::new(used.map(|(channel, count)| {
+            let totals = ChannelTotals {
                 total: count.total,
-                digest: count
-                    .hasher
-                    .as_ref()
-                    .map_or_else(|| blake3::hash(b""), |hasher| hasher.finalize()),
-            }
+                digest: count.digest.value(),
+            };
+            (channel, totals)
         }))
+    }
+
+    /// Nothing is added any more: what only a growing log needs is given up.
+    pub fn finish(&mut self) {
+        self.close_pending();
+        for count in &mut self.counts {
+            if matches!(count.digest, Digest::Open(_)) {
+                count.digest = Digest::Closed(count.digest.value());
+            }
+        }
+        self.shelves.iter_mut().for_each(Shelf::shrink);
     }
 
     /// Bytes written to all channels so far.

@@ -138,6 +138,12 @@ impl Shelf {
         record.map(|record| record.seq)
     }
 
+    /// Takes no more room than its records need.
+    pub(super) fn shrink(&mut self) {
+        self.head.shrink_to_fit();
+        self.tail.shrink_to_fit();
+    }
+
     /// Head and tail.
     pub(super) fn parts(
         &self,

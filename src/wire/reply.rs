@@ -189,7 +189,7 @@ mod tests {
                 sent_signal: None,
                 limit: None,
                 mechanism: None,
-                tree: "best_effort",
+                tree: exec::Promise::BestEffort,
                 oom: exec::Oom::Unknown,
                 peak_rss: None,
                 user_cpu: Duration::ZERO,

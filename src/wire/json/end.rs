@@ -62,7 +62,7 @@ impl From<&EndRecord> for End {
             sent_signal: end.sent_signal.map(signal_name),
             limit: end.limit.map(Hit::as_str),
             limit_mechanism: end.mechanism.map(Mechanism::as_str),
-            tree: end.tree,
+            tree: end.tree.as_str(),
             cancelled: end.cancelled,
             oom: match end.oom {
                 Oom::Yes => Value::Bool(true),

@@ -182,14 +182,13 @@ impl Exited {
                 (channel.as_str(), carried)
             })
         });
-        let after = process.after_exit().totals();
         Self {
             sequence: end.seq,
             timed_out: end.timed_out,
             duration_ms: milliseconds(end.wall),
             end: End::from(end),
             channels: carried.collect(),
-            after_exit_bytes: Channel::ALL.into_iter().map(|channel| after[channel].total).sum(),
+            after_exit_bytes: process.after_exit_bytes(),
         }
     }
 }
@@ -250,7 +249,7 @@ impl SignalReply {
             info: Info::from(process),
             signalled: signalled.pids.clone(),
             survivors: signalled.survivors.clone(),
-            tree: signalled.tree,
+            tree: signalled.tree.as_str(),
         }
     }
 }

@@ -333,7 +333,7 @@ mod tests {
                 sent_signal: None,
                 limit: None,
                 mechanism: None,
-                tree: "best_effort",
+                tree: crate::exec::Promise::BestEffort,
                 oom: Oom::Unknown,
                 peak_rss: Some(4096),
                 user_cpu: Duration::from_millis(2),
