@@ -14,7 +14,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
@@ -23,8 +23,6 @@ use super::spool::{Segment, Spool};
 use crate::error::Error;
 use crate::stream::{Channel, Cursor, Item, Keep, Kept, Log, Survey, Tail, Totals};
 
-/// Bytes that are read at once when an answer is put together.
-const GATHERED: u64 = 1 << 20;
 /// What an output that has ended may hold in memory for good without a file of its own, bytes: a file costs a descriptor.
 const RESTING: u64 = 1 << 20;
 
@@ -219,7 +217,7 @@ impl Output {
     }
 
     /// Resolves when the pump may read more, to how many bytes that are: `most`, as many as are worthwhile, or after
-    /// [`PATIENCE`] what there is. Cancel-safe.
+    /// `PATIENCE` what there is. Cancel-safe.
     pub async fn room(&self, most: usize) -> usize {
         let worthwhile = self.room_of(|state| state.gate.worthwhile.min(most as u64));
         let there_is = async { self.room_of(|_| 1).await };
@@ -359,53 +357,9 @@ impl Output {
         self.state.lock().log.kept(channel, keep)
     }
 
-    /// The same of a channel that carried `total` bytes, also where some of them are in the spool.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Io`] when the spool cannot be read.
-    pub(super) async fn gathered(&self, channel: Channel, keep: Keep, total: u64) -> Result<Kept, Error> {
-        let kept = self.kept(channel, keep);
-        let tail_limit = match keep.tail {
-            Tail::EachChannel(bytes) | Tail::Together(bytes) => bytes,
-            Tail::All => u64::MAX,
-        };
-        let wanted = keep.head.saturating_add(tail_limit).min(total);
-        if self.spool.is_none() || (kept.head.len() + kept.tail.len()) as u64 >= wanted {
-            return Ok(kept);
-        }
-        let limit = usize::try_from(tail_limit).unwrap_or(usize::MAX);
-        let (mut head, mut tail) = (BytesMut::new(), BytesMut::new());
-        let mut cursor = Cursor::start().only(&[channel]);
-        loop {
-            let items = self.read(&mut cursor, GATHERED).await?;
-            if items.is_empty() {
-                break;
-            }
-            for item in items {
-                let Item::Record(mut record) = item else { continue };
-                let room = keep.head.saturating_sub(head.len() as u64);
-                let first = usize::try_from(room)
-                    .unwrap_or(usize::MAX)
-                    .min(record.bytes.len());
-                head.extend_from_slice(&record.bytes.split_to(first));
-                tail.extend_from_slice(&record.bytes);
-                // What is too much goes now and then, not byte by byte.
-                if tail.len() / 2 > limit {
-                    tail.advance(tail.len() - limit);
-                }
-            }
-        }
-        tail.advance(tail.len().saturating_sub(limit));
-        let omitted = total - (head.len() + tail.len()) as u64;
-        if omitted == 0 {
-            head.extend_from_slice(&std::mem::take(&mut tail));
-        }
-        Ok(Kept {
-            head: head.freeze(),
-            tail: tail.freeze(),
-            omitted,
-        })
+    /// Whether some of it may be on the disk.
+    pub(super) fn has_spool(&self) -> bool {
+        self.spool.is_some()
     }
 
     /// Bounds what may be written, bytes. The lowest of several bounds counts.
@@ -514,6 +468,7 @@ fn now_ms() -> u64 {
 mod tests {
     use futures_util::FutureExt;
 
+    use super::super::fetch::gathered;
     use super::*;
 
     fn text(items: &[Item]) -> String {
@@ -587,7 +542,7 @@ mod tests {
             (spool.used(), output.state.lock().log.in_memory()),
             (2_098_152, 0)
         );
-        let kept = output.gathered(Channel::Stdout, Keep::all(), 2_098_152).await;
+        let kept = gathered(&output, Channel::Stdout, Keep::all(), 2_098_152).await;
         assert_eq!(kept.unwrap().head.as_ref(), [small.as_slice(), &large].concat());
         let little = Output::spooled(Log::new(Keep::all()), &spool);
         little.append(Channel::Stdout, small.into());

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
+use super::fetch;
 use super::input::Input;
 use super::kill;
 use super::leaves::Reach;
@@ -356,14 +357,8 @@ impl Process {
         let total = |channel| end.output[channel].total;
         Ok(Finished {
             id: self.id,
-            stdout: self
-                .output
-                .gathered(Channel::Stdout, keep, total(Channel::Stdout))
-                .await?,
-            stderr: self
-                .output
-                .gathered(Channel::Stderr, keep, total(Channel::Stderr))
-                .await?,
+            stdout: fetch::gathered(&self.output, Channel::Stdout, keep, total(Channel::Stdout)).await?,
+            stderr: fetch::gathered(&self.output, Channel::Stderr, keep, total(Channel::Stderr)).await?,
             end: Arc::clone(end),
         })
     }
