@@ -21,6 +21,7 @@ use crate::doors::nats::{Families, OpConfig};
 use crate::error::Error;
 use crate::startup::SecretNames;
 use crate::telemetry::{Filter, Format, Secret};
+use crate::update::{self, ReleaseKey};
 use crate::workspace::Workspace;
 
 pub use example::example;
@@ -175,6 +176,12 @@ fn defaults(sources: &Sources, problems: &mut Vec<String>) -> Config {
         fs: crate::fs::Config::default(),
         fs_confine: false,
         journal_fsync: false,
+        update: update::Config {
+            base_url: None,
+            channel: "stable".to_owned(),
+            keys: ReleaseKey::built_in().into_iter().collect(),
+            agent_id: String::new(),
+        },
         shutdown_grace: Duration::from_secs(5),
         log_filter: Filter::default(),
         log_format: Format::Auto,

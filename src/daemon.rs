@@ -25,6 +25,7 @@ use crate::lifecycle::Tasks;
 use crate::ops::Rooms;
 use crate::state::{LinkState, Ready, State};
 use crate::telemetry::{Metrics, Secret};
+use crate::update::Origin;
 
 use main_command::MainCommand;
 
@@ -61,14 +62,31 @@ struct Daemon {
     _state: State,
 }
 
-/// Runs the daemon until it is told to stop, and answers the exit code: 0, or that of the main command.
+/// How the daemon ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// With this exit code: 0, or that of the main command.
+    Exit(u8),
+    /// For an update: the new executable is in place and is to be started.
+    Restart,
+}
+
+/// Runs the daemon until it is told to stop.
 ///
 /// # Errors
 ///
 /// What kept it from starting, or the pillar that ended by itself.
-pub fn run(config: Config, main: Option<Main>, announce: impl FnOnce(&Announcement)) -> Result<u8, Error> {
+pub fn run(
+    config: Config,
+    main: Option<Main>,
+    origin: Origin,
+    announce: impl FnOnce(&Announcement),
+) -> Result<End, Error> {
     let started = Instant::now();
-    let prepared = Prepared::before_threads()?;
+    let birth = compose::Birth {
+        prepared: Prepared::before_threads()?,
+        origin,
+    };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(workers())
         .thread_name("boxd")
@@ -81,7 +99,7 @@ pub fn run(config: Config, main: Option<Main>, announce: impl FnOnce(&Announceme
         })?;
     let outcome = runtime.block_on(async {
         let mut signals = signals::Signals::listen()?;
-        let daemon = Daemon::start(config, prepared, main, started, &mut signals, announce).await?;
+        let daemon = Daemon::start(config, birth, main, started, &mut signals, announce).await?;
         daemon.serve(signals).await
     });
     // Blocking work that hangs (a dead network file system) is left behind.
@@ -99,7 +117,7 @@ fn workers() -> usize {
 impl Daemon {
     async fn start(
         config: Config,
-        prepared: Prepared,
+        birth: compose::Birth,
         main: Option<Main>,
         started: Instant,
         signals: &mut signals::Signals,
@@ -122,7 +140,7 @@ impl Daemon {
         } = compose::access(&config, &state)?;
         let rooms = compose::rooms(
             &config,
-            prepared,
+            birth,
             &state,
             instance,
             &tasks,
@@ -162,6 +180,12 @@ impl Daemon {
             instance: instance.to_string(),
             links: links.into_iter().map(link_state).collect(),
         };
+        // Before anybody hears that we serve: an update that led here has come up.
+        let updater = Arc::clone(rooms.updater());
+        let confirmed = tokio::task::spawn_blocking(move || updater.confirm()).await;
+        if let Ok(Err(error)) = confirmed {
+            tracing::error!(%error, "that the update has come up cannot be noted, it may be taken back");
+        }
         state.write_ready(&ready, config.ready_file.as_deref())?;
         tracing::info!(version = env!("CARGO_PKG_VERSION"), http = ?ready.http, took = ?started.elapsed(), "ready");
         let workspace_root = config.workspace.root.clone();

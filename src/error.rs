@@ -173,6 +173,14 @@ pub enum Error {
         /// What is missing.
         reason: String,
     },
+    /// What came is not what was signed, or not what was asked for.
+    #[error("{what} is not to be trusted: {reason}")]
+    Untrusted {
+        /// What came.
+        what: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The peer broke the protocol.
     #[error("{reason}")]
     Protocol {
@@ -355,7 +363,7 @@ impl Error {
             Self::Unsupported { .. } => Code::Unsupported,
             Self::ConsentRequired { .. } => Code::ConsentRequired,
             Self::Unauthenticated { .. } => Code::Unauthenticated,
-            Self::Forbidden { .. } => Code::Forbidden,
+            Self::Forbidden { .. } | Self::Untrusted { .. } => Code::Forbidden,
             Self::Protocol { .. } => Code::Protocol,
             Self::Fenced { .. } => Code::Fenced,
             Self::Config { .. } => Code::Config,

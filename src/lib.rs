@@ -21,5 +21,7 @@ pub mod state;
 pub mod stream;
 pub mod telemetry;
 pub mod tls;
+pub mod update;
+pub mod web;
 pub mod wire;
 pub mod workspace;

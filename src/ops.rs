@@ -27,6 +27,7 @@ use crate::fs;
 use crate::host;
 use crate::ids::ProcessId;
 use crate::pty;
+use crate::update;
 
 pub use batch::{Batch, BatchOutcome, BatchRun};
 pub use launch::{Create, Launch, Run};
@@ -157,6 +158,12 @@ pub enum Op {
     HostMetrics,
     /// What works here now.
     HostCapabilities,
+    /// How far an update of the daemon is.
+    UpdateStatus,
+    /// Look for a newer release.
+    UpdateCheck(update::Apply),
+    /// Begin an update.
+    UpdateApply(update::Apply),
 }
 
 /// The answer of an [`Op`], in the order of its variants.
@@ -212,4 +219,10 @@ pub enum Reply {
     Metrics(Arc<host::Sample>),
     /// To [`Op::HostCapabilities`].
     Capabilities(Vec<Capability>),
+    /// To [`Op::UpdateStatus`].
+    UpdateStatus(update::Status),
+    /// To [`Op::UpdateCheck`].
+    UpdateAvailable(update::Available),
+    /// To [`Op::UpdateApply`].
+    UpdateBegun(update::Applied),
 }

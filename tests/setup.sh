@@ -22,6 +22,7 @@ for group in "$@"; do
     test)
       need cc gcc libc6-dev
       need git git
+      need strip binutils
       need nats-server nats-server
       need node nodejs npm
       need npm npm
@@ -29,6 +30,8 @@ for group in "$@"; do
       need vim vim
       need htop htop
       need tmux tmux
+      need minisign minisign
+      need strace strace
       ;;
     bench)
       need nginx nginx-light

@@ -9,10 +9,12 @@ mod exit;
 mod flags;
 mod openapi;
 mod output;
+mod rehearse;
 mod relay;
 mod run;
 mod secret_file;
 mod token;
+mod update;
 mod version;
 
 use std::process::ExitCode;
@@ -59,6 +61,8 @@ enum Verb {
     Disconnect(connect::Disconnect),
     Relay(Box<relay::Relay>),
     Token(Box<token::Token>),
+    Update(Box<update::Update>),
+    Rehearse(rehearse::Rehearse),
     Openapi(openapi::Openapi),
     Completions(completions::Completions),
     Version(version::Version),
@@ -80,6 +84,8 @@ pub fn main() -> ExitCode {
         Verb::Disconnect(disconnect) => disconnect.run(startup).map(|()| ExitCode::SUCCESS),
         Verb::Relay(relay) => relay.run(startup),
         Verb::Token(token) => token.run().map(|()| ExitCode::SUCCESS),
+        Verb::Update(update) => update.run(startup),
+        Verb::Rehearse(rehearse) => rehearse.run(),
         Verb::Openapi(_) => openapi::print().map(|()| ExitCode::SUCCESS),
         Verb::Completions(completions) => completions.run().map(|()| ExitCode::SUCCESS),
         Verb::Version(version) => version.run().map(|()| ExitCode::SUCCESS),

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::io::{self, IsTerminal};
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Args;
@@ -9,11 +10,12 @@ use clap::Args;
 use super::banner::Banner;
 use super::flags::{Daemon, SettingFlags};
 use super::output;
-use crate::config::{self, Sources};
-use crate::daemon::{self, Announcement, Main};
+use crate::config::{self, Config, Listen, Sources};
+use crate::daemon::{self, Announcement, End, Main};
 use crate::error::Error;
 use crate::startup::Startup;
 use crate::telemetry;
+use crate::update::{Origin, Place, Start, Trial};
 
 /// Serve this machine until told to stop.
 #[derive(Debug, Args)]
@@ -42,18 +44,80 @@ pub(super) struct Run {
 
 impl Run {
     pub(super) fn run(self, startup: Startup) -> Result<ExitCode, Error> {
+        let origin = Origin {
+            place: Place::of_this_program()?,
+            start: Start {
+                arguments: startup.arguments.clone(),
+                environment: startup.environment.clone().into_iter().collect(),
+            },
+        };
+        let trial = match Trial::begin(&origin.place)? {
+            Trial::Restored(executable) => return restart(&origin, &executable),
+            trial => trial,
+        };
+        match self.serve(startup, origin.clone()) {
+            Ok(End::Exit(code)) => Ok(ExitCode::from(code)),
+            Ok(End::Restart) => restart(&origin, &origin.place.executable()),
+            Err(error) => match trial {
+                Trial::Running(running) if running.is_on_trial() => {
+                    output::complaint(&error);
+                    restart(&origin, &running.failed()?)
+                }
+                _ => Err(error),
+            },
+        }
+    }
+
+    fn serve(self, startup: Startup, origin: Origin) -> Result<End, Error> {
+        let (config, main) = self.configure(startup)?;
+        telemetry::init(&config.log_filter, config.log_format, config.color)?;
+        daemon::run(config, main, origin, announce)
+    }
+
+    fn configure(self, startup: Startup) -> Result<(Config, Option<Main>), Error> {
         let config = config::load(&Sources {
             flags: self.flags.given,
             ..super::sources(startup)
         })?
         .config;
-        telemetry::init(&config.log_filter, config.log_format, config.color)?;
         let main = (!self.main.is_empty()).then_some(Main {
             command: self.main,
             exit_with_main: self.exit_with_main,
         });
-        daemon::run(config, main, announce).map(ExitCode::from)
+        Ok((config, main))
     }
+
+    /// The same daemon beside the one that runs: on a port and with directories of its own, without links and main
+    /// command, until it serves.
+    pub(super) fn rehearse(self, startup: Startup) -> Result<ExitCode, Error> {
+        let (mut config, _main) = self.configure(startup)?;
+        let scratch = std::env::current_dir().map_err(|source| Error::Io {
+            doing: "find the current directory".into(),
+            source,
+        })?;
+        config.state_dir = scratch.join("state");
+        config.config_dir = scratch.join("config");
+        config.link.nats_urls.clear();
+        config.ready_file = None;
+        config.http.listen = vec![Listen::Tcp(std::net::SocketAddr::from(([127, 0, 0, 1], 0)))];
+        telemetry::init(&config.log_filter, config.log_format, false)?;
+        let origin = Origin {
+            place: Place::at(&scratch.join("boxd")),
+            start: Start::default(),
+        };
+        let served = |_: &Announcement| {
+            // It stops as any daemon does that is told to.
+            let _ = nix::sys::signal::raise(nix::sys::signal::Signal::SIGTERM);
+        };
+        daemon::run(config, None, origin, served)?;
+        output::answer(concat!("serves ", env!("CARGO_PKG_VERSION"), "\n").as_bytes())?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Becomes the executable; returns when that failed, which leaves no daemon.
+fn restart(origin: &Origin, executable: &Path) -> Result<ExitCode, Error> {
+    match origin.start.become_it(executable)? {}
 }
 
 /// Shows a person where the daemon is. Nobody else: the URL carries the token.

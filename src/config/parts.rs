@@ -38,6 +38,8 @@ pub struct Config {
     pub fs_confine: bool,
     /// Whether the journal of commands reaches the disk before a command starts.
     pub journal_fsync: bool,
+    /// How the daemon itself stays current.
+    pub update: crate::update::Config,
     /// How long running work may take to end when the daemon stops.
     pub shutdown_grace: Duration,
     /// Which log lines are written.

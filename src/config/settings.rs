@@ -9,6 +9,7 @@ use super::value::{Given, name_of};
 use crate::doors::nats::Families;
 use crate::fs::Durability;
 use crate::telemetry::{Format, Secret};
+use crate::update::ReleaseKey;
 
 /// One setting.
 #[derive(Debug)]
@@ -520,6 +521,48 @@ pub const SETTINGS: &[Setting] = &[
         doc: "Sync the journal of commands before each one starts, so that a power loss cannot run one twice.",
         set: |config, given| given.switch().map(|value| config.journal_fsync = value),
         show: |config| Some(config.journal_fsync.to_string()),
+        ..SETTING
+    },
+    Setting {
+        key: "update.base_url",
+        variable: Some("BOXD_UPDATE_BASE_URL"),
+        example: "\"https://releases.example.com/boxd\"",
+        doc: "Where releases of boxd are: an https URL or an absolute directory.",
+        set: |config, given| given.nonempty().map(|base| config.update.base_url = Some(base)),
+        show: |config| config.update.base_url.as_ref().map(quoted),
+        ..SETTING
+    },
+    Setting {
+        key: "update.channel",
+        variable: Some("BOXD_UPDATE_CHANNEL"),
+        doc: "Which releases are taken.",
+        set: |config, given| given.nonempty().map(|channel| config.update.channel = channel),
+        show: |config| Some(quoted(&config.update.channel)),
+        ..SETTING
+    },
+    Setting {
+        key: "update.public_keys",
+        variable: Some("BOXD_UPDATE_PUBLIC_KEYS"),
+        example: "[\"RWROULZH1k2MYXN5hqhjlgnuQFoUNuoNA3XoTKAff7vZoj8STSpHsmw7\"]",
+        doc: "The minisign keys that releases are signed with, instead of the one that this build was made with.",
+        set: |config, given| {
+            let keys = given.list()?;
+            let keys = keys
+                .iter()
+                .map(|key| ReleaseKey::parse(key))
+                .collect::<Result<_, _>>()?;
+            config.update.keys = keys;
+            Ok(())
+        },
+        show: |config| {
+            let keys: Vec<_> = config
+                .update
+                .keys
+                .iter()
+                .map(|key| key.as_str().to_owned())
+                .collect();
+            (!keys.is_empty()).then(|| list(&keys))
+        },
         ..SETTING
     },
     Setting {

@@ -15,6 +15,7 @@ use crate::lifecycle::Tasks;
 use crate::ops::{Ledger, LedgerConfig, Parts, Rooms};
 use crate::state::State;
 use crate::telemetry::{Metrics, Secret};
+use crate::update::{self, Origin, Updater};
 
 /// Time between heartbeats of a link.
 const HEARTBEAT: Duration = Duration::from_secs(5);
@@ -56,10 +57,18 @@ pub(super) fn access(config: &Config, state: &State) -> Result<Admission, Error>
     })
 }
 
+/// What was taken down when the program began.
+pub(super) struct Birth {
+    /// What the engine needs from before there were threads.
+    pub(super) prepared: Prepared,
+    /// How the program was started.
+    pub(super) origin: Origin,
+}
+
 /// The rooms, with the engine's reaper and the host's sampler running.
 pub(super) fn rooms(
     config: &Config,
-    prepared: Prepared,
+    Birth { prepared, origin }: Birth,
     state: &State,
     instance: InstanceId,
     tasks: &Tasks,
@@ -80,8 +89,13 @@ pub(super) fn rooms(
         directory: state.journal(),
         fsync: config.journal_fsync,
     })?;
+    let updates = update::Config {
+        agent_id: config.link.agent_id.clone(),
+        ..config.update.clone()
+    };
     Ok(Arc::new(Rooms::new(Parts {
         workspace: config.workspace.clone(),
+        updater: Updater::new(updates, origin, Arc::clone(&engine)),
         engine,
         pty: config.pty,
         files: Arc::new(Files::new(config.fs.clone(), config.workspace.clone())),

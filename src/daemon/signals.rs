@@ -65,6 +65,15 @@ impl Signals {
         }
     }
 
+    /// Whether one has asked to stop by now.
+    pub(super) async fn stop_has_come(&mut self) -> bool {
+        tokio::select! {
+            biased;
+            () = self.next_stop() => true,
+            () = std::future::ready(()) => false,
+        }
+    }
+
     async fn receive(&mut self) -> Meaning {
         tokio::select! {
             _ = self.terminate.recv() => Meaning::Stop(libc::SIGTERM),

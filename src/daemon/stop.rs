@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use super::main_command::MainCommand;
 use super::signals::{Meaning, Signals};
-use super::{Daemon, exit_code};
+use super::{Daemon, End, exit_code};
 use crate::error::Error;
 use crate::exec::Exit;
 
@@ -28,11 +28,12 @@ enum Reason {
     Signal(i32),
     MainEnded(Exit),
     Pillar(&'static str, Result<(), Error>),
+    Update,
 }
 
 impl Daemon {
-    /// Runs until there is a reason to stop, then stops; answers the exit code.
-    pub(super) async fn serve(mut self, mut signals: Signals) -> Result<u8, Error> {
+    /// Runs until there is a reason to stop, then stops; answers how.
+    pub(super) async fn serve(mut self, mut signals: Signals) -> Result<End, Error> {
         let reason = self.reason_to_stop(&mut signals).await?;
         match &reason {
             Reason::Signal(signal) => {
@@ -40,12 +41,18 @@ impl Daemon {
                 self.pass_on(*signal);
             }
             Reason::MainEnded(_) => tracing::info!("stopping with the main command"),
+            Reason::Update => tracing::info!("stopping for an update"),
             Reason::Pillar(name, _) => tracing::error!(name, "a part of the daemon ended by itself"),
         }
         let survivors = self.stop(&mut signals).await;
-        let code = self.exit_code(reason)?;
+        // Whoever told us to stop during an update wants us to stop.
+        let was_told = signals.stop_has_come().await;
+        let end = match reason {
+            Reason::Update if !was_told => End::Restart,
+            reason => End::Exit(self.exit_code(reason)?),
+        };
         if survivors.is_empty() {
-            return Ok(code);
+            return Ok(end);
         }
         Err(Error::Internal {
             reason: format!("processes {survivors:?} could not be killed"),
@@ -53,6 +60,7 @@ impl Daemon {
     }
 
     async fn reason_to_stop(&mut self, signals: &mut Signals) -> Result<Reason, Error> {
+        let updater = Arc::clone(self.rooms.updater());
         loop {
             tokio::select! {
                 meaning = signals.next() => match meaning {
@@ -65,6 +73,7 @@ impl Daemon {
                         return Ok(Reason::MainEnded(exit));
                     }
                 }
+                () = updater.restart_wanted() => return Ok(Reason::Update),
                 Some((name, end)) = self.tasks.next_pillar() => return Ok(Reason::Pillar(name, end)),
             }
         }
@@ -78,7 +87,7 @@ impl Daemon {
                 .as_ref()
                 .and_then(MainCommand::exit)
                 .map_or(0, exit_code)),
-            Reason::Signal(_) => Ok(0),
+            Reason::Signal(_) | Reason::Update => Ok(0),
             Reason::Pillar(_, Err(error)) => Err(error),
             Reason::Pillar(name, Ok(())) => Err(Error::Internal {
                 reason: format!("{name} ended before it was told to"),

@@ -22,6 +22,7 @@ use crate::ids::RequestId;
 use crate::lifecycle::Tasks;
 use crate::pty::{self, Terminals};
 use crate::telemetry::Metrics;
+use crate::update::Updater;
 use crate::workspace::Workspace;
 
 /// One request: who asks, under which id, and whether a repeat must not run again.
@@ -44,6 +45,7 @@ pub struct Rooms {
     pub(super) terminals: Arc<Terminals>,
     files: Arc<Files>,
     host: Arc<Host>,
+    updater: Arc<Updater>,
     pub(super) ledger: Ledger,
     pub(super) process_config: RwLock<ProcessConfig>,
     /// Operations that were answered.
@@ -71,6 +73,8 @@ pub struct Parts {
     pub files: Arc<Files>,
     /// Metrics and capacity.
     pub host: Arc<Host>,
+    /// The daemon's own executable.
+    pub updater: Arc<Updater>,
     /// What was run under which key.
     pub ledger: Ledger,
     /// Where operations are counted.
@@ -92,6 +96,7 @@ impl Rooms {
             pty,
             files,
             host,
+            updater,
             ledger,
             metrics,
             confine,
@@ -105,6 +110,7 @@ impl Rooms {
             terminals: Terminals::start(pty, &tasks),
             files,
             host,
+            updater,
             ledger,
             process_config: RwLock::default(),
             performed: AtomicU64::new(0),
@@ -135,6 +141,11 @@ impl Rooms {
     /// The host room, for heartbeats and metrics pages.
     pub fn host(&self) -> &Arc<Host> {
         &self.host
+    }
+
+    /// The daemon's own executable, for Hello and the end of the daemon.
+    pub fn updater(&self) -> &Arc<Updater> {
+        &self.updater
     }
 
     /// The workspace, for Hello and the banner.
@@ -277,6 +288,12 @@ impl Rooms {
                 .map(Reply::Unpacked),
             Op::HostMetrics => Ok(Reply::Metrics(self.host.sample())),
             Op::HostCapabilities => Ok(Reply::Capabilities(self.capabilities())),
+            Op::UpdateStatus => Ok(Reply::UpdateStatus(self.updater.status())),
+            Op::UpdateCheck(apply) => self.updater.check(&apply).await.map(Reply::UpdateAvailable),
+            Op::UpdateApply(apply) => {
+                let begun = self.updater.begin(apply, &self.tasks).await;
+                begun.map(Reply::UpdateBegun)
+            }
         }
     }
 

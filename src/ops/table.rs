@@ -215,6 +215,27 @@ pub const OPERATIONS: &[Operation] = &[
         false,
         "What works on this machine now, and why not.",
     ),
+    row(
+        "update.status",
+        Scope::Read,
+        true,
+        false,
+        "How far an update of the daemon is, and which one led to it.",
+    ),
+    row(
+        "update.check",
+        Scope::Full,
+        true,
+        false,
+        "Look whether there is a newer release of the daemon.",
+    ),
+    row(
+        "update.apply",
+        Scope::Full,
+        false,
+        false,
+        "Update the daemon to a signed release and restart it.",
+    ),
 ];
 
 /// The row of a stable name.
@@ -254,6 +275,9 @@ impl Op {
             Self::FsUnpack(_) => "fs.unpack",
             Self::HostMetrics => "host.metrics",
             Self::HostCapabilities => "host.capabilities",
+            Self::UpdateStatus => "update.status",
+            Self::UpdateCheck(_) => "update.check",
+            Self::UpdateApply(_) => "update.apply",
         }
     }
 }

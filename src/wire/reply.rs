@@ -8,8 +8,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::proto::control_response::Result as Outcome;
 use super::proto::{
-    ExecResponse, FsEntry, FsEntryKind, FsListResponse, FsMkdirResponse, FsMoveResponse, FsRemoveResponse,
-    FsStatResponse, FsWriteResponse, GpuSample, HostCapacitySample, MetricsSample, PingResponse,
+    AgentUpdateApplyResponse, ExecResponse, FsEntry, FsEntryKind, FsListResponse, FsMkdirResponse,
+    FsMoveResponse, FsRemoveResponse, FsStatResponse, FsWriteResponse, GpuSample, HostCapacitySample,
+    MetricsSample, PingResponse,
 };
 use crate::error::Error;
 use crate::exec;
@@ -38,6 +39,13 @@ pub fn outcome(name: &'static str, reply: Reply, limit: u64) -> Result<Outcome, 
             entry: found.map(|entry| entry_at(&entry, &entry.path)),
         }),
         Reply::Metrics(sample) => Outcome::Metrics(metrics(&sample)),
+        Reply::UpdateBegun(applied) => Outcome::AgentUpdateApply(AgentUpdateApplyResponse {
+            accepted: true,
+            operation_id: applied.operation_id,
+            current_version: applied.current_version.into(),
+            current_sha256: applied.current_sha256,
+            target_version: applied.version,
+        }),
         Reply::File(_)
         | Reply::Batch(_)
         | Reply::Process(_)
@@ -49,7 +57,9 @@ pub fn outcome(name: &'static str, reply: Reply, limit: u64) -> Result<Outcome, 
         | Reply::Logs(_)
         | Reply::ProcessConfig(_)
         | Reply::Unpacked(_)
-        | Reply::Capabilities(_) => {
+        | Reply::Capabilities(_)
+        | Reply::UpdateStatus(_)
+        | Reply::UpdateAvailable(_) => {
             return Err(Error::Internal {
                 reason: format!("{name} has no message on the control wire"),
             });

@@ -12,13 +12,14 @@ use bytes::Bytes;
 
 use super::proto::PtyOpenRequest;
 use super::proto::{
-    ExecRequest, FsListRequest, FsMkdirRequest, FsMoveRequest, FsReadRequest, FsRemoveRequest, FsWriteBegin,
-    FsWriteRequest, OperationResourcePolicy,
+    AgentUpdateApplyRequest, ExecRequest, FsListRequest, FsMkdirRequest, FsMoveRequest, FsReadRequest,
+    FsRemoveRequest, FsWriteBegin, FsWriteRequest, OperationResourcePolicy,
 };
 use crate::error::Error;
 use crate::exec;
 use crate::fs;
 use crate::ops::{Create, Launch, Op, Run};
+use crate::update;
 
 /// A command; `keep` is how much of each output channel the answer can carry.
 pub fn exec(request: ExecRequest, keep: exec::Keep) -> Result<Op, Error> {
@@ -190,6 +191,21 @@ pub fn fs_move(request: FsMoveRequest) -> Op {
         from: request.from.into(),
         to: request.to.into(),
         overwrite: request.overwrite,
+    })
+}
+
+/// An update of the daemon. Fields that are empty ask for nothing in particular.
+pub fn agent_update_apply(apply: AgentUpdateApplyRequest) -> Op {
+    let given = |text: String| (!text.is_empty()).then_some(text);
+    Op::UpdateApply(update::Apply {
+        operation_id: given(apply.operation_id).unwrap_or_else(|| uuid::Uuid::new_v4().to_string()),
+        version: given(apply.target_version),
+        channel: given(apply.channel),
+        base_url: given(apply.release_base_url),
+        expected_version: given(apply.expected_current_version),
+        expected_sha256: given(apply.expected_current_sha256),
+        agent_id: None,
+        force: false,
     })
 }
 

@@ -15,6 +15,7 @@ const GROUND: &[&str] = &[
     "stream",
     "telemetry",
     "tls",
+    "web",
     "workspace",
 ];
 
@@ -30,6 +31,7 @@ const ARROWS: &[(&str, &[&[&str]])] = &[
     ("kernel", &[&["exec"]]),
     ("desktop", &[&["exec"]]),
     ("host", &[&["exec", "sys"]]),
+    ("update", &[&["exec"]]),
     ("ops", &[ROOMS]),
     ("wire", &[ROOMS, &["ops"]]),
     ("doors::nats", &[ROOMS, &["ops", "wire", "state", "doors::relay"]]),
@@ -59,7 +61,7 @@ const ARROWS: &[(&str, &[&[&str]])] = &[
 ];
 
 /// What does the work.
-const ROOMS: &[&str] = &["exec", "pty", "fs", "git", "kernel", "desktop", "host"];
+const ROOMS: &[&str] = &["exec", "pty", "fs", "git", "kernel", "desktop", "host", "update"];
 
 /// What moves the bytes.
 const DOORS: &[&str] = &["doors", "doors::nats", "doors::http", "doors::relay"];
@@ -72,6 +74,7 @@ const GROUND_ARROWS: &[(&str, &[&str])] = &[
     ("error", &["ids"]),
     ("memory", &[]),
     ("tls", &[]),
+    ("web", &["error", "tls"]),
     ("stream", &["error", "ids"]),
     ("workspace", &["error"]),
     ("lifecycle", &["error"]),

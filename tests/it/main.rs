@@ -67,4 +67,6 @@ mod relay_terminal;
 mod terminal_reach;
 mod terminal_screens;
 mod terminals;
+mod update;
+mod update_daemon;
 mod wire_vectors;

@@ -146,6 +146,25 @@ impl Call {
     }
 }
 
+/// The daemon that runs here, for verbs that need it.
+pub(super) struct Here(http::Http);
+
+impl Here {
+    /// Finds it; who it is was not asked yet.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unavailable`] when none runs.
+    pub(super) fn find(config: &Config) -> Result<Self, Error> {
+        http::Http::find(config).map(Self)
+    }
+
+    /// Does an operation there by its stable name.
+    pub(super) async fn operation(&self, name: &str, payload: &Value) -> Result<Value, Error> {
+        self.0.operation(name, payload).await
+    }
+}
+
 /// NATS when a broker was named on the command line; a variable may be the daemon's own and does not choose it.
 async fn connect(loaded: &Loaded) -> Result<Remote, Error> {
     let by_flag = |key| {

@@ -17,6 +17,7 @@ use crate::ids::{InstanceId, RequestId};
 use crate::lifecycle::Tasks;
 use crate::ops::{Call, Door, Launch, Ledger, LedgerConfig, Op, Parts, Principal, Reply, Rooms, Run};
 use crate::telemetry::Metrics;
+use crate::update::{self, Updater};
 
 /// How long the command of the self-test may take.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -40,8 +41,14 @@ impl Trial {
             environment: config.children.clone(),
             ..exec::Config::default()
         };
+        let engine = Engine::start(engine, InstanceId::mint(), &tasks);
+        let origin = update::Origin {
+            place: update::Place::of_this_program()?,
+            start: update::Start::default(),
+        };
         let parts = Parts {
-            engine: Engine::start(engine, InstanceId::mint(), &tasks),
+            updater: Updater::new(config.update.clone(), origin, Arc::clone(&engine)),
+            engine,
             pty: config.pty,
             files: Arc::new(Files::new(config.fs.clone(), workspace.clone())),
             host: Arc::new(Host::new(workspace.root.clone())),

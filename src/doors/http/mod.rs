@@ -36,6 +36,7 @@ mod terminal;
 mod terminals;
 mod turn;
 mod unparsed;
+mod update;
 mod viewer;
 mod websocket;
 

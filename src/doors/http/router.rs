@@ -9,7 +9,9 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::error::Problem;
-use super::{Behind, fs, host, logs, openapi, operations, process, processes, stored, terminal, terminals};
+use super::{
+    Behind, fs, host, logs, openapi, operations, process, processes, stored, terminal, terminals, update,
+};
 use crate::error::Error;
 use crate::ops::{Call, Op, Reply};
 
@@ -49,6 +51,8 @@ pub(super) fn documented() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(host::capabilities))
         .routes(routes!(host::metrics))
         .routes(routes!(host::prometheus))
+        .routes(routes!(update::status, update::apply))
+        .routes(routes!(update::check))
         .routes(routes!(processes::config, processes::set_config))
         .routes(routes!(processes::run))
         .routes(routes!(processes::batch))

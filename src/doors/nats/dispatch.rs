@@ -150,7 +150,10 @@ fn answer_inline(generation: &Arc<Generation>, family: FamilyKind, request: Cont
             limits,
         }),
         op => {
-            let op = route::operation(op, generation.max_payload as u64)?;
+            let mut op = route::operation(op, generation.max_payload as u64)?;
+            if let Op::UpdateApply(apply) = &mut op {
+                apply.agent_id = Some(generation.link.config().agent_id.clone());
+            }
             request::limited(op, limits).map(Body::Op)
         }
     });

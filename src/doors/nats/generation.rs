@@ -188,6 +188,9 @@ impl Generation {
     /// Publishes going offline on every family, and waits until that and all replies so far are written.
     pub(super) async fn going_offline(&self, reason: GoingOfflineReason) -> Result<(), Gone> {
         let agent_id = self.link.config().agent_id.clone();
+        if reason == GoingOfflineReason::Update {
+            self.say_progress(&agent_id)?;
+        }
         self.publish_event(&hello::going_offline(&agent_id, reason))?;
         self.flush().await
     }
@@ -195,6 +198,13 @@ impl Generation {
     /// Waits until everything sent so far is written.
     pub(super) async fn flush(&self) -> Result<(), Gone> {
         tokio::try_join!(self.control.flush(), self.bulk.flush()).map(|_| ())
+    }
+
+    /// Says how far an update is.
+    fn say_progress(&self, agent_id: &str) -> Result<(), Gone> {
+        let progress = self.link.door.rooms.updater().status().progress;
+        let event = progress.and_then(|progress| hello::update_progress(agent_id, &progress));
+        event.map_or(Ok(()), |event| self.publish_event(&event))
     }
 
     fn finish(&self, end: End) {
@@ -262,17 +272,29 @@ impl Generation {
         }
     }
 
-    /// Heartbeats, and Hello again when a capability or a consent changed or the digest became known.
+    /// Heartbeats, the progress of updates, and Hello again when a capability or a consent changed or the digest became
+    /// known.
     async fn beat(self: Arc<Self>, mut digest_said: bool) -> Result<(), Gone> {
         let door = Arc::clone(&self.link.door);
         let agent_id = self.link.config().agent_id.clone();
         let mut ticks = tokio::time::interval(door.config.heartbeat);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let (mut said, mut seq) = (self.hello(), 0);
+        let mut updates = door.rooms.updater().changes();
+        if let Some(update) = door.rooms.updater().status().rolled_back {
+            self.publish_event(&hello::rolled_back(&agent_id, &update))?;
+        }
         loop {
-            ticks.tick().await;
+            let is_tick = tokio::select! {
+                _ = ticks.tick() => true,
+                Ok(()) = updates.changed() => false,
+            };
             if door.is_offline() {
                 return Ok(());
+            }
+            if !is_tick {
+                self.say_progress(&agent_id)?;
+                continue;
             }
             let now = self.hello();
             if now != said || (!digest_said && door.digest.within(Duration::ZERO).await.is_some()) {

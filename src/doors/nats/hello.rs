@@ -1,10 +1,12 @@
 //! What boxd says about itself: Hello, heartbeats and going offline as messages. Nothing is sent here.
 
 use crate::capability::Capability;
+use crate::error::Retry;
 use crate::ops::Rooms;
+use crate::update;
 use crate::wire::proto::{
-    AdmissionTelemetry, AgentEvent, Arch, Capabilities, GoingOffline, GoingOfflineReason, Heartbeat, Hello,
-    Os, agent_event,
+    AdmissionTelemetry, AgentEvent, AgentUpdateProgress, AgentUpdateStage, Arch, Capabilities, GoingOffline,
+    GoingOfflineReason, Heartbeat, Hello, Os, agent_event,
 };
 use crate::wire::reply;
 
@@ -24,6 +26,19 @@ pub(super) fn hello(door: &Door, link: &LinkConfig, works: &[Capability]) -> Hel
         workspace_root: door.rooms.workspace().root.to_string_lossy().into_owned(),
         capabilities: Some(capabilities(link, works)),
         update_channel: link.update_channel.clone(),
+        ..completed(door.rooms.updater().status().completed)
+    }
+}
+
+/// The update that led to this start.
+fn completed(update: Option<update::Completed>) -> Hello {
+    let Some(update) = update else {
+        return Hello::default();
+    };
+    Hello {
+        completed_update_operation_id: update.operation_id,
+        completed_update_target_version: update.version,
+        completed_update_binary_sha256: update.sha256,
         ..Hello::default()
     }
 }
@@ -99,6 +114,45 @@ pub(super) fn heartbeat(door: &Door, ops: &Ops, agent_id: &str, seq: u64) -> Age
         }),
     };
     event(agent_id, agent_event::Event::Heartbeat(heartbeat))
+}
+
+/// How far an update is; nothing where the wire has no stage for it.
+pub(super) fn update_progress(agent_id: &str, progress: &update::Progress) -> Option<AgentEvent> {
+    let stage = match progress.stage {
+        update::Stage::Accepted => AgentUpdateStage::Accepted,
+        update::Stage::Downloading => AgentUpdateStage::Downloading,
+        update::Stage::Verifying => AgentUpdateStage::Verifying,
+        update::Stage::WaitingForIdle => AgentUpdateStage::WaitingForIdle,
+        update::Stage::Applying => AgentUpdateStage::Applying,
+        update::Stage::Restarting => AgentUpdateStage::Restarting,
+        update::Stage::Failed => AgentUpdateStage::Failed,
+        update::Stage::UpToDate => return None,
+    };
+    let error = progress.error.as_deref();
+    let progress = AgentUpdateProgress {
+        operation_id: progress.operation_id.clone(),
+        target_version: progress.version.clone(),
+        stage: stage.into(),
+        expected_binary_sha256: progress.sha256.clone(),
+        error_code: error.map_or_else(String::new, |error| error.code().as_str().into()),
+        retryable: error.is_some_and(|error| error.retry() != Retry::Never),
+        rolled_back: false,
+    };
+    Some(event(agent_id, agent_event::Event::AgentUpdateProgress(progress)))
+}
+
+/// The last update did not come up and was taken back.
+pub(super) fn rolled_back(agent_id: &str, update: &update::Completed) -> AgentEvent {
+    let progress = AgentUpdateProgress {
+        operation_id: update.operation_id.clone(),
+        target_version: update.version.clone(),
+        stage: AgentUpdateStage::Failed.into(),
+        expected_binary_sha256: update.sha256.clone(),
+        error_code: "rolled_back".into(),
+        retryable: false,
+        rolled_back: true,
+    };
+    event(agent_id, agent_event::Event::AgentUpdateProgress(progress))
 }
 
 /// Going offline, with the reason in words.

@@ -55,6 +55,7 @@ pub(super) fn operation(op: WireOp, max_payload: u64) -> Result<Op, Error> {
         WireOp::FsStat(stat) => return Ok(request::fs_stat(stat.path)),
         WireOp::FsRemove(remove) => return Ok(request::fs_remove(remove)),
         WireOp::Metrics(_) => return Ok(Op::HostMetrics),
+        WireOp::AgentUpdateApply(apply) => return Ok(request::agent_update_apply(apply)),
         WireOp::Ping(ping) => return Ok(Op::Ping { nonce: ping.nonce }),
         WireOp::Hello(_) | WireOp::Resume(_) | WireOp::UpdateMayProceed(_) => {
             let reason = format!("{} is sent by agents, not to them", name(&op));
@@ -80,7 +81,6 @@ pub(super) fn operation(op: WireOp, max_payload: u64) -> Result<Op, Error> {
         WireOp::DesktopEnsure(_) | WireOp::DesktopInput(_) | WireOp::DesktopScreenshot(_) => {
             "this version of boxd has no desktop"
         }
-        WireOp::AgentUpdateApply(_) => "this version of boxd does not update itself",
         WireOp::Reserved36(_) | WireOp::Reserved37(_) | WireOp::Reserved38(_) => {
             "it belongs to a browser sidecar, which boxd is not"
         }

@@ -1,12 +1,8 @@
 //! Dialing a relay: TCP, TLS where the URL says so, the `WebSocket` handshake, and the first message of a producer.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
 use tokio_tungstenite::tungstenite::Message as Packet;
 use tokio_tungstenite::tungstenite::http::Uri;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
@@ -14,6 +10,7 @@ use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
 use super::Endpoint;
 use crate::error::Error;
+use crate::web::Stream;
 use crate::wire::proto::{StreamChannel, StreamOpen, StreamOpenAck, StreamRole};
 use crate::wire::relay::Message;
 
@@ -21,10 +18,6 @@ use crate::wire::relay::Message;
 const LIMIT: Duration = Duration::from_secs(10);
 /// Bytes of one message.
 const MESSAGE: usize = 16 << 20;
-
-/// Any stream that a connection is made of.
-pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
 /// A connection to the relay.
 pub(super) type Socket = WebSocketStream<Box<dyn Stream>>;
@@ -107,22 +100,9 @@ async fn connect(endpoint: &Endpoint, channel: &StreamChannel) -> Result<Socket,
         }
     };
     let port = uri.port_u16().unwrap_or(usual);
-    // A literal IPv6 address stands in brackets.
-    let bare = host.trim_start_matches('[').trim_end_matches(']');
-    let stream = TcpStream::connect((bare, port))
+    let stream = crate::web::dial(host, port, is_tls)
         .await
         .map_err(|error| unreachable(endpoint, &error))?;
-    // Keys are small and are not to wait for more.
-    let _only_slower = stream.set_nodelay(true);
-    let stream: Box<dyn Stream> = if is_tls {
-        let name = rustls::pki_types::ServerName::try_from(bare.to_owned())
-            .map_err(|error| invalid(format!("names no host: {error}")))?;
-        let connector = TlsConnector::from(Arc::new(crate::tls::client_config()));
-        let secured = connector.connect(name, stream).await;
-        Box::new(secured.map_err(|error| unreachable(endpoint, &error))?)
-    } else {
-        Box::new(stream)
-    };
     let config = WebSocketConfig::default()
         .max_message_size(Some(MESSAGE))
         .max_frame_size(Some(MESSAGE));

@@ -23,6 +23,7 @@ mod run;
 mod terminal;
 mod text;
 mod time;
+mod update;
 
 pub use batch::{BatchReply, BatchRequest};
 pub use decode::{Unknown, decode};
@@ -47,3 +48,4 @@ pub use process_requests::{
 pub use run::{Encoding, RunReply, RunRequest};
 pub use terminal::{ClientMessage, LockRequest, ResizeRequest, SizeReply, Snapshot, SnapshotArguments};
 pub use time::{http_date, rfc3339};
+pub use update::{UpdateAvailable, UpdateBegun, UpdateRequest, UpdateStatus};

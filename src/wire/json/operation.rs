@@ -11,7 +11,8 @@ use super::{
     LogsRequest, LogsText, Metrics, MkdirArguments, MoveRequest, Moved, PathReply, Ping, Pong,
     ProcessListArguments, ReadArguments, RemoveArguments, ResizeRequest, RunReply, RunRequest, SignalReply,
     SignalRequest, SizeReply, Snapshot, SnapshotArguments, Stat, StatArguments, Unknown, Unpacked,
-    WaitArguments, WriteArguments, Written, decode, text,
+    UpdateAvailable, UpdateBegun, UpdateRequest, UpdateStatus, WaitArguments, WriteArguments, Written,
+    decode, text,
 };
 use crate::error::Error;
 use crate::ids::ProcessId;
@@ -80,6 +81,9 @@ pub fn decode_op(name: &str, payload: &[u8], config: &ProcessConfig) -> Result<D
         "fs.unpack" => Op::FsUnpack(strict::<ArchiveArguments>(payload)?.into_op()?),
         "host.metrics" => strict::<Nothing>(payload).map(|_| Op::HostMetrics)?,
         "host.capabilities" => strict::<Nothing>(payload).map(|_| Op::HostCapabilities)?,
+        "update.status" => strict::<Nothing>(payload).map(|_| Op::UpdateStatus)?,
+        "update.check" => Op::UpdateCheck(strict::<UpdateRequest>(payload)?.into()),
+        "update.apply" => Op::UpdateApply(strict::<UpdateRequest>(payload)?.into()),
         unknown => return Err(no_such(unknown)),
     };
     Ok(Decoded {
@@ -141,6 +145,9 @@ pub fn encode_reply(reply: &Reply, encoding: Encoding) -> Result<Vec<u8>, Error>
         Reply::Unpacked(unpacked) => bytes(&Unpacked::from(unpacked)),
         Reply::Metrics(sample) => bytes(&Metrics::from(&**sample)),
         Reply::Capabilities(rows) => bytes(&Capabilities::from(rows.clone())),
+        Reply::UpdateStatus(status) => bytes(&UpdateStatus::from(status)),
+        Reply::UpdateAvailable(available) => bytes(&UpdateAvailable::from(available)),
+        Reply::UpdateBegun(applied) => bytes(&UpdateBegun::from(applied)),
     }
 }
 

@@ -36,6 +36,7 @@ pub(crate) struct Builder {
     config: Option<String>,
     state: Option<PathBuf>,
     prelude: Option<String>,
+    program: PathBuf,
     namespaced: bool,
     /// In the environment of the daemon and of all that it starts, so that nothing outlives the test.
     mark: String,
@@ -52,6 +53,7 @@ impl Daemon {
             config: None,
             state: None,
             prelude: None,
+            program: BOXD.into(),
             namespaced: false,
             mark: format!("IT_DAEMON={}", uuid::Uuid::new_v4()),
         }
@@ -142,6 +144,16 @@ impl Daemon {
     /// The entry that marks the environment of everything this daemon starts (unless a request replaced it).
     pub(crate) fn mark(&self) -> &str {
         &self.builder.mark
+    }
+
+    /// Waits until the daemon, which becomes another executable in the same process, is ready again.
+    #[track_caller]
+    pub(crate) fn ready_again(&mut self) {
+        let (file, before) = (self.directory().join("ready").join("ready.json"), self.instance());
+        self.ready = super::eventually("the daemon to be ready again", PATIENCE, || {
+            let ready: Value = serde_json::from_slice(&std::fs::read(&file).ok()?).ok()?;
+            (ready["instance"] != before.as_str()).then_some(ready)
+        });
     }
 
     /// Sends a signal to the daemon alone.
@@ -236,6 +248,12 @@ impl Builder {
         self
     }
 
+    /// Runs the executable there instead of the one under test: a copy of it.
+    pub(crate) fn program(mut self, program: &Path) -> Self {
+        self.program = program.to_path_buf();
+        self
+    }
+
     /// Runs the daemon as PID 1 of its own process namespace with its own mounts; `script` is run by the shell in
     /// there first, with `$WORKSPACE` set, and may mount what it likes: the machine does not see it.
     pub(crate) fn namespace(mut self, script: &str) -> Self {
@@ -311,7 +329,7 @@ impl Builder {
     fn command(&self, directory: &Path) -> Command {
         let workspace = directory.join("workspace");
         let mut command = match &self.prelude {
-            None => Command::new(BOXD),
+            None => Command::new(&self.program),
             Some(script) => {
                 let mut command = Command::new(require(if self.namespaced { "unshare" } else { "sh" }));
                 if self.namespaced {
@@ -320,7 +338,7 @@ impl Builder {
                 command
                     .arg("-ec")
                     .arg(format!("{script}\nexec \"$0\" \"$@\""))
-                    .arg(BOXD);
+                    .arg(&self.program);
                 command
             }
         };

@@ -21,6 +21,7 @@ pub(crate) mod proxy;
 pub(crate) mod pty;
 pub(crate) mod ready;
 pub(crate) mod relay;
+pub(crate) mod releases;
 pub(crate) mod viewer;
 pub(crate) mod ways;
 

@@ -1,0 +1,606 @@
+//! One update from the question to the restart, and what is known of it meanwhile.
+//!
+//! ```text
+//!   accepted -> downloading -> verifying -> waiting for idle -> applying -> restarting
+//!        `---------`--------------`---------------`-----------------`--> failed: the one before serves on
+//! ```
+//!
+//! A release is put in place only after it was run twice: as `doctor --self-test`, and as a rehearsal of the daemon with
+//! the arguments and the environment of this one, on a port and with a state directory of its own.
+
+use std::fs::File;
+use std::io::{Read, Seek};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::origin::Origin;
+use super::place::Place;
+use super::release::{self, Artifact, CURRENT, Judgement, Manifest, ReleaseKey, TARGET, Wanted};
+use super::source::Source;
+use super::trial::{self, Completed, OnTrial, Record};
+use crate::error::Error;
+use crate::exec::{Command, Engine, Environment, Exit, Keep, ProcessSpec, Stdin};
+use crate::lifecycle::Tasks;
+
+/// Bytes of a manifest.
+const MANIFEST: u64 = 1 << 20;
+/// Bytes of a signature.
+const SIGNATURE: u64 = 16 << 10;
+/// Bytes of a binary: a release that says more is not believed.
+const BINARY: u64 = 256 << 20;
+/// How long a new executable has for each of its proofs.
+const PROOF: Duration = Duration::from_secs(60);
+/// How often it is looked whether anything runs.
+const LOOK: Duration = Duration::from_millis(200);
+/// How long an update waits for that at most.
+const IDLE: Duration = Duration::from_secs(24 * 60 * 60);
+/// Output of a proof that is told when it fails, bytes.
+const SAID: u64 = 2048;
+
+/// What updates go by.
+#[derive(Debug, Clone, Default)]
+pub struct Config {
+    /// Where releases are, unless somebody says otherwise.
+    pub base_url: Option<String>,
+    /// Which of them.
+    pub channel: String,
+    /// Whom they are signed by; without a key nothing is believed.
+    pub keys: Vec<ReleaseKey>,
+    /// Who asks, for staged rollouts.
+    pub agent_id: String,
+}
+
+/// What is asked for. What is left out is as configured.
+#[derive(Debug, Clone, Default)]
+pub struct Apply {
+    /// What whoever asks calls it; it comes back with everything that is said of it.
+    pub operation_id: String,
+    /// This version and no other.
+    pub version: Option<String>,
+    /// Of this channel.
+    pub channel: Option<String>,
+    /// From there.
+    pub base_url: Option<String>,
+    /// Only when this version runs.
+    pub expected_version: Option<String>,
+    /// Only when this executable runs, lower-case hex.
+    pub expected_sha256: Option<String>,
+    /// Who asks, for a staged rollout.
+    pub agent_id: Option<String>,
+    /// Before its turn in a staged rollout, and without waiting until nothing runs.
+    pub force: bool,
+}
+
+/// How far it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// It will be done.
+    Accepted,
+    /// The release is being fetched.
+    Downloading,
+    /// It is being checked and tried.
+    Verifying,
+    /// Nothing is to be running when it is put in place.
+    WaitingForIdle,
+    /// It is being put in place.
+    Applying,
+    /// It is started.
+    Restarting,
+    /// There is nothing to do: no newer release, or not this machine's turn.
+    UpToDate,
+    /// It was not done; nothing has changed.
+    Failed,
+}
+
+impl Stage {
+    /// The name that crosses the doors.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Accepted => "accepted",
+            Self::Downloading => "downloading",
+            Self::Verifying => "verifying",
+            Self::WaitingForIdle => "waiting_for_idle",
+            Self::Applying => "applying",
+            Self::Restarting => "restarting",
+            Self::UpToDate => "up_to_date",
+            Self::Failed => "failed",
+        }
+    }
+
+    fn is_over(self) -> bool {
+        matches!(self, Self::UpToDate | Self::Failed)
+    }
+}
+
+/// What is known of updates.
+#[derive(Debug, Clone, Default)]
+pub struct Status {
+    /// The one that is under way, or the last one of this daemon.
+    pub progress: Option<Progress>,
+    /// The update that led to this executable.
+    pub completed: Option<Completed>,
+    /// The last one that did not come up and was taken back.
+    pub rolled_back: Option<Completed>,
+}
+
+/// How far one update is.
+#[derive(Debug, Clone)]
+pub struct Progress {
+    /// What whoever asked calls it.
+    pub operation_id: String,
+    /// How far it is.
+    pub stage: Stage,
+    /// The version, once it is known.
+    pub version: String,
+    /// The digest of its executable, once it is known.
+    pub sha256: String,
+    /// Why it failed.
+    pub error: Option<Arc<Error>>,
+}
+
+/// What an update is begun from.
+#[derive(Debug, Clone)]
+pub struct Applied {
+    /// What whoever asks calls it.
+    pub operation_id: String,
+    /// The version that runs.
+    pub current_version: &'static str,
+    /// The digest of its executable, lower-case hex.
+    pub current_sha256: String,
+    /// The version that is to run, where one was named.
+    pub version: String,
+}
+
+/// What there is to be had.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Available {
+    /// The version that runs.
+    pub current: &'static str,
+    /// The version of the channel.
+    pub newest: String,
+    /// Whether it would be taken now.
+    pub is_due: bool,
+}
+
+/// Keeps one executable current.
+#[derive(Debug)]
+pub struct Updater {
+    config: Config,
+    origin: Origin,
+    engine: Arc<Engine>,
+    status: watch::Sender<Status>,
+    /// One at a time.
+    begun: Mutex<()>,
+    restart: CancellationToken,
+}
+
+/// How an update came out that did not fail.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// There is nothing newer that is for us.
+    UpToDate(String),
+    /// It is in place.
+    Replaced(Completed),
+}
+
+impl Updater {
+    /// Of the program that `origin` says.
+    pub fn new(config: Config, origin: Origin, engine: Arc<Engine>) -> Arc<Self> {
+        Arc::new(Self {
+            config,
+            origin,
+            engine,
+            status: watch::Sender::default(),
+            begun: Mutex::default(),
+            restart: CancellationToken::new(),
+        })
+    }
+
+    /// The daemon serves: whatever was on trial has proved itself. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] when that cannot be noted.
+    pub fn confirm(&self) -> Result<(), Error> {
+        let record = trial::confirm(&self.origin.place)?;
+        self.status.send_modify(|status| {
+            status.completed = record.completed;
+            status.rolled_back = record.rolled_back;
+        });
+        Ok(())
+    }
+
+    /// What is known.
+    pub fn status(&self) -> Status {
+        self.status.borrow().clone()
+    }
+
+    /// Whoever wants to hear of every change.
+    pub fn changes(&self) -> watch::Receiver<Status> {
+        self.status.subscribe()
+    }
+
+    /// Resolves when a new executable is in place and the daemon is to become it. Cancel-safe.
+    pub async fn restart_wanted(&self) {
+        self.restart.cancelled().await;
+    }
+
+    /// Looks what there is. Nothing is changed.
+    ///
+    /// # Errors
+    ///
+    /// As [`Updater::perform`].
+    pub async fn check(&self, apply: &Apply) -> Result<Available, Error> {
+        let (_, manifest) = self.manifest(apply).await?;
+        let judgement = manifest.judge(&self.wanted(apply, &Record::read(&self.origin.place)))?;
+        Ok(Available {
+            current: CURRENT,
+            newest: manifest.version.to_string(),
+            is_due: matches!(judgement, Judgement::Take(_)),
+        })
+    }
+
+    /// Begins an update in a task of its own; what comes of it is told by [`Updater::status`]. The same one again is the
+    /// one that is under way.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Conflict`] when another one is under way, [`Error::Stale`] when something else runs than is expected,
+    /// [`Error::Unsupported`] when nothing could be believed.
+    pub async fn begin(self: &Arc<Self>, apply: Apply, tasks: &Tasks) -> Result<Applied, Error> {
+        self.keys()?;
+        self.source(&apply)?;
+        let place = self.origin.place.clone();
+        let current_sha256 = blocking(move || place.digest()).await?;
+        expect("version", apply.expected_version.as_deref(), CURRENT)?;
+        expect("executable", apply.expected_sha256.as_deref(), &current_sha256)?;
+        let applied = Applied {
+            operation_id: apply.operation_id.clone(),
+            current_version: CURRENT,
+            current_sha256,
+            version: apply.version.clone().unwrap_or_default(),
+        };
+        {
+            let _one = self.begun.lock();
+            let running = self
+                .status()
+                .progress
+                .filter(|progress| !progress.stage.is_over());
+            if let Some(running) = running {
+                return if running.operation_id == apply.operation_id {
+                    Ok(applied)
+                } else {
+                    Err(Error::Conflict {
+                        what: "update".into(),
+                        reason: format!("update {:?} is under way", running.operation_id),
+                    })
+                };
+            }
+            self.tell(&apply, Stage::Accepted, None);
+        }
+        let updater = Arc::clone(self);
+        drop(tasks.detach("update", async move { updater.run(apply).await }));
+        Ok(applied)
+    }
+
+    async fn run(&self, apply: Apply) {
+        let told = |stage, artifact: Option<&Completed>| self.tell(&apply, stage, artifact);
+        match self.perform(&apply, told).await {
+            Ok(Outcome::UpToDate(reason)) => {
+                tracing::info!(reason, "no update");
+                self.tell(&apply, Stage::UpToDate, None);
+            }
+            Ok(Outcome::Replaced(update)) => {
+                tracing::info!(version = update.version, "restarting for an update");
+                self.tell(&apply, Stage::Restarting, Some(&update));
+                self.restart.cancel();
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the update failed, nothing has changed");
+                let error = Arc::new(error);
+                self.status.send_modify(|status| {
+                    if let Some(progress) = &mut status.progress {
+                        progress.stage = Stage::Failed;
+                        progress.error = Some(error);
+                    }
+                });
+            }
+        }
+    }
+
+    fn tell(&self, apply: &Apply, stage: Stage, update: Option<&Completed>) {
+        self.status.send_modify(|status| {
+            status.progress = Some(Progress {
+                operation_id: apply.operation_id.clone(),
+                stage,
+                version: update.map_or_else(
+                    || apply.version.clone().unwrap_or_default(),
+                    |update| update.version.clone(),
+                ),
+                sha256: update.map_or_else(String::new, |update| update.sha256.clone()),
+                error: None,
+            });
+        });
+    }
+
+    /// Finds a release, proves it and puts it in place. Nothing is restarted.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Untrusted`] when it is not what the release key signed, [`Error::Unsupported`] when it does not run here or
+    /// nothing can be believed, else why it could not be had or put in place. Then nothing has changed.
+    pub async fn perform(
+        &self,
+        apply: &Apply,
+        told: impl Fn(Stage, Option<&Completed>),
+    ) -> Result<Outcome, Error> {
+        let place = &self.origin.place;
+        let _held = place.hold()?;
+        told(Stage::Downloading, None);
+        let (source, manifest) = self.manifest(apply).await?;
+        let mut record = Record::read(place);
+        let artifact = match manifest.judge(&self.wanted(apply, &record))? {
+            Judgement::Take(artifact) => artifact,
+            Judgement::Current => {
+                return Ok(Outcome::UpToDate(format!(
+                    "{CURRENT} is the newest of its channel"
+                )));
+            }
+            Judgement::NotYet => {
+                return Ok(Outcome::UpToDate(format!(
+                    "{} is not rolled out to this machine yet",
+                    manifest.version
+                )));
+            }
+        };
+        let update = Completed {
+            operation_id: apply.operation_id.clone(),
+            version: manifest.version.to_string(),
+            sha256: artifact.sha256.clone(),
+        };
+        told(Stage::Downloading, Some(&update));
+        let staged = Staged(place);
+        self.fetch(&source, &update.version, artifact).await?;
+        told(Stage::Verifying, Some(&update));
+        self.prove().await?;
+        if !apply.force {
+            told(Stage::WaitingForIdle, Some(&update));
+            self.idle().await?;
+        }
+        told(Stage::Applying, Some(&update));
+        record
+            .signed_at_ms
+            .insert(manifest.channel, manifest.signed_at_ms);
+        record.trial = Some(OnTrial {
+            update: update.clone(),
+            starts: 0,
+        });
+        let place = place.clone();
+        blocking(move || {
+            place.keep_previous()?;
+            record.write(&place)?;
+            place.replace()
+        })
+        .await?;
+        drop(staged);
+        Ok(Outcome::Replaced(update))
+    }
+
+    fn keys(&self) -> Result<&[ReleaseKey], Error> {
+        if self.config.keys.is_empty() {
+            return Err(Error::Unsupported {
+                what: "update".into(),
+                why: "this build has no release key, so no release could be believed".into(),
+                fix: Some(
+                    "set update.public_keys to the minisign key that your releases are signed with".into(),
+                ),
+            });
+        }
+        Ok(&self.config.keys)
+    }
+
+    fn source(&self, apply: &Apply) -> Result<Source, Error> {
+        let base = apply.base_url.as_ref().or(self.config.base_url.as_ref());
+        let base = base.ok_or_else(|| Error::Unsupported {
+            what: "update".into(),
+            why: "nothing says where releases are".into(),
+            fix: Some("set update.base_url, or give --base-url".into()),
+        })?;
+        Source::parse(base)
+    }
+
+    fn channel<'a>(&'a self, apply: &'a Apply) -> &'a str {
+        apply.channel.as_deref().unwrap_or(&self.config.channel)
+    }
+
+    fn wanted<'a>(&'a self, apply: &'a Apply, record: &Record) -> Wanted<'a> {
+        let channel = self.channel(apply);
+        Wanted {
+            channel,
+            version: apply.version.as_deref(),
+            signed_after_ms: record.signed_at_ms.get(channel).copied().unwrap_or(0),
+            agent_id: apply.agent_id.as_deref().unwrap_or(&self.config.agent_id),
+            force: apply.force,
+        }
+    }
+
+    async fn manifest(&self, apply: &Apply) -> Result<(Source, Manifest), Error> {
+        let (keys, source) = (self.keys()?, self.source(apply)?);
+        let channel = self.channel(apply);
+        if channel.is_empty()
+            || !channel
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+        {
+            return Err(Error::Invalid {
+                field: "channel",
+                reason: format!("{channel:?} is no name of a channel"),
+            });
+        }
+        let path = format!("agent/{channel}/manifest.json");
+        let bytes = source.small(&path, MANIFEST).await?;
+        let signature = source.small(&format!("{path}.minisig"), SIGNATURE).await?;
+        release::verify(keys, "the manifest", &bytes, &String::from_utf8_lossy(&signature))?;
+        Ok((source, Manifest::parse(&bytes)?))
+    }
+
+    /// Stages the binary and checks that it is the one that was signed.
+    async fn fetch(&self, source: &Source, version: &str, artifact: &Artifact) -> Result<(), Error> {
+        if artifact.size > BINARY {
+            return Err(Error::TooLarge {
+                what: "the executable of the release",
+                size: artifact.size,
+                limit: BINARY,
+            });
+        }
+        let (place, path) = (&self.origin.place, format!("agent/{version}/boxd-{TARGET}"));
+        let signature = source.small(&format!("{path}.minisig"), SIGNATURE).await?;
+        let mut file = place.stage()?;
+        let received = source.binary(&path, artifact.size, &mut file).await?;
+        if received.bytes != artifact.size || !received.sha256.eq_ignore_ascii_case(&artifact.sha256) {
+            return Err(Error::Untrusted {
+                what: "the executable of the release",
+                reason: format!(
+                    "it has {} bytes with SHA-256 {}, the manifest says {} with {}",
+                    received.bytes, received.sha256, artifact.size, artifact.sha256
+                ),
+            });
+        }
+        let (keys, place) = (self.config.keys.clone(), place.clone());
+        blocking(move || {
+            // What is on the disk is checked, not what came.
+            let bytes = whole(&mut file)?;
+            release::verify(
+                &keys,
+                "the executable of the release",
+                &bytes,
+                &String::from_utf8_lossy(&signature),
+            )?;
+            place.seal(file)
+        })
+        .await
+    }
+
+    /// Runs what is staged: its self-test, and a rehearsal of this daemon.
+    async fn prove(&self) -> Result<(), Error> {
+        let scratch = Scratch::make()?;
+        let start = self.origin.start.encode()?;
+        self.proof(&scratch, &["doctor", "--self-test"], Bytes::new())
+            .await?;
+        self.proof(&scratch, &["rehearse"], start).await
+    }
+
+    async fn proof(&self, scratch: &Scratch, arguments: &[&str], stdin: Bytes) -> Result<(), Error> {
+        let staged = self.origin.place.staged();
+        let mut words = vec![staged.into_os_string()];
+        words.extend(arguments.iter().map(Into::into));
+        let keep = Keep::both_ends(SAID);
+        let home = scratch.0.clone().into_os_string();
+        let environment = [("PATH", "/usr/local/bin:/usr/bin:/bin".into()), ("HOME", home)];
+        let spec = ProcessSpec {
+            stdin: Stdin::Bytes(stdin),
+            environment: Environment::Exact(
+                environment
+                    .into_iter()
+                    .map(|(name, value)| (name.into(), value))
+                    .collect(),
+            ),
+            timeout: Some(PROOF),
+            ..ProcessSpec::new(Command::Argv(words), &scratch.0, keep)
+        };
+        let proof = arguments.join(" ");
+        let refused = |why: String| Error::Unsupported {
+            what: "the executable of the release".into(),
+            why: format!("`boxd {proof}` of it {why}"),
+            fix: None,
+        };
+        let finished = self
+            .engine
+            .run(spec, keep)
+            .await
+            .map_err(|error| refused(format!("cannot be started: {error}")))?;
+        if finished.end.exit == Exit::Code(0) && !finished.end.timed_out {
+            return Ok(());
+        }
+        let said = [finished.stderr.head, finished.stderr.tail].concat();
+        let said = String::from_utf8_lossy(&said).trim().to_owned();
+        Err(refused(format!("ended with {:?}: {said}", finished.end.exit)))
+    }
+
+    async fn idle(&self) -> Result<(), Error> {
+        let waiting = async {
+            while self.engine.living() > 0 {
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        tokio::time::timeout(IDLE, waiting)
+            .await
+            .map_err(|_| Error::Timeout {
+                what: "the end of what runs",
+                after: IDLE,
+            })
+    }
+}
+
+/// What is staged goes when it was not put in place.
+struct Staged<'a>(&'a Place);
+
+impl Drop for Staged<'_> {
+    fn drop(&mut self) {
+        self.0.discard();
+    }
+}
+
+/// An empty directory for a proof.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn make() -> Result<Self, Error> {
+        let path = std::env::temp_dir().join(format!("boxd-proof-{}", uuid::Uuid::new_v4().simple()));
+        std::fs::create_dir(&path)
+            .map_err(|error| Error::from_path_io("scratch directory", "make", &path, error))?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn expect(what: &str, expected: Option<&str>, found: &str) -> Result<(), Error> {
+    match expected.filter(|expected| !expected.is_empty()) {
+        Some(expected) if !expected.eq_ignore_ascii_case(found) => Err(Error::Stale {
+            what: format!("the {what} that runs"),
+            reason: format!("it is {found}, {expected} was expected"),
+        }),
+        _ => Ok(()),
+    }
+}
+
+fn whole(file: &mut File) -> Result<Vec<u8>, Error> {
+    let mut bytes = Vec::new();
+    file.rewind()
+        .and_then(|()| file.read_to_end(&mut bytes))
+        .map_err(|source| Error::Io {
+            doing: "read the staged executable".into(),
+            source,
+        })?;
+    Ok(bytes)
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|panic| Error::Internal {
+        reason: format!("the update panicked: {panic}"),
+    })?
+}

@@ -1,0 +1,256 @@
+//! The executable on the disk: a new one is staged beside it, put in its place by one rename, and taken back by another.
+//!
+//! ```text
+//!   boxd            what runs, or runs next
+//!   .boxd.staged    a new one, not proved yet; also what a killed update left
+//!   boxd.previous   the one before, for the way back
+//!   .boxd.update    what is remembered (see `trial`)
+//! ```
+//!
+//! What is renamed was synced before, and the directory after, so that a power loss leaves either the old or the new one.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{Flock, FlockArg};
+use sha2::{Digest, Sha256};
+
+use crate::error::Error;
+
+/// Where the executable is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    directory: PathBuf,
+    name: OsString,
+}
+
+/// Held while the executable is changed: one update at a time, whoever does it.
+#[derive(Debug)]
+pub(super) struct Held {
+    _lock: Flock<File>,
+}
+
+impl Place {
+    /// The place of the running program.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] when the system does not tell it.
+    pub fn of_this_program() -> Result<Self, Error> {
+        let path = std::env::current_exe().map_err(|source| Error::Io {
+            doing: "find this program".into(),
+            source,
+        })?;
+        Ok(Self::at(&path))
+    }
+
+    /// The place of the executable at `path`. One that was replaced under a running program is where it was.
+    pub fn at(path: &Path) -> Self {
+        let name = path.file_name().unwrap_or(OsStr::new("boxd"));
+        let name = name.to_string_lossy();
+        let name = name.strip_suffix(" (deleted)").unwrap_or(&name);
+        Self {
+            directory: path.parent().unwrap_or(Path::new("/")).to_owned(),
+            name: name.into(),
+        }
+    }
+
+    /// The executable.
+    pub fn executable(&self) -> PathBuf {
+        self.directory.join(&self.name)
+    }
+
+    /// The one before.
+    pub fn previous(&self) -> PathBuf {
+        self.beside("", ".previous")
+    }
+
+    /// The new one before it is put in place.
+    pub(super) fn staged(&self) -> PathBuf {
+        self.beside(".", ".staged")
+    }
+
+    /// What is remembered.
+    pub(super) fn record(&self) -> PathBuf {
+        self.beside(".", ".update")
+    }
+
+    fn beside(&self, before: &str, behind: &str) -> PathBuf {
+        let mut name = OsString::from(before);
+        name.push(&self.name);
+        name.push(behind);
+        self.directory.join(name)
+    }
+
+    /// Nobody else changes the executable from here on.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Conflict`] when somebody does, [`Error::Denied`] when this user may not.
+    pub(super) fn hold(&self) -> Result<Held, Error> {
+        nix::unistd::access(&self.directory, nix::unistd::AccessFlags::W_OK).map_err(|errno| {
+            Error::from_path_io(
+                "directory of the executable",
+                "change",
+                &self.directory,
+                errno.into(),
+            )
+        })?;
+        let directory = File::open(&self.directory).map_err(|error| self.failed("open", error))?;
+        match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => Ok(Held { _lock: lock }),
+            Err((_, nix::errno::Errno::EWOULDBLOCK)) => Err(Error::Conflict {
+                what: format!("{:?}", self.executable()),
+                reason: "another update is under way".into(),
+            }),
+            Err((_, errno)) => Err(self.failed("lock", errno.into())),
+        }
+    }
+
+    /// An empty file for the new one, over what a killed update left.
+    pub(super) fn stage(&self) -> Result<File, Error> {
+        let path = self.staged();
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(Error::from_path_io("staged executable", "remove", &path, error));
+            }
+            _ => {}
+        }
+        OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .mode(0o700)
+            .open(&path)
+            .map_err(|error| Error::from_path_io("staged executable", "make", &path, error))
+    }
+
+    /// What is staged is whole and may be run, as the one that it follows.
+    pub(super) fn seal(&self, mut staged: File) -> Result<(), Error> {
+        let mode = fs::metadata(self.executable()).map_or(0o755, |found| found.permissions().mode());
+        staged
+            .flush()
+            .and_then(|()| staged.set_permissions(fs::Permissions::from_mode(mode & 0o777 | 0o500)))
+            .and_then(|()| staged.sync_all())
+            .map_err(|error| self.failed("sync the staged", error))
+    }
+
+    /// What was staged is not wanted.
+    pub(super) fn discard(&self) {
+        // It is in nobody's way, and overwritten by the next.
+        let _ = fs::remove_file(self.staged());
+    }
+
+    /// Keeps what is there as the one before.
+    pub(super) fn keep_previous(&self) -> Result<(), Error> {
+        let (executable, fresh) = (self.executable(), self.beside(".", ".previous"));
+        let failed = |error| self.failed("keep", error);
+        let _ = fs::remove_file(&fresh);
+        // A file system without hard links gets a copy.
+        if fs::hard_link(&executable, &fresh).is_err() {
+            fs::copy(&executable, &fresh).map_err(failed)?;
+            File::open(&fresh)
+                .and_then(|file| file.sync_all())
+                .map_err(failed)?;
+        }
+        fs::rename(&fresh, self.previous()).map_err(failed)?;
+        self.sync()
+    }
+
+    /// Puts what was staged in place.
+    pub(super) fn replace(&self) -> Result<(), Error> {
+        fs::rename(self.staged(), self.executable()).map_err(|error| self.failed("replace", error))?;
+        self.sync()
+    }
+
+    /// Puts the one before in place again.
+    pub(super) fn restore(&self) -> Result<(), Error> {
+        let previous = self.previous();
+        fs::rename(&previous, self.executable())
+            .map_err(|error| Error::from_path_io("previous executable", "restore", &previous, error))?;
+        self.sync()
+    }
+
+    /// Renames reach the disk.
+    pub(super) fn sync(&self) -> Result<(), Error> {
+        File::open(&self.directory)
+            .and_then(|directory| directory.sync_all())
+            .map_err(|error| self.failed("sync the directory of", error))
+    }
+
+    /// The digest of the executable, lower-case hex.
+    pub(super) fn digest(&self) -> Result<String, Error> {
+        let path = self.executable();
+        let failed = |error| Error::from_path_io("executable", "read", &path, error);
+        let mut file = File::open(&path).map_err(failed)?;
+        let (mut hasher, mut chunk) = (Sha256::new(), vec![0; 256 << 10]);
+        loop {
+            match file.read(&mut chunk).map_err(failed)? {
+                0 => return Ok(format!("{:x}", hasher.finalize())),
+                length => hasher.update(&chunk[..length]),
+            }
+        }
+    }
+
+    fn failed(&self, doing: &'static str, error: io::Error) -> Error {
+        Error::from_path_io("executable", doing, &self.executable(), error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place() -> (tempfile::TempDir, Place) {
+        let directory = tempfile::tempdir().unwrap();
+        let place = Place::at(&directory.path().join("boxd"));
+        fs::write(place.executable(), "old").unwrap();
+        (directory, place)
+    }
+
+    fn stage(place: &Place, content: &str) {
+        let mut staged = place.stage().unwrap();
+        staged.write_all(content.as_bytes()).unwrap();
+        place.seal(staged).unwrap();
+    }
+
+    #[test]
+    fn a_new_one_takes_the_place_and_the_old_one_comes_back() {
+        let (_directory, place) = place();
+        stage(&place, "what a killed update left");
+        stage(&place, "new");
+        let content = |path: PathBuf| fs::read_to_string(path).unwrap();
+        assert_eq!(content(place.executable()), "old");
+        place.keep_previous().unwrap();
+        place.replace().unwrap();
+        assert_eq!(
+            (content(place.executable()), content(place.previous())),
+            ("new".into(), "old".into())
+        );
+        let mode = fs::metadata(place.executable()).unwrap().permissions().mode();
+        assert_eq!(mode & 0o500, 0o500);
+        place.restore().unwrap();
+        assert_eq!(content(place.executable()), "old");
+        assert!(!place.previous().exists() && !place.staged().exists());
+    }
+
+    #[test]
+    fn one_changes_it_at_a_time() {
+        let (_directory, place) = place();
+        let held = place.hold().unwrap();
+        assert!(matches!(place.hold(), Err(Error::Conflict { .. })));
+        drop(held);
+        place.hold().unwrap();
+    }
+
+    #[test]
+    fn a_program_that_was_replaced_is_where_it_was() {
+        let place = Place::at(Path::new("/usr/bin/boxd (deleted)"));
+        assert_eq!(place.executable(), Path::new("/usr/bin/boxd"));
+        assert_eq!(place.staged(), Path::new("/usr/bin/.boxd.staged"));
+        assert_eq!(place.previous(), Path::new("/usr/bin/boxd.previous"));
+    }
+}

@@ -1,0 +1,252 @@
+//! The first start of a new executable, and what is remembered from one start to the next.
+//!
+//! ```text
+//!   replaced --start--> on trial --serves--> confirmed
+//!                        |    ^
+//!          fails to start|    | dies, is started again (at most `STARTS` times)
+//!                        v    |
+//!                    restored: the one before runs again, and says so
+//! ```
+//!
+//! The record stands beside the executable, so that it is found before any configuration is read: a version that cannot
+//! read its configuration is taken back, too.
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::place::Place;
+use super::release::CURRENT;
+use crate::error::Error;
+
+/// Starts that a new executable has to come up in.
+const STARTS: u32 = 3;
+
+/// What is remembered beside the executable.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct Record {
+    /// When the newest manifest of each channel was signed that was believed, unix milliseconds.
+    pub(super) signed_at_ms: std::collections::BTreeMap<String, i64>,
+    /// The one that is to prove itself.
+    pub(super) trial: Option<OnTrial>,
+    /// The last one that did.
+    pub(super) completed: Option<Completed>,
+    /// The last one that did not.
+    pub(super) rolled_back: Option<Completed>,
+}
+
+/// A new executable, in place and not proved.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct OnTrial {
+    pub(super) update: Completed,
+    /// How often it was started.
+    pub(super) starts: u32,
+}
+
+/// An update that was put in place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Completed {
+    /// What whoever asked for it calls it.
+    pub operation_id: String,
+    /// Its version.
+    pub version: String,
+    /// Its digest, lower-case hex.
+    pub sha256: String,
+}
+
+impl Record {
+    /// What is remembered; nothing where there is no record, or none that can be read.
+    pub(super) fn read(place: &Place) -> Self {
+        let Ok(bytes) = fs::read(place.record()) else {
+            return Self::default();
+        };
+        serde_json::from_slice(&bytes).unwrap_or_default()
+    }
+
+    /// Remembers, in one step.
+    pub(super) fn write(&self, place: &Place) -> Result<(), Error> {
+        let (path, fresh) = (place.record(), place.record().with_extension("update.fresh"));
+        let failed = |error: io::Error| Error::from_path_io("record of updates", "write", &path, error);
+        let bytes = serde_json::to_vec(self)
+            .map_err(io::Error::other)
+            .map_err(failed)?;
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&fresh)
+            .map_err(failed)?;
+        file.write_all(&bytes)
+            .and_then(|()| file.sync_all())
+            .and_then(|()| fs::rename(&fresh, &path))
+            .map_err(failed)?;
+        place.sync()
+    }
+}
+
+/// What a start finds.
+#[derive(Debug)]
+#[must_use]
+pub enum Trial {
+    /// Nothing that has to prove itself.
+    None,
+    /// This executable has to: it is to say when it serves.
+    Running(Running),
+    /// It did not come up in time, and the one before is in place again: run that.
+    Restored(PathBuf),
+}
+
+/// A start on trial.
+#[derive(Debug)]
+pub struct Running {
+    place: Place,
+}
+
+impl Trial {
+    /// To be called first at the start of the daemon. Counts the start when the executable is on trial.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] when the start cannot be counted, or the one before cannot be restored.
+    pub fn begin(place: &Place) -> Result<Self, Error> {
+        let mut record = Record::read(place);
+        let Some(trial) = &mut record.trial else {
+            return Ok(Self::None);
+        };
+        if place.digest()? != trial.update.sha256 {
+            // An update that was killed before it replaced anything, or somebody installed another one since.
+            record.trial = None;
+            record.write(place)?;
+            return Ok(Self::None);
+        }
+        if trial.starts >= STARTS {
+            return restore(place, record).map(Self::Restored);
+        }
+        trial.starts += 1;
+        record.write(place)?;
+        Ok(Self::Running(Running { place: place.clone() }))
+    }
+}
+
+impl Running {
+    /// Whether it still has to prove itself.
+    pub fn is_on_trial(&self) -> bool {
+        Record::read(&self.place).trial.is_some()
+    }
+
+    /// It did not come up: the one before is in place again, and is to be run.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] when it cannot be restored.
+    pub fn failed(self) -> Result<PathBuf, Error> {
+        restore(&self.place, Record::read(&self.place))
+    }
+}
+
+fn restore(place: &Place, mut record: Record) -> Result<PathBuf, Error> {
+    // In this order: when we are killed in between, the digest tells that the trial is over.
+    place.restore()?;
+    record.rolled_back = record.trial.take().map(|trial| trial.update);
+    record.write(place)?;
+    Ok(place.executable())
+}
+
+/// It serves: the trial is over, and what is remembered of updates for whoever asks. Blocks.
+pub(super) fn confirm(place: &Place) -> Result<Record, Error> {
+    let mut record = Record::read(place);
+    if let Some(trial) = record.trial.take() {
+        tracing::info!(version = CURRENT, "the update has come up");
+        record.completed = Some(trial.update);
+        record.rolled_back = None;
+        record.write(place)?;
+    }
+    Ok(record)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn updated() -> (tempfile::TempDir, Place) {
+        let directory = tempfile::tempdir().unwrap();
+        let place = Place::at(&directory.path().join("boxd"));
+        fs::write(place.executable(), "new").unwrap();
+        fs::write(place.previous(), "old").unwrap();
+        let update = Completed {
+            operation_id: "op".into(),
+            version: "9.0.0".into(),
+            sha256: place.digest().unwrap(),
+        };
+        let record = Record {
+            signed_at_ms: [("stable".to_owned(), 5)].into(),
+            trial: Some(OnTrial { update, starts: 0 }),
+            ..Record::default()
+        };
+        record.write(&place).unwrap();
+        (directory, place)
+    }
+
+    fn content(place: &Place) -> String {
+        fs::read_to_string(place.executable()).unwrap()
+    }
+
+    #[test]
+    fn one_that_serves_is_confirmed() {
+        let (_directory, place) = updated();
+        assert!(matches!(Trial::begin(&place), Ok(Trial::Running(_))));
+        let record = confirm(&place).unwrap();
+        assert_eq!(record.completed.unwrap().operation_id, "op");
+        assert!(matches!(Trial::begin(&place), Ok(Trial::None)));
+        assert_eq!(content(&place), "new");
+        assert_eq!(Record::read(&place).signed_at_ms["stable"], 5);
+    }
+
+    #[test]
+    fn one_that_dies_at_every_start_is_taken_back() {
+        let (_directory, place) = updated();
+        for _ in 0..STARTS {
+            assert!(matches!(Trial::begin(&place), Ok(Trial::Running(_))));
+        }
+        let Trial::Restored(path) = Trial::begin(&place).unwrap() else {
+            panic!("it had its chances")
+        };
+        assert_eq!(path, place.executable());
+        assert_eq!(content(&place), "old");
+        let record = confirm(&place).unwrap();
+        assert_eq!(record.rolled_back.unwrap().version, "9.0.0");
+        assert_eq!((record.completed, record.trial), (None, None));
+        assert!(matches!(Trial::begin(&place), Ok(Trial::None)));
+    }
+
+    #[test]
+    fn one_that_says_that_it_cannot_start_is_taken_back_at_once() {
+        let (_directory, place) = updated();
+        let Trial::Running(running) = Trial::begin(&place).unwrap() else {
+            panic!("not on trial")
+        };
+        running.failed().unwrap();
+        assert_eq!(content(&place), "old");
+    }
+
+    #[test]
+    fn an_executable_that_is_not_the_one_on_trial_is_left_alone() {
+        let (_directory, place) = updated();
+        fs::write(place.executable(), "installed by hand").unwrap();
+        assert!(matches!(Trial::begin(&place), Ok(Trial::None)));
+        assert_eq!(content(&place), "installed by hand");
+        assert_eq!(Record::read(&place).trial, None);
+    }
+
+    #[test]
+    fn a_record_that_cannot_be_read_is_none() {
+        let (_directory, place) = updated();
+        fs::write(place.record(), "{").unwrap();
+        assert!(matches!(Trial::begin(&place), Ok(Trial::None)));
+    }
+}
