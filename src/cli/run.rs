@@ -47,7 +47,12 @@ impl Run {
             ..super::sources(startup)
         })?
         .config;
-        telemetry::init(&config.log_filter, config.log_format, config.color)?;
+        telemetry::init(
+            &config.log_filter,
+            config.log_format,
+            config.color,
+            config.supervisor.journal(),
+        )?;
         let main = (!self.main.is_empty()).then_some(Main {
             command: self.main,
             exit_with_main: self.exit_with_main,
