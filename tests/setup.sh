@@ -29,6 +29,8 @@ for group in "$@"; do
       need vim vim
       need htop htop
       need tmux tmux
+      need systemd-analyze systemd
+      need python3 python3
       ;;
     bench)
       need nginx nginx-light

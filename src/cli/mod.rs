@@ -12,6 +12,7 @@ mod output;
 mod relay;
 mod run;
 mod secret_file;
+mod service;
 mod token;
 mod version;
 
@@ -57,6 +58,7 @@ enum Verb {
     Connect(Box<connect::Connect>),
     Connections(connect::Connections),
     Disconnect(connect::Disconnect),
+    Service(Box<service::Service>),
     Relay(Box<relay::Relay>),
     Token(Box<token::Token>),
     Openapi(openapi::Openapi),
@@ -78,6 +80,7 @@ pub fn main() -> ExitCode {
         Verb::Connect(connect) => connect.run(startup),
         Verb::Connections(connections) => connections.run(startup).map(|()| ExitCode::SUCCESS),
         Verb::Disconnect(disconnect) => disconnect.run(startup).map(|()| ExitCode::SUCCESS),
+        Verb::Service(service) => service.run(startup),
         Verb::Relay(relay) => relay.run(startup),
         Verb::Token(token) => token.run().map(|()| ExitCode::SUCCESS),
         Verb::Openapi(_) => openapi::print().map(|()| ExitCode::SUCCESS),
