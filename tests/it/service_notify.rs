@@ -14,7 +14,7 @@ use crate::harness::daemon::Builder;
 use crate::harness::manager::Manager;
 use crate::harness::{Connection, Daemon, PATIENCE, eventually, processes, ways};
 
-/// Much longer than the interval of any watchdog here.
+/// Longer than the time between signs of life of any watchdog here.
 const A_WHILE: Duration = Duration::from_secs(2);
 
 fn under(manager: &Manager) -> Builder {
@@ -103,13 +103,14 @@ async fn a_stop_is_announced_with_the_time_that_it_may_take_and_is_no_hang() {
 #[test]
 fn signs_of_life_come_in_time_and_only_from_a_daemon_that_runs() {
     let (_directory, manager) = manager();
-    let interval = Duration::from_millis(800);
-    let daemon = watched(&manager, "800000")
+    // Signs come twice as often, so that a machine that is busy with other tests may be late by half of it.
+    let interval = Duration::from_secs(2);
+    let daemon = watched(&manager, "2000000")
         // The shell becomes the daemon.
         .prelude("export WATCHDOG_PID=$$")
         .start();
     manager.until("READY");
-    for _ in 0..4 {
+    for _ in 0..3 {
         let begin = Instant::now();
         manager.until("WATCHDOG");
         assert!(begin.elapsed() < interval, "{:?}", begin.elapsed());
