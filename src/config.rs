@@ -10,6 +10,7 @@ mod layers;
 mod parts;
 mod rules;
 mod settings;
+mod supervisor;
 mod value;
 
 use std::collections::BTreeMap;
@@ -24,10 +25,12 @@ use crate::telemetry::{Filter, Format, Secret};
 use crate::update::{self, ReleaseKey};
 use crate::workspace::Workspace;
 
+pub use children::children;
 pub use example::example;
 pub use layers::{ENROLL_TOKEN, Layer};
 pub use parts::{Config, Exec, Http, Link, Listen, Nats, Token};
 pub use settings::{SETTINGS, Secrecy, Setting, setting};
+pub use supervisor::Supervisor;
 pub use value::Given;
 
 /// What configuration is made from.
@@ -188,7 +191,8 @@ fn defaults(sources: &Sources, problems: &mut Vec<String>) -> Config {
         color: variable("NO_COLOR").is_none(),
         ready_file: None,
         url: None,
-        children: children::cleaned(&sources.environment),
+        supervisor: Supervisor::of(&sources.environment, std::process::id()),
+        children: children(&sources.environment),
     }
 }
 

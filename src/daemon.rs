@@ -1,11 +1,12 @@
 //! The composition root: configuration -> rooms -> doors -> wait -> stop.
 //!
 //! Nothing is decided here but the order. Starting: state directory, rooms, HTTP listeners bound, NATS links tried,
-//! ready file. Stopping is in `stop`, signals in `signals`.
+//! ready file. Stopping is in `stop`, signals in `signals`, what a service manager is told in `manager`.
 
 mod compose;
 mod housekeeping;
 mod main_command;
+mod manager;
 pub mod relay;
 mod signals;
 mod stop;
@@ -28,6 +29,7 @@ use crate::telemetry::{Metrics, Secret};
 use crate::update::Origin;
 
 use main_command::MainCommand;
+use manager::Manager;
 
 /// The image's own main command, which `boxd run -- CMD` starts beside the doors.
 #[derive(Debug, Clone)]
@@ -57,7 +59,10 @@ struct Daemon {
     rooms: Arc<Rooms>,
     nats: Arc<nats::Nats>,
     main: Option<MainCommand>,
+    manager: Manager,
     grace: Duration,
+    /// The most that a stop takes.
+    longest_stop: Duration,
     /// Held until the end: it carries the lock.
     _state: State,
 }
@@ -124,6 +129,7 @@ impl Daemon {
         announce: impl FnOnce(&Announcement),
     ) -> Result<Self, Error> {
         let (tasks, instance) = (Tasks::new(), InstanceId::mint());
+        let manager = Manager::of(&config.supervisor);
         let mut state = State::open(&config.state_dir)?;
         let earlier = state.begin(instance)?;
         if let Some(reason) = state.unavailable() {
@@ -188,6 +194,12 @@ impl Daemon {
         }
         state.write_ready(&ready, config.ready_file.as_deref())?;
         tracing::info!(version = env!("CARGO_PKG_VERSION"), http = ?ready.http, took = ?started.elapsed(), "ready");
+        let status = manager::Status {
+            listeners: ready.http.clone(),
+            nats: Arc::clone(&nats),
+            rooms: Arc::clone(&rooms),
+        };
+        manager.ready(status, &tasks).await;
         let workspace_root = config.workspace.root.clone();
         announce(&Announcement {
             ready,
@@ -200,7 +212,9 @@ impl Daemon {
             rooms,
             nats,
             main,
+            manager,
             grace: config.shutdown_grace,
+            longest_stop: stop::longest(config.shutdown_grace, config.exec.kill_grace),
             _state: state,
         })
     }

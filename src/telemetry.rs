@@ -3,6 +3,7 @@
 //! Log lines carry data in fields and keep their message constant. Bodies, environment values and tokens are never
 //! logged. Nothing here leaves the machine.
 
+mod journal;
 mod log;
 mod metrics;
 mod secret;

@@ -32,6 +32,8 @@ for group in "$@"; do
       need tmux tmux
       need minisign minisign
       need strace strace
+      need systemd-analyze systemd
+      need python3 python3
       ;;
     bench)
       need nginx nginx-light

@@ -90,7 +90,12 @@ impl Connect {
     pub(super) fn run(self, startup: Startup) -> Result<ExitCode, Error> {
         let token = self.given_token(&startup)?;
         let (config, config_dir) = found(startup, self.config_dir.as_deref())?;
-        telemetry::init(&config.log_filter, config.log_format, config.color)?;
+        telemetry::init(
+            &config.log_filter,
+            config.log_format,
+            config.color,
+            config.supervisor.journal(),
+        )?;
         if let Some(from) = &self.import {
             let ids = store::import(&config_dir, from)?;
             self.done(&ids)?;

@@ -13,6 +13,7 @@ mod rehearse;
 mod relay;
 mod run;
 mod secret_file;
+mod service;
 mod token;
 mod update;
 mod version;
@@ -59,6 +60,7 @@ enum Verb {
     Connect(Box<connect::Connect>),
     Connections(connect::Connections),
     Disconnect(connect::Disconnect),
+    Service(Box<service::Service>),
     Relay(Box<relay::Relay>),
     Token(Box<token::Token>),
     Update(Box<update::Update>),
@@ -82,6 +84,7 @@ pub fn main() -> ExitCode {
         Verb::Connect(connect) => connect.run(startup),
         Verb::Connections(connections) => connections.run(startup).map(|()| ExitCode::SUCCESS),
         Verb::Disconnect(disconnect) => disconnect.run(startup).map(|()| ExitCode::SUCCESS),
+        Verb::Service(service) => service.run(startup),
         Verb::Relay(relay) => relay.run(startup),
         Verb::Token(token) => token.run().map(|()| ExitCode::SUCCESS),
         Verb::Update(update) => update.run(startup),

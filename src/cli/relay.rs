@@ -58,7 +58,12 @@ pub(super) struct Relay {
 impl Relay {
     pub(super) fn run(self, startup: Startup) -> Result<ExitCode, Error> {
         let shown = config::load(&super::sources(startup))?.config;
-        telemetry::init(&shown.log_filter, shown.log_format, shown.color)?;
+        telemetry::init(
+            &shown.log_filter,
+            shown.log_format,
+            shown.color,
+            shown.supervisor.journal(),
+        )?;
         let config = Config {
             bind: self.bind,
             secret: secret_file::read(&self.secret_file)?,

@@ -10,7 +10,7 @@ use clap::Args;
 use super::banner::Banner;
 use super::flags::{Daemon, SettingFlags};
 use super::output;
-use crate::config::{self, Config, Listen, Sources};
+use crate::config::{self, Config, Listen, Sources, Supervisor};
 use crate::daemon::{self, Announcement, End, Main};
 use crate::error::Error;
 use crate::startup::Startup;
@@ -70,7 +70,12 @@ impl Run {
 
     fn serve(self, startup: Startup, origin: Origin) -> Result<End, Error> {
         let (config, main) = self.configure(startup)?;
-        telemetry::init(&config.log_filter, config.log_format, config.color)?;
+        telemetry::init(
+            &config.log_filter,
+            config.log_format,
+            config.color,
+            config.supervisor.journal(),
+        )?;
         daemon::run(config, main, origin, announce)
     }
 
@@ -99,8 +104,10 @@ impl Run {
         config.config_dir = scratch.join("config");
         config.link.nats_urls.clear();
         config.ready_file = None;
+        // Its service manager hears nothing of it.
+        config.supervisor = Supervisor::default();
         config.http.listen = vec![Listen::Tcp(std::net::SocketAddr::from(([127, 0, 0, 1], 0)))];
-        telemetry::init(&config.log_filter, config.log_format, false)?;
+        telemetry::init(&config.log_filter, config.log_format, false, None)?;
         let origin = Origin {
             place: Place::at(&scratch.join("boxd")),
             start: Start::default(),

@@ -11,7 +11,7 @@ const PREFIXES: [&str; 4] = ["BOXD_", "WATCHDOG_", "LISTEN_", "OTEL_"];
 const NAMES: [&str; 2] = ["NOTIFY_SOCKET", "CREDENTIALS_DIRECTORY"];
 
 /// The variables that a child may see, in a stable order.
-pub(super) fn cleaned(environment: &BTreeMap<OsString, OsString>) -> Vec<(OsString, OsString)> {
+pub fn children(environment: &BTreeMap<OsString, OsString>) -> Vec<(OsString, OsString)> {
     environment
         .iter()
         .filter(|(name, _)| !is_ours(name))

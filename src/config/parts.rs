@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::supervisor::Supervisor;
 pub use crate::doors::http::Listen;
 use crate::doors::nats;
 use crate::telemetry::{Filter, Format, Secret};
@@ -52,6 +53,8 @@ pub struct Config {
     pub ready_file: Option<PathBuf>,
     /// The daemon that `call` speaks to.
     pub url: Option<String>,
+    /// The service manager that started us, when one did.
+    pub supervisor: Supervisor,
     /// The environment that children start from: ours without anything that is meant for boxd alone.
     pub children: Vec<(OsString, OsString)>,
 }

@@ -588,7 +588,7 @@ pub const SETTINGS: &[Setting] = &[
         variable: Some("BOXD_LOG_FORMAT"),
         flag: Some("log-format"),
         value: Some("FORMAT"),
-        doc: "text, json, or auto: text on a terminal and JSON elsewhere.",
+        doc: "text, json, or auto: text on a terminal and in the journal, JSON elsewhere.",
         set: |config, given| given.choice(FORMATS).map(|format| config.log_format = format),
         show: |config| Some(quoted(&name_of(FORMATS, config.log_format))),
         ..SETTING

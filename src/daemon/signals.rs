@@ -24,7 +24,7 @@ pub(super) struct Signals {
 pub(super) enum Meaning {
     /// Stop; a second one skips ahead.
     Stop(i32),
-    /// Nothing to the daemon; the main command gets it.
+    /// The main command gets it. To the daemon HUP means that connection files have changed, any other nothing.
     PassOn(i32),
 }
 

@@ -11,8 +11,12 @@
 //! A second signal skips from 2 to 3.
 
 use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use futures_util::FutureExt;
+use futures_util::future::{Fuse, FusedFuture};
 
 use super::main_command::MainCommand;
 use super::signals::{Meaning, Signals};
@@ -22,6 +26,14 @@ use crate::exec::Exit;
 
 /// How long killed work may take to be told and answered.
 const AFTER_KILL: Duration = Duration::from_secs(2);
+
+/// Longest that a stop takes beside its grace periods: farewells, what is killed and reaped, links that flush.
+const AROUND_GRACE: Duration = Duration::from_secs(15);
+
+/// The most that a stop takes with these grace periods, for whoever waits for it.
+pub(super) fn longest(grace: Duration, kill_grace: Duration) -> Duration {
+    grace.saturating_add(kill_grace).saturating_add(AROUND_GRACE)
+}
 
 /// Why the daemon stops.
 enum Reason {
@@ -44,11 +56,21 @@ impl Daemon {
             Reason::Update => tracing::info!("stopping for an update"),
             Reason::Pillar(name, _) => tracing::error!(name, "a part of the daemon ended by itself"),
         }
+        match &reason {
+            // The process stays, and says READY again as the new executable.
+            Reason::Update => self.manager.reloading().await,
+            _ => self.manager.stopping(self.longest_stop).await,
+        }
         let survivors = self.stop(&mut signals).await;
         // Whoever told us to stop during an update wants us to stop.
         let was_told = signals.stop_has_come().await;
         let end = match reason {
-            Reason::Update if !was_told => End::Restart,
+            Reason::Update if !was_told => {
+                if !survivors.is_empty() {
+                    tracing::error!(?survivors, "processes could not be killed before the restart");
+                }
+                return Ok(End::Restart);
+            }
             reason => End::Exit(self.exit_code(reason)?),
         };
         if survivors.is_empty() {
@@ -61,12 +83,21 @@ impl Daemon {
 
     async fn reason_to_stop(&mut self, signals: &mut Signals) -> Result<Reason, Error> {
         let updater = Arc::clone(self.rooms.updater());
+        let nats = Arc::clone(&self.nats);
+        let mut reloaded = pin!(Fuse::terminated());
         loop {
             tokio::select! {
                 meaning = signals.next() => match meaning {
                     Meaning::Stop(signal) => return Ok(Reason::Signal(signal)),
-                    Meaning::PassOn(signal) => self.pass_on(signal),
+                    Meaning::PassOn(signal) => {
+                        self.pass_on(signal);
+                        if signal == libc::SIGHUP {
+                            self.manager.reloading().await;
+                            reloaded.set(nats.look_again().fuse());
+                        }
+                    }
                 },
+                () = reloaded.as_mut(), if !reloaded.is_terminated() => self.manager.reloaded().await,
                 exit = next_end(&mut self.main) => {
                     let exit = exit?;
                     if self.ends_with_main() {
@@ -179,4 +210,17 @@ async fn step(name: &'static str, future: impl Future<Output = ()>) {
     let started = Instant::now();
     future.await;
     tracing::info!(step = name, took = ?started.elapsed(), "stop");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Sources, load};
+    use crate::service::STOP_TIMEOUT;
+
+    #[test]
+    fn a_manager_waits_longer_than_a_stop_takes_by_default() {
+        let config = load(&Sources::default()).unwrap().config;
+        assert!(longest(config.shutdown_grace, config.exec.kill_grace) < STOP_TIMEOUT);
+    }
 }

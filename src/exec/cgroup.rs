@@ -9,6 +9,7 @@
 //! ```text
 //!   version two, passed on    <daemon's group>/boxd-1b4e28ba/<id>          limits, membership, kill
 //!   ... after moving            <its group>/boxd-1b4e28ba/daemon           the daemon and unlimited commands
+//!   ... moved by its manager    <its group>/boxd.daemon                    the same
 //!   version one               <daemon's group, or the top>/boxd-1b4e28ba/<id>   in each hierarchy that is needed
 //! ```
 //!
@@ -51,6 +52,9 @@ impl Controller {
 
 /// The group of the daemon itself, once it had to move.
 const DAEMON: &str = "daemon";
+
+/// The group that a service manager puts the daemon into, inside of the one that it delegates.
+pub const SUBGROUP: &str = "boxd.daemon";
 
 /// Where groups can be made.
 #[derive(Debug, Default)]
@@ -209,15 +213,17 @@ impl Site {
         let mut missing = listed("cgroup.controllers");
         missing.retain(|controller| !site.passed_on.contains(controller));
         if !missing.is_empty() {
-            site.have_passed_on(&missing);
+            let is_outside = parent != place.directory;
+            site.have_passed_on(&missing, is_outside);
         }
         Some(site)
     }
 
-    /// Has the parent hand down more controllers, where nobody but this process is in the way.
-    fn have_passed_on(&mut self, missing: &[Controller]) {
+    /// Has the parent hand down more controllers, where nobody but this process is in the way; `is_outside` says that it
+    /// is in a group of its own already.
+    fn have_passed_on(&mut self, missing: &[Controller], is_outside: bool) {
         let root_of_all = !self.parent.join("cgroup.events").exists();
-        if !root_of_all && !self.step_aside().unwrap_or(false) {
+        if !root_of_all && !is_outside && !self.step_aside().unwrap_or(false) {
             return;
         }
         for controller in missing {
@@ -315,10 +321,14 @@ fn pass_on(group: &Path, controller: Controller) -> io::Result<()> {
     )
 }
 
-/// The group to make groups in: not the one that the daemon has moved into, under this instance or the one before it.
+/// The group to make groups in: not the one that the daemon has moved into, under this instance or the one before it, or
+/// that its manager has put it into.
 fn home(directory: &Path) -> &Path {
     let outside = || {
         let group = directory.parent()?;
+        if directory.file_name()? == SUBGROUP {
+            return Some(group);
+        }
         let moved = directory.file_name()? == DAEMON && leaf::is_ours(group.file_name()?.to_str()?);
         group.parent().filter(|_| moved)
     };
@@ -500,6 +510,22 @@ mod tests {
     }
 
     #[test]
+    fn a_manager_that_put_the_daemon_into_a_subgroup_left_the_group_to_it() {
+        let machine = Machine::unified("", "");
+        machine.write("proc/self/cgroup", "0::/box/boxd.daemon\n");
+        machine.write(
+            "cg/box/boxd.daemon/cgroup.procs",
+            &format!("{}\n", std::process::id()),
+        );
+        let (cgroups, name) = machine.discover();
+        assert_eq!(cgroups.mechanism(&EVERYTHING).unwrap(), Some(Mechanism::CgroupV2));
+        assert!(machine.read("cg/box/cgroup.subtree_control").starts_with('+'));
+        assert!(machine.groups().is_empty(), "nobody moves");
+        let _leaves = Leaves::make(&cgroups, &EVERYTHING, "one").unwrap();
+        assert_eq!(machine.read(&format!("cg/box/{name}/one/pids.max")), "20");
+    }
+
+    #[test]
     fn the_root_of_all_needs_nobody_to_move() {
         let files = [
             ("cg/cgroup.controllers", "memory\n"),
@@ -518,6 +544,7 @@ mod tests {
             home(Path::new("/cg/box/boxd-1b4e28ba/daemon")),
             Path::new("/cg/box")
         );
+        assert_eq!(home(Path::new("/cg/box/boxd.daemon")), Path::new("/cg/box"));
         for other in ["/cg/box/daemon", "/cg/boxd-1b4e28ba", "/cg/boxd-1b4e28ba/7", "/"] {
             assert_eq!(home(Path::new(other)), Path::new(other));
         }

@@ -15,7 +15,7 @@ use crate::error::Error;
 pub(super) struct Inherited {
     /// `RLIMIT_NOFILE` (soft, hard) of the daemon's start.
     pub(super) nofile: Option<(u64, u64)>,
-    /// `oom_score_adj` of the daemon's start, when it was lowered.
+    /// `oom_score_adj` of the daemon's start, when it was lowered, else so much more that they are killed before it.
     pub(super) oom_score_adj: Option<CString>,
     /// Nice value of the daemon's start, when it was lowered.
     pub(super) nice: Option<i32>,
@@ -57,17 +57,16 @@ fn raise_descriptor_limit() -> Option<(u64, u64)> {
     Some((soft, hard))
 }
 
-/// Needs `CAP_SYS_RESOURCE`; without it the score stays, and so does that of children.
+/// Needs `CAP_SYS_RESOURCE`; without it the score stays, and so does that of children. Raising theirs needs nothing: where
+/// whoever started us has lowered ours already, they get back what that took.
 fn lower_oom_score() -> Option<CString> {
     let path = "/proc/self/oom_score_adj";
-    let before = fs::read_to_string(path).ok()?;
-    let lower: i32 = before
-        .trim()
-        .parse()
-        .ok()
-        .filter(|score| *score > DAEMON_OOM_SCORE)?;
+    let before: i32 = fs::read_to_string(path).ok()?.trim().parse().ok()?;
+    if before <= DAEMON_OOM_SCORE {
+        return CString::new((before - DAEMON_OOM_SCORE).to_string()).ok();
+    }
     fs::write(path, DAEMON_OOM_SCORE.to_string()).ok()?;
-    CString::new(lower.to_string()).ok()
+    CString::new(before.to_string()).ok()
 }
 
 /// Needs `CAP_SYS_NICE`; without it the daemon queues for a processor like everybody else.

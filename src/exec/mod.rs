@@ -50,6 +50,7 @@ mod watchdog;
 
 pub use crate::stream::{Keep, Kept};
 pub use attached::{Attached, Handle};
+pub use cgroup::SUBGROUP;
 pub use engine::{Config, Engine, Started};
 pub use environment::MARKER;
 pub use limits::{Hit, LimitNames, Limits, Mechanism};

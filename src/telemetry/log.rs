@@ -1,4 +1,4 @@
-//! Log lines: a filter per module, text for people, JSON for machines, always on standard error.
+//! Log lines: a filter per module, text for people and the journal, JSON for machines, always on standard error.
 
 use std::fmt;
 use std::io::{self, IsTerminal};
@@ -9,6 +9,7 @@ use tracing_subscriber::filter::{FilterExt, LevelFilter, Targets, filter_fn};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
+use super::journal;
 use super::writer::Lines;
 use crate::error::Error;
 
@@ -60,7 +61,7 @@ impl fmt::Display for Filter {
 /// The form of a log line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Format {
-    /// Text when standard error is a terminal, JSON otherwise.
+    /// Text when standard error is a terminal or the journal, JSON otherwise.
     #[default]
     Auto,
     /// One line of text.
@@ -69,23 +70,36 @@ pub enum Format {
     Json,
 }
 
-/// Starts writing log lines; `color` allows colours on a terminal.
+/// Starts writing log lines; `color` allows colours on a terminal. Where standard error is the stream of this
+/// `device:inode`, lines are made for the journal: with a priority in front, and without a time.
 ///
 /// # Errors
 ///
 /// [`Error::Internal`] when called twice in one process.
-pub fn init(filter: &Filter, format: Format, color: bool) -> Result<(), Error> {
+pub fn init(filter: &Filter, format: Format, color: bool, journal_stream: Option<&str>) -> Result<(), Error> {
+    let journal = journal_stream.is_some_and(journal::is_standard_error);
     let terminal = io::stderr().is_terminal();
     let json = match format {
-        Format::Auto => !terminal,
+        Format::Auto => !terminal && !journal,
         Format::Text => false,
         Format::Json => true,
     };
-    let lines = tracing_subscriber::fmt::layer().with_writer(Lines::to(io::stderr(), json));
-    let lines = if json {
-        lines.json().flatten_event(true).with_span_list(false).boxed()
-    } else {
-        lines.with_ansi(terminal && color).with_target(false).boxed()
+    let lines = tracing_subscriber::fmt::layer().with_writer(Lines::to(io::stderr(), json, journal));
+    let lines = match (json, journal) {
+        (true, false) => lines.json().flatten_event(true).with_span_list(false).boxed(),
+        (true, true) => {
+            let lines = lines
+                .json()
+                .flatten_event(true)
+                .with_span_list(false)
+                .without_time();
+            lines.map_event_format(journal::Prefixed).boxed()
+        }
+        (false, false) => lines.with_ansi(terminal && color).with_target(false).boxed(),
+        (false, true) => {
+            let lines = lines.with_ansi(false).with_target(false).without_time();
+            lines.map_event_format(journal::Prefixed).boxed()
+        }
     };
     tracing_subscriber::registry()
         .with(lines.with_filter(filter.targets.clone().and(filter_fn(tells_no_secret))))

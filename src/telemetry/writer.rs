@@ -12,6 +12,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use parking_lot::Mutex;
 use tracing_subscriber::fmt::MakeWriter;
 
+use super::journal;
+
 /// Bytes that a writable pipe takes at once.
 const PIECE: usize = 4096;
 
@@ -28,17 +30,19 @@ pub(super) struct Lines<T> {
 struct Target<T> {
     stream: T,
     json: bool,
+    journal: bool,
     dropped: u64,
     /// Whether the line that reading stopped at is there in part.
     cut: bool,
 }
 
 impl<T: Write + AsFd> Lines<T> {
-    pub(super) fn to(stream: T, json: bool) -> Self {
+    pub(super) fn to(stream: T, json: bool, journal: bool) -> Self {
         Self {
             target: Arc::new(Mutex::new(Target {
                 stream,
                 json,
+                journal,
                 dropped: 0,
                 cut: false,
             })),
@@ -96,10 +100,15 @@ impl<T: Write + AsFd> Target<T> {
     fn note(&self) -> String {
         let (dropped, message) = (self.dropped, "log lines were dropped, nobody read them");
         let end = if self.cut { "\n" } else { "" };
-        if self.json {
-            format!("{end}{{\"level\":\"WARN\",\"message\":\"{message}\",\"lines\":{dropped}}}\n")
+        let prefix = if self.journal {
+            journal::prefix(tracing::Level::WARN)
         } else {
-            format!("{end}WARN {message} lines={dropped}\n")
+            ""
+        };
+        if self.json {
+            format!("{end}{prefix}{{\"level\":\"WARN\",\"message\":\"{message}\",\"lines\":{dropped}}}\n")
+        } else {
+            format!("{end}{prefix}WARN {message} lines={dropped}\n")
         }
     }
 
@@ -121,7 +130,7 @@ mod tests {
     #[test]
     fn a_reader_that_stopped_reading_delays_nothing_and_learns_what_it_missed() {
         let (mut reader, writer) = io::pipe().unwrap();
-        let lines = Lines::to(writer, true);
+        let lines = Lines::to(writer, true, false);
         let line = [b"x".repeat(1023), b"\n".to_vec()].concat();
         let started = Instant::now();
         for _ in 0..10_000 {

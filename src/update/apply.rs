@@ -4,28 +4,25 @@
 //!   accepted -> downloading -> verifying -> waiting for idle -> applying -> restarting
 //!        `---------`--------------`---------------`-----------------`--> failed: the one before serves on
 //! ```
-//!
-//! A release is put in place only after it was run twice: as `doctor --self-test`, and as a rehearsal of the daemon with
-//! the arguments and the environment of this one, on a port and with a state directory of its own.
 
 use std::fs::File;
 use std::io::{Read, Seek};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::origin::Origin;
 use super::place::Place;
+use super::proof;
 use super::release::{self, Artifact, CURRENT, Judgement, Manifest, ReleaseKey, TARGET, Wanted};
 use super::source::Source;
+use super::status::{Applied, Apply, Available, Outcome, Progress, Stage, Status};
 use super::trial::{self, Completed, OnTrial, Record};
 use crate::error::Error;
-use crate::exec::{Command, Engine, Environment, Exit, Keep, ProcessSpec, Stdin};
+use crate::exec::Engine;
 use crate::lifecycle::Tasks;
 
 /// Bytes of a manifest.
@@ -34,14 +31,10 @@ const MANIFEST: u64 = 1 << 20;
 const SIGNATURE: u64 = 16 << 10;
 /// Bytes of a binary: a release that says more is not believed.
 const BINARY: u64 = 256 << 20;
-/// How long a new executable has for each of its proofs.
-const PROOF: Duration = Duration::from_secs(60);
 /// How often it is looked whether anything runs.
 const LOOK: Duration = Duration::from_millis(200);
 /// How long an update waits for that at most.
 const IDLE: Duration = Duration::from_secs(24 * 60 * 60);
-/// Output of a proof that is told when it fails, bytes.
-const SAID: u64 = 2048;
 
 /// What updates go by.
 #[derive(Debug, Clone, Default)]
@@ -56,118 +49,6 @@ pub struct Config {
     pub agent_id: String,
 }
 
-/// What is asked for. What is left out is as configured.
-#[derive(Debug, Clone, Default)]
-pub struct Apply {
-    /// What whoever asks calls it; it comes back with everything that is said of it.
-    pub operation_id: String,
-    /// This version and no other.
-    pub version: Option<String>,
-    /// Of this channel.
-    pub channel: Option<String>,
-    /// From there.
-    pub base_url: Option<String>,
-    /// Only when this version runs.
-    pub expected_version: Option<String>,
-    /// Only when this executable runs, lower-case hex.
-    pub expected_sha256: Option<String>,
-    /// Who asks, for a staged rollout.
-    pub agent_id: Option<String>,
-    /// Before its turn in a staged rollout, and without waiting until nothing runs.
-    pub force: bool,
-}
-
-/// How far it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stage {
-    /// It will be done.
-    Accepted,
-    /// The release is being fetched.
-    Downloading,
-    /// It is being checked and tried.
-    Verifying,
-    /// Nothing is to be running when it is put in place.
-    WaitingForIdle,
-    /// It is being put in place.
-    Applying,
-    /// It is started.
-    Restarting,
-    /// There is nothing to do: no newer release, or not this machine's turn.
-    UpToDate,
-    /// It was not done; nothing has changed.
-    Failed,
-}
-
-impl Stage {
-    /// The name that crosses the doors.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Accepted => "accepted",
-            Self::Downloading => "downloading",
-            Self::Verifying => "verifying",
-            Self::WaitingForIdle => "waiting_for_idle",
-            Self::Applying => "applying",
-            Self::Restarting => "restarting",
-            Self::UpToDate => "up_to_date",
-            Self::Failed => "failed",
-        }
-    }
-
-    fn is_over(self) -> bool {
-        matches!(self, Self::UpToDate | Self::Failed)
-    }
-}
-
-/// What is known of updates.
-#[derive(Debug, Clone, Default)]
-pub struct Status {
-    /// The one that is under way, or the last one of this daemon.
-    pub progress: Option<Progress>,
-    /// The update that led to this executable.
-    pub completed: Option<Completed>,
-    /// The last one that did not come up and was taken back.
-    pub rolled_back: Option<Completed>,
-}
-
-/// How far one update is.
-#[derive(Debug, Clone)]
-pub struct Progress {
-    /// What whoever asked calls it.
-    pub operation_id: String,
-    /// How far it is.
-    pub stage: Stage,
-    /// The version, once it is known.
-    pub version: String,
-    /// The digest of its executable, once it is known.
-    pub sha256: String,
-    /// Why it failed.
-    pub error: Option<Arc<Error>>,
-}
-
-/// What an update is begun from.
-#[derive(Debug, Clone)]
-pub struct Applied {
-    /// What whoever asks calls it.
-    pub operation_id: String,
-    /// The version that runs.
-    pub current_version: &'static str,
-    /// The digest of its executable, lower-case hex.
-    pub current_sha256: String,
-    /// The version that is to run, where one was named.
-    pub version: String,
-}
-
-/// What there is to be had.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Available {
-    /// The version that runs.
-    pub current: &'static str,
-    /// The version of the channel.
-    pub newest: String,
-    /// Whether it would be taken now.
-    pub is_due: bool,
-}
-
 /// Keeps one executable current.
 #[derive(Debug)]
 pub struct Updater {
@@ -178,15 +59,6 @@ pub struct Updater {
     /// One at a time.
     begun: Mutex<()>,
     restart: CancellationToken,
-}
-
-/// How an update came out that did not fail.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// There is nothing newer that is for us.
-    UpToDate(String),
-    /// It is in place.
-    Replaced(Completed),
 }
 
 impl Updater {
@@ -368,7 +240,7 @@ impl Updater {
         let staged = Staged(place);
         self.fetch(&source, &update.version, artifact).await?;
         told(Stage::Verifying, Some(&update));
-        self.prove().await?;
+        proof::prove(&self.engine, &self.origin).await?;
         if !apply.force {
             told(Stage::WaitingForIdle, Some(&update));
             self.idle().await?;
@@ -487,52 +359,6 @@ impl Updater {
         .await
     }
 
-    /// Runs what is staged: its self-test, and a rehearsal of this daemon.
-    async fn prove(&self) -> Result<(), Error> {
-        let scratch = Scratch::make()?;
-        let start = self.origin.start.encode()?;
-        self.proof(&scratch, &["doctor", "--self-test"], Bytes::new())
-            .await?;
-        self.proof(&scratch, &["rehearse"], start).await
-    }
-
-    async fn proof(&self, scratch: &Scratch, arguments: &[&str], stdin: Bytes) -> Result<(), Error> {
-        let staged = self.origin.place.staged();
-        let mut words = vec![staged.into_os_string()];
-        words.extend(arguments.iter().map(Into::into));
-        let keep = Keep::both_ends(SAID);
-        let home = scratch.0.clone().into_os_string();
-        let environment = [("PATH", "/usr/local/bin:/usr/bin:/bin".into()), ("HOME", home)];
-        let spec = ProcessSpec {
-            stdin: Stdin::Bytes(stdin),
-            environment: Environment::Exact(
-                environment
-                    .into_iter()
-                    .map(|(name, value)| (name.into(), value))
-                    .collect(),
-            ),
-            timeout: Some(PROOF),
-            ..ProcessSpec::new(Command::Argv(words), &scratch.0, keep)
-        };
-        let proof = arguments.join(" ");
-        let refused = |why: String| Error::Unsupported {
-            what: "the executable of the release".into(),
-            why: format!("`boxd {proof}` of it {why}"),
-            fix: None,
-        };
-        let finished = self
-            .engine
-            .run(spec, keep)
-            .await
-            .map_err(|error| refused(format!("cannot be started: {error}")))?;
-        if finished.end.exit == Exit::Code(0) && !finished.end.timed_out {
-            return Ok(());
-        }
-        let said = [finished.stderr.head, finished.stderr.tail].concat();
-        let said = String::from_utf8_lossy(&said).trim().to_owned();
-        Err(refused(format!("ended with {:?}: {said}", finished.end.exit)))
-    }
-
     async fn idle(&self) -> Result<(), Error> {
         let waiting = async {
             while self.engine.living() > 0 {
@@ -554,24 +380,6 @@ struct Staged<'a>(&'a Place);
 impl Drop for Staged<'_> {
     fn drop(&mut self) {
         self.0.discard();
-    }
-}
-
-/// An empty directory for a proof.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn make() -> Result<Self, Error> {
-        let path = std::env::temp_dir().join(format!("boxd-proof-{}", uuid::Uuid::new_v4().simple()));
-        std::fs::create_dir(&path)
-            .map_err(|error| Error::from_path_io("scratch directory", "make", &path, error))?;
-        Ok(Self(path))
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
     }
 }
 

@@ -18,12 +18,15 @@
 mod apply;
 mod origin;
 mod place;
+mod proof;
 mod release;
 mod source;
+mod status;
 mod trial;
 
-pub use apply::{Applied, Apply, Available, Config, Outcome, Progress, Stage, Status, Updater};
+pub use apply::{Config, Updater};
 pub use origin::{Origin, Start};
 pub use place::Place;
 pub use release::ReleaseKey;
+pub use status::{Applied, Apply, Available, Outcome, Progress, Stage, Status};
 pub use trial::{Completed, Trial};

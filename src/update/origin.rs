@@ -52,7 +52,7 @@ impl Start {
         Ok(bytes.into())
     }
 
-    /// What [`Start::encode`] wrote.
+    /// What was written for a rehearsal.
     ///
     /// # Errors
     ///

@@ -44,17 +44,18 @@ const ARROWS: &[(&str, &[&[&str]])] = &[
         &[
             ROOMS,
             DOORS,
-            &["ops", "wire", "config", "startup", "state", "sys"],
+            &["ops", "wire", "config", "service", "startup", "state", "sys"],
         ],
     ),
     ("enroll", &[DOORS]),
+    ("service", &[&["exec"]]),
     (
         "cli",
         &[
             ROOMS,
             DOORS,
             &[
-                "ops", "wire", "config", "startup", "state", "sys", "daemon", "enroll",
+                "ops", "wire", "config", "startup", "state", "sys", "daemon", "enroll", "service",
             ],
         ],
     ),

@@ -51,6 +51,24 @@ async fn signals_limits_and_scores_are_those_that_the_daemon_was_given() {
     }
 }
 
+#[tokio::test]
+async fn children_of_a_daemon_whose_score_was_lowered_for_it_are_killed_before_it() {
+    let builder = Daemon::builder().prelude("echo -600 > /proc/$$/oom_score_adj || :");
+    let ways = Ways::with(builder, NatsServer::start()).await;
+    let score = |text: &str| text.trim().parse::<i32>().unwrap();
+    let own = std::fs::read_to_string(processes::of(ways.daemon.pid(), "oom_score_adj")).unwrap();
+    for way in WAYS {
+        let ran = ways
+            .run(way, &Request::shell("cat /proc/self/oom_score_adj"))
+            .await;
+        if may_lower_scores() {
+            assert_eq!((score(&own), score(&ran.text())), (-600, -100), "{way:?}");
+        } else {
+            assert_eq!(score(&own), score(&ran.text()), "nobody could lower it: {way:?}");
+        }
+    }
+}
+
 /// Whether this machine lets its root lower an `oom_score_adj`: many containers keep that capability back.
 fn may_lower_scores() -> bool {
     const CAP_SYS_RESOURCE: u64 = 24;

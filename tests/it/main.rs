@@ -64,6 +64,8 @@ mod nats_slow;
 mod parity;
 mod relay;
 mod relay_terminal;
+mod service;
+mod service_notify;
 mod terminal_reach;
 mod terminal_screens;
 mod terminals;

@@ -129,7 +129,8 @@ pub struct LinkStatus {
 pub struct Nats {
     door: Arc<Door>,
     links: Mutex<BTreeMap<String, Running>>,
-    scanned: watch::Sender<bool>,
+    /// How often the connection files were looked at, and the links made those.
+    scanned: watch::Sender<u64>,
 }
 
 struct Running {
@@ -194,7 +195,7 @@ pub fn start(
     let nats = Arc::new(Nats {
         door,
         links: Mutex::default(),
-        scanned: watch::Sender::new(false),
+        scanned: watch::Sender::new(0),
     });
     let watching = Arc::clone(&nats);
     nats.door
@@ -217,7 +218,7 @@ impl Nats {
     pub async fn first_attempts(&self) -> Vec<LinkStatus> {
         let mut scanned = self.scanned.subscribe();
         // What `wait_for` gives back locks the channel; kept across the attempts it would block the next look.
-        drop(scanned.wait_for(|scanned| *scanned).await);
+        drop(scanned.wait_for(|looks| *looks > 0).await);
         let links: Vec<Arc<Link>> = self
             .links
             .lock()
@@ -226,6 +227,15 @@ impl Nats {
             .collect();
         join_all(links.iter().map(|link| link.tried())).await;
         links.iter().map(|link| status(link)).collect()
+    }
+
+    /// Resolves when the connection files as they are now have been read, at most a second later. Cancel-safe.
+    pub async fn look_again(&self) {
+        let mut scanned = self.scanned.subscribe();
+        // The look that is under way may have read some of them before.
+        let enough = *scanned.borrow_and_update() + 2;
+        // Nobody looks any more when the daemon stops, and then nobody waits for it either.
+        drop(scanned.wait_for(|looks| *looks >= enough).await);
     }
 
     /// Says on every link that the daemon leaves and why, and writes it out; at most a second. Heartbeats end;
@@ -299,8 +309,7 @@ impl Nats {
                 self.door.instance.send_replace(instance);
             }
             self.reconcile(twins.without(wanted));
-            self.scanned
-                .send_if_modified(|scanned| !std::mem::replace(scanned, true));
+            self.scanned.send_modify(|looks| *looks += 1);
             self.check_supervisors()?;
             self.count_links();
             // Often enough to keep to a time that is shorter.

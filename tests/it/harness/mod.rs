@@ -15,6 +15,7 @@ pub(crate) mod heard;
 pub(crate) mod http;
 pub(crate) mod hung;
 mod machine;
+pub(crate) mod manager;
 pub(crate) mod op;
 pub(crate) mod processes;
 pub(crate) mod proxy;
