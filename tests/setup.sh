@@ -32,6 +32,7 @@ for group in "$@"; do
       need tmux tmux
       need minisign minisign
       need strace strace
+      need faketime faketime
       need systemd-analyze systemd
       need python3 python3
       ;;

@@ -45,7 +45,7 @@ pub(super) struct Run {
 impl Run {
     pub(super) fn run(self, startup: Startup) -> Result<ExitCode, Error> {
         let origin = Origin {
-            place: Place::of_this_program()?,
+            place: Place::of_this_program(startup.arguments.first()),
             start: Start {
                 arguments: startup.arguments.clone(),
                 environment: startup.environment.clone().into_iter().collect(),

@@ -139,7 +139,7 @@ impl Update {
         };
         let engine = Engine::start(engine, InstanceId::mint(), &tasks);
         let origin = update::Origin {
-            place: update::Place::of_this_program()?,
+            place: update::Place::of_this_program(start.arguments.first()),
             start: as_daemon(start),
         };
         let updates = update::Config {

@@ -392,3 +392,17 @@ fn what_nobody_is_there_for_has_its_time() {
     }
     assert_eq!(problems.len(), 3, "{problems:?}");
 }
+
+#[test]
+fn every_variable_is_in_the_guide_for_operators() {
+    let guide = include_str!("../../docs/operations.md");
+    for setting in SETTINGS {
+        let Some(variable) = setting.variable else {
+            continue;
+        };
+        assert!(
+            guide.contains(&format!("| `{variable}` | `{}`", setting.key)),
+            "{variable} has no row in docs/operations.md"
+        );
+    }
+}

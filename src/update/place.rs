@@ -34,17 +34,14 @@ pub(super) struct Held {
 }
 
 impl Place {
-    /// The place of the running program.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Io`] when the system does not tell it.
-    pub fn of_this_program() -> Result<Self, Error> {
-        let path = std::env::current_exe().map_err(|source| Error::Io {
-            doing: "find this program".into(),
-            source,
-        })?;
-        Ok(Self::at(&path))
+    /// The place of the running program, which was started by the name `first`. Where the system does not tell it, as
+    /// without `/proc`, it is where the name says.
+    pub fn of_this_program(first: Option<&OsString>) -> Self {
+        let path = std::env::current_exe().or_else(|error| {
+            let name = first.map(Path::new).filter(|name| name.components().count() > 1);
+            name.map_or(Err(error), std::path::absolute)
+        });
+        Self::at(&path.unwrap_or_default())
     }
 
     /// The place of the executable at `path`. One that was replaced under a running program is where it was.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::harness::enrollment::{Enrollment, credentials, reply};
-use crate::harness::{Connection, ControlPlane, Daemon, NatsServer, PATIENCE, eventually};
+use crate::harness::{Connection, ControlPlane, Daemon, NatsServer, PATIENCE, eventually, require};
 
 fn boxd(config: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_boxd"));
@@ -54,6 +54,38 @@ fn ended(output: &Output, code: i32, words: &[&str]) {
 
 fn mode(path: &Path) -> u32 {
     std::fs::metadata(path).unwrap().permissions().mode() & 0o777
+}
+
+#[test]
+fn a_clock_that_is_off_by_an_hour_keeps_nobody_out() {
+    for off in ["+1h", "-1h"] {
+        let plane = Enrollment::start();
+        let authorized = json!({ "state": "authorized", "credentials": credentials("nats://127.0.0.1:1") });
+        plane.polls([
+            reply(200, &json!({ "state": "pending" })),
+            reply(200, &authorized),
+        ]);
+        let config = tempfile::tempdir().unwrap();
+        // The clock of this one program; what counts seconds goes on as it is.
+        let output = Command::new(require("faketime"))
+            .args([
+                "-f",
+                off,
+                env!("CARGO_BIN_EXE_boxd"),
+                "connect",
+                "--api-url",
+                &plane.url(),
+            ])
+            .args(["--workspace-id", "workspace-1"])
+            .env_clear()
+            .env("FAKETIME_DONT_FAKE_MONOTONIC", "1")
+            .env("HOME", config.path())
+            .env("BOXD_CONFIG_DIR", config.path())
+            .output()
+            .unwrap();
+        ended(&output, 0, &["ABCD-EFGH"]);
+        assert_eq!(plane.seen("device/poll").len(), 2, "{off}");
+    }
 }
 
 #[test]

@@ -222,3 +222,26 @@ async fn a_connection_file_that_names_another_broker_moves_the_link() {
     assert!(took < Duration::from_secs(3), "{took:?}");
     until_reachable(&before, false, Duration::from_secs(2)).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_machines_with_one_identity_both_say_so() {
+    const SAID: &str = "another boxd answers as this agent";
+    let broker = NatsServer::start();
+    let link = Connection::to(&broker.url());
+    let mut first = Daemon::builder().connection(&link).start();
+    assert!(first.stop().success());
+    // The same one again is no other one.
+    first.start_again();
+    let control = ControlPlane::connect(&link).await;
+    ping_once(&control).await;
+    assert_eq!(first.log().matches(SAID).count(), 0, "{}", first.log());
+    let second = Daemon::builder().connection(&link).start();
+    for daemon in [&first, &second] {
+        eventually("it to notice the other one", PATIENCE, || {
+            daemon.log().contains(SAID).then_some(())
+        });
+    }
+    let (ones, others) = (first.instance(), second.instance());
+    assert!(first.log().contains(&others) && second.log().contains(&ones));
+    assert_eq!(first.log().matches(SAID).count(), 1);
+}

@@ -12,8 +12,9 @@ use boxd::wire::proto::control_response::Result as Outcome;
 use boxd::wire::proto::{ErrorCode, Extension};
 use serde_json::{Map, Value, json};
 
-use crate::harness::Ways;
 use crate::harness::daemon::BOXD;
+use crate::harness::releases::Releases;
+use crate::harness::{Daemon, NatsServer, Ways};
 
 /// A way to say `name` and a JSON payload to the daemon.
 #[derive(Debug, Clone, Copy)]
@@ -271,8 +272,41 @@ fn cases() -> Vec<Case> {
             },
             unknown(),
         ),
+        // Before anything is updated, for every door.
+        case(
+            "update.status",
+            json!({}),
+            |answer, _| answer["current"].is_string() && answer.get("progress").is_none(),
+            unknown(),
+        ),
+        case(
+            "update.check",
+            json!({}),
+            |answer, _| answer["newest"] == answer["current"] && answer["due"] == false,
+            (json!({ "channel": "no/channel" }), "invalid_request"),
+        ),
+        case(
+            "update.apply",
+            json!({ "operationId": "there is nothing to do" }),
+            |answer, _| {
+                answer["currentSha256"]
+                    .as_str()
+                    .is_some_and(|digest| digest.len() == 64)
+            },
+            (json!({ "expectedVersion": "0.0.1" }), "conflict"),
+        ),
     ]);
     cases
+}
+
+/// A daemon that is current: what it runs is the newest release.
+async fn ways() -> (Ways, Releases) {
+    let releases = Releases::new();
+    releases.publish(env!("CARGO_PKG_VERSION"), b"what runs", |_| {});
+    let builder = Daemon::builder()
+        .environment("BOXD_UPDATE_PUBLIC_KEYS", &releases.key)
+        .environment("BOXD_UPDATE_BASE_URL", releases.base());
+    (Ways::with(builder, NatsServer::start()).await, releases)
 }
 
 fn digest(content: &Value) -> String {
@@ -605,7 +639,7 @@ fn comparable(door: Door, value: &Value) -> Value {
 
 #[tokio::test]
 async fn every_operation_answers_the_same_through_every_door() {
-    let ways = Ways::start().await;
+    let (ways, _releases) = ways().await;
     let workspace = ways.daemon.workspace();
     for door in DOORS {
         prepare(&workspace.join(door.directory()));
@@ -647,7 +681,7 @@ async fn every_operation_answers_the_same_through_every_door() {
 
 #[tokio::test]
 async fn every_operation_is_refused_alike_through_every_door() {
-    let ways = Ways::start().await;
+    let (ways, _releases) = ways().await;
     for door in DOORS {
         let directory = ways.daemon.workspace().join(door.directory());
         prepare(&directory);

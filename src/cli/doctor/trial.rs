@@ -43,7 +43,7 @@ impl Trial {
         };
         let engine = Engine::start(engine, InstanceId::mint(), &tasks);
         let origin = update::Origin {
-            place: update::Place::of_this_program()?,
+            place: update::Place::of_this_program(None),
             start: update::Start::default(),
         };
         let parts = Parts {

@@ -18,7 +18,6 @@ use parking_lot::Mutex;
 use prost::Message as _;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
-use tokio::time::MissedTickBehavior;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 
 use super::broker_error::BrokerError;
@@ -29,7 +28,7 @@ use super::outbound::{Gone, Outbound};
 use super::subjects::{self, Family, FamilyKind};
 use super::{dispatch, hello};
 use crate::ids::InstanceId;
-use crate::wire::proto::{AgentEvent, GoingOfflineReason, Hello, OpAck};
+use crate::wire::proto::{AgentEvent, GoingOfflineReason, OpAck};
 
 /// How long Hello waits for the executable's digest; it is sent again when that comes later.
 const DIGEST_WAIT: Duration = Duration::from_millis(250);
@@ -74,7 +73,9 @@ pub(super) struct Generation {
     config: Arc<LinkConfig>,
     /// The instance that it was dialled as.
     instance: InstanceId,
-    families: Vec<Family>,
+    pub(super) families: Vec<Family>,
+    /// Where other processes that answer as this agent would be heard.
+    hellos: Option<String>,
     /// Subjects of ours that the account may not use: a warning each, once.
     denied: Mutex<HashSet<String>>,
     /// The account may not publish replies, which was said.
@@ -116,7 +117,10 @@ impl Generation {
             instance,
             door.config.subjects,
         );
+        let is_listening = families.iter().any(|family| family.kind == FamilyKind::Instance);
+        let hellos = subjects::hellos(&door.config.root, &config.workspace_id, &config.agent_id);
         let generation = Arc::new(Self {
+            hellos: is_listening.then_some(hellos),
             link: Arc::clone(link),
             max_payload: control.max_payload.min(bulk.max_payload),
             control: Arc::new(Outbound::new(control.client.clone(), CONTROL_WINDOW)),
@@ -200,14 +204,7 @@ impl Generation {
         tokio::try_join!(self.control.flush(), self.bulk.flush()).map(|_| ())
     }
 
-    /// Says how far an update is.
-    fn say_progress(&self, agent_id: &str) -> Result<(), Gone> {
-        let progress = self.link.door.rooms.updater().status().progress;
-        let event = progress.and_then(|progress| hello::update_progress(agent_id, &progress));
-        event.map_or(Ok(()), |event| self.publish_event(&event))
-    }
-
-    fn finish(&self, end: End) {
+    pub(super) fn finish(&self, end: End) {
         let mut slot = self.end.lock();
         if !self.ended.is_cancelled() {
             *slot = end;
@@ -215,14 +212,14 @@ impl Generation {
         }
     }
 
-    fn publish_event(&self, event: &AgentEvent) -> Result<(), Gone> {
+    pub(super) fn publish_event(&self, event: &AgentEvent) -> Result<(), Gone> {
         let payload = Bytes::from(event.encode_to_vec());
         self.families
             .iter()
             .try_for_each(|family| self.publish(&family.events, &payload))
     }
 
-    fn publish(&self, subject: &str, payload: &Bytes) -> Result<(), Gone> {
+    pub(super) fn publish(&self, subject: &str, payload: &Bytes) -> Result<(), Gone> {
         if self.denied.lock().contains(subject) {
             return Ok(());
         }
@@ -240,72 +237,12 @@ impl Generation {
                 subscribers.push((subscriber, inlet));
             }
         }
+        if let Some(hellos) = &self.hellos {
+            let subscriber = client.subscribe(hellos.clone()).await.map_err(|_| Gone)?;
+            subscribers.push((subscriber, Inlet::Hellos));
+        }
         client.flush().await.map_err(|_| Gone)?;
         Ok(subscribers)
-    }
-
-    /// Hello as it would be said now, without the executable's digest.
-    fn hello(&self) -> Hello {
-        let door = &self.link.door;
-        hello::hello(door, &self.link.config(), &door.rooms.capabilities())
-    }
-
-    /// Says hello on every family; says whether the executable's digest was in it.
-    async fn say_hello(&self, hello: Hello, wait: Duration) -> Result<bool, Gone> {
-        let digest = self.link.door.digest.within(wait).await;
-        let known = digest.is_some();
-        let binary_sha256 = digest.unwrap_or_default();
-        let hello = Hello {
-            binary_sha256,
-            ..hello
-        };
-        let payload = Bytes::from(hello.encode_to_vec());
-        self.families
-            .iter()
-            .try_for_each(|family| self.publish(&family.hello, &payload))?;
-        Ok(known)
-    }
-
-    async fn beat_until_gone(self: Arc<Self>, digest_said: bool) {
-        if Arc::clone(&self).beat(digest_said).await.is_err() {
-            self.finish(End::Lost);
-        }
-    }
-
-    /// Heartbeats, the progress of updates, and Hello again when a capability or a consent changed or the digest became
-    /// known.
-    async fn beat(self: Arc<Self>, mut digest_said: bool) -> Result<(), Gone> {
-        let door = Arc::clone(&self.link.door);
-        let agent_id = self.link.config().agent_id.clone();
-        let mut ticks = tokio::time::interval(door.config.heartbeat);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
-        let (mut said, mut seq) = (self.hello(), 0);
-        let mut updates = door.rooms.updater().changes();
-        if let Some(update) = door.rooms.updater().status().rolled_back {
-            self.publish_event(&hello::rolled_back(&agent_id, &update))?;
-        }
-        loop {
-            let is_tick = tokio::select! {
-                _ = ticks.tick() => true,
-                Ok(()) = updates.changed() => false,
-            };
-            if door.is_offline() {
-                return Ok(());
-            }
-            if !is_tick {
-                self.say_progress(&agent_id)?;
-                continue;
-            }
-            let now = self.hello();
-            if now != said || (!digest_said && door.digest.within(Duration::ZERO).await.is_some()) {
-                said = now.clone();
-                digest_said |= self.say_hello(now, Duration::ZERO).await?;
-            }
-            seq += 1;
-            // Not flushed: that would wait for every reply before it. A connection that takes nothing is found out by
-            // the pings of its client.
-            self.publish_event(&hello::heartbeat(&door, &self.link.ops, &agent_id, seq))?;
-        }
     }
 
     async fn receive(self: Arc<Self>, mut messages: Subscriber, inlet: Inlet) {
@@ -317,6 +254,7 @@ impl Generation {
                     Ok(ack) => self.link.ops.acknowledge(&ack),
                     Err(error) => tracing::debug!(%error, "an acknowledgement that is none was dropped"),
                 },
+                Inlet::Hellos => self.hear_hello(&message.subject).await,
             }
         }
         self.finish(End::Lost);
@@ -339,6 +277,12 @@ impl Generation {
     }
 
     fn note_denied(&self, what: &'static str, subject: &str) {
+        if self.hellos.as_deref() == Some(subject) {
+            return tracing::debug!(
+                subject,
+                "the account may not listen there: a copy of this machine would not be noticed"
+            );
+        }
         let ours = |family: &Family| family.subjects().contains(&subject);
         if !self.families.iter().any(ours) {
             // The subject of a reply is another one each time.
@@ -377,6 +321,7 @@ impl Generation {
 enum Inlet {
     Requests,
     Acknowledgements,
+    Hellos,
 }
 
 impl Opened {

@@ -24,6 +24,7 @@ mod content;
 mod digest;
 mod directory;
 mod dispatch;
+mod doubles;
 mod error;
 mod extension;
 mod fair;
@@ -38,6 +39,7 @@ mod outbound;
 mod pty;
 mod publish;
 mod route;
+mod signs;
 mod socket;
 mod source;
 mod subjects;
@@ -60,6 +62,7 @@ use self::admission::Admission;
 use self::clone::Clocks;
 use self::digest::ExecutableDigest;
 use self::directory::Directory;
+use self::doubles::Doubles;
 use self::link::Link;
 use self::twins::{Served, Twins};
 use crate::doors::relay::Ports;
@@ -92,6 +95,8 @@ struct Door {
     ports: Arc<Ports>,
     /// Which link serves which agent at which broker.
     served: Served,
+    /// Which other processes do.
+    doubles: Doubles,
     /// Going offline was said: no more heartbeats.
     offline: AtomicBool,
 }
@@ -178,6 +183,8 @@ pub fn start(
     let admission = Admission::new(Arc::clone(rooms.host()), tasks.clone());
     let digest = ExecutableDigest::start(config.state_dir.clone(), &tasks);
     let offline = AtomicBool::new(false);
+    let doubles = Doubles::default();
+    doubles.is_ours(instance);
     let instance = watch::Sender::new(instance);
     let ports = Ports::new(rooms.terminals(), &tasks);
     let door = Arc::new(Door {
@@ -190,6 +197,7 @@ pub fn start(
         digest,
         metrics,
         served: Served::default(),
+        doubles,
         offline,
     });
     let nats = Arc::new(Nats {
@@ -305,6 +313,7 @@ impl Nats {
             }
             if let Some(asleep) = clocks.jump(clone::readings()) {
                 let instance = InstanceId::mint();
+                self.door.doubles.is_ours(instance);
                 tracing::warn!(?asleep, %instance, "the machine was resumed or cloned, every link is made anew");
                 self.door.instance.send_replace(instance);
             }

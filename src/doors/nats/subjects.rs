@@ -72,6 +72,11 @@ pub(super) fn families(
     }
 }
 
+/// Where every process that answers as this agent says Hello.
+pub(super) fn hellos(root: &str, workspace_id: &str, agent_id: &str) -> String {
+    format!("{root}.{workspace_id}.{agent_id}.connection.*.hello")
+}
+
 /// Whether `text` can be one token of a subject.
 pub(super) fn is_token(text: &str) -> bool {
     /// A broker takes lines of 4,096 bytes by default, and drops whoever sends a longer one.

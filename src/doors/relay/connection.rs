@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use futures_util::stream::{SplitSink, SplitStream};
-use futures_util::{SinkExt, StreamExt};
+use futures_util::{FutureExt, SinkExt, StreamExt};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message as Packet;
@@ -199,16 +199,34 @@ impl Attachment {
     {
         let mut rate = Rate::new(limits.rate, limits.burst, Instant::now());
         let bytes = self.hub.counts.bytes.with_label_values(&[name(self.side)]);
+        // What has come at once is told at once: the other end is woken for a batch and not for each frame.
+        let mut untold = 0;
         loop {
-            self.room().await;
-            let packet = match tokio::time::timeout(3 * PING, stream.next()).await {
+            let has_room = self.shared.channel.lock().may_read(self.side);
+            let next = if has_room {
+                stream.next().now_or_never()
+            } else {
+                None
+            };
+            if untold > 0 && (next.is_none() || untold >= BATCH) {
+                untold = 0;
+                self.shared.news.notify_waiters();
+            }
+            let next = match next {
+                Some(next) => Ok(next),
+                None => {
+                    self.room().await;
+                    tokio::time::timeout(3 * PING, stream.next()).await
+                }
+            };
+            let packet = match next {
                 Err(_) => return Gone::Closed(StreamCloseReason::TransportError, "nothing came".into()),
                 Ok(Some(Ok(packet))) => packet,
-                Ok(Some(Err(_)) | None) => return Gone::Peer,
+                Ok(Some(Err(_)) | None) => return self.gone(untold),
             };
             let message = match packet {
                 Packet::Binary(message) => message,
-                Packet::Close(_) => return Gone::Peer,
+                Packet::Close(_) => return self.gone(untold),
                 Packet::Text(_) | Packet::Ping(_) | Packet::Pong(_) | Packet::Frame(_) => continue,
             };
             if !rate.allows(message.len(), Instant::now()) {
@@ -217,10 +235,22 @@ impl Attachment {
                 return Gone::Closed(StreamCloseReason::RateLimited, what);
             }
             bytes.inc_by(message.len() as u64);
-            if let Err(gone) = self.take(message) {
-                return gone;
+            match self.take(message) {
+                Ok(is_news) => untold += usize::from(is_news),
+                Err(gone) => {
+                    self.shared.news.notify_waiters();
+                    return gone;
+                }
             }
         }
+    }
+
+    /// The peer went; what it said before is told.
+    fn gone(&self, untold: usize) -> Gone {
+        if untold > 0 {
+            self.shared.news.notify_waiters();
+        }
+        Gone::Peer
     }
 
     /// Resolves when the other end takes more. Cancel-safe.
@@ -235,7 +265,8 @@ impl Attachment {
         }
     }
 
-    fn take(&self, message: Bytes) -> Result<(), Gone> {
+    /// Puts a message into the channel; says whether there is news for the other end.
+    fn take(&self, message: Bytes) -> Result<bool, Gone> {
         let wrong = |what: String| Gone::Closed(StreamCloseReason::TransportError, what);
         let decoded = Message::decode(message.clone()).map_err(|error| wrong(error.to_string()))?;
         let mut channel = self.shared.channel.lock();
@@ -256,13 +287,11 @@ impl Attachment {
             other => return Err(wrong(format!("{} does not belong here", other.name()))),
         };
         drop(channel);
-        match taken {
-            Taken::Yes => self.shared.news.notify_waiters(),
-            // Told by whoever sends.
-            Taken::Replaced => {}
-            Taken::ViewOnly => self.hub.counts.view_only.inc(),
+        if taken == Taken::ViewOnly {
+            self.hub.counts.view_only.inc();
         }
-        Ok(())
+        // Who was replaced is told so by whoever sends.
+        Ok(taken == Taken::Yes)
     }
 
     /// Sends what there is for the peer until it goes, or the other end closes.
