@@ -212,12 +212,11 @@ impl Attachment {
                 untold = 0;
                 self.shared.news.notify_waiters();
             }
-            let next = match next {
-                Some(next) => Ok(next),
-                None => {
-                    self.room().await;
-                    tokio::time::timeout(3 * PING, stream.next()).await
-                }
+            let next = if let Some(next) = next {
+                Ok(next)
+            } else {
+                self.room().await;
+                tokio::time::timeout(3 * PING, stream.next()).await
             };
             let packet = match next {
                 Err(_) => return Gone::Closed(StreamCloseReason::TransportError, "nothing came".into()),

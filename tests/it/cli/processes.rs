@@ -43,6 +43,16 @@ impl Running {
         }
     }
 
+    /// The pid that its command prints first.
+    #[track_caller]
+    fn pid_of_command(&mut self) -> Pid {
+        if let Some(line) = self.stdout.line(PATIENCE) {
+            return Pid::from_raw(line.trim().parse().unwrap());
+        }
+        let said = String::from_utf8_lossy(&self.stderr.rest_so_far()).into_owned();
+        panic!("no pid was printed, but {said:?}");
+    }
+
     fn interrupt(&self) {
         self.signal(Signal::SIGINT);
     }
@@ -158,7 +168,7 @@ fn ends_the_command(signal: Signal) {
         let name = &signal.as_str()[3..];
         let script = format!("trap 'echo caught; exit 3' {name}; echo $$; while :; do sleep 0.02; done");
         let mut run = Running::start(way, daemon, &["run", "--", "sh", "-c", &script]);
-        let pid = String::from_utf8(run.stdout.until("\n")).unwrap();
+        let pid = run.pid_of_command();
         run.signal(signal);
         let (code, stdout, stderr) = run.end();
         let said = String::from_utf8_lossy(&stderr).into_owned();
@@ -168,7 +178,6 @@ fn ends_the_command(signal: Signal) {
             // It was cancelled, which it is not asked about.
             assert!(code > Some(128), "{code:?} {said}");
         }
-        let pid = Pid::from_raw(pid.trim().parse().unwrap());
         eventually("the end of the command", PATIENCE, || {
             kill(pid, None).is_err().then_some(())
         });
@@ -221,7 +230,7 @@ fn a_signal_that_is_ignored_stays_ignored() {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
         let mut run = Running::of(run);
-        let pid = String::from_utf8(run.stdout.until("\n")).unwrap();
+        let pid = run.pid_of_command();
         run.signal(Signal::SIGHUP);
         run.signal(Signal::SIGTERM);
         let (code, ..) = run.end();
@@ -231,7 +240,6 @@ fn a_signal_that_is_ignored_stays_ignored() {
             "{} {code:?}",
             way.name
         );
-        let pid = Pid::from_raw(pid.trim().parse().unwrap());
         eventually("the end of the command", PATIENCE, || {
             kill(pid, None).is_err().then_some(())
         });

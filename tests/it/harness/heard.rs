@@ -66,6 +66,19 @@ impl Heard {
         }
     }
 
+    /// The next line, without its end, if it comes within `limit`.
+    pub(crate) fn line(&mut self, limit: Duration) -> Option<String> {
+        let begin = Instant::now();
+        loop {
+            if let Some(end) = end_of(&self.seen, b"\n") {
+                let line: Vec<u8> = self.seen.drain(..end).collect();
+                return Some(String::from_utf8_lossy(&line).trim_end().to_owned());
+            }
+            let left = limit.saturating_sub(begin.elapsed());
+            self.seen.extend(self.chunks.recv_timeout(left).ok()?);
+        }
+    }
+
     /// What came since and was not waited for.
     pub(crate) fn rest_so_far(&mut self) -> Vec<u8> {
         self.seen.extend(self.chunks.try_iter().flatten());
