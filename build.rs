@@ -15,7 +15,8 @@ const PROTO: &str = "proto/boxd_control.proto";
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed={PROTO}");
     let target = std::env::var("TARGET")?;
-    println!("cargo:rustc-env=BOXD_TARGET={target}");
+    // Not named BOXD_...: cargo run hands it to the program, which refuses what it does not know.
+    println!("cargo:rustc-env=TARGET_TRIPLE={target}");
     let directory = PathBuf::from(std::env::var_os("OUT_DIR").ok_or("OUT_DIR is not set")?);
     let mut compiler = protox::Compiler::new(["proto"])?;
     compiler

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use crate::error::Error;
 
 /// What this build runs on, as artifacts name it.
-pub(super) const TARGET: &str = env!("BOXD_TARGET");
+pub(super) const TARGET: &str = env!("TARGET_TRIPLE");
 /// The version that runs.
 pub(super) const CURRENT: &str = env!("CARGO_PKG_VERSION");
 
@@ -47,7 +47,7 @@ impl ReleaseKey {
 
     /// The key that this build was made with, where it was made for releases.
     pub fn built_in() -> Option<Self> {
-        option_env!("BOXD_RELEASE_KEY").and_then(|text| Self::parse(text).ok())
+        option_env!("RELEASE_PUBLIC_KEY").and_then(|text| Self::parse(text).ok())
     }
 }
 

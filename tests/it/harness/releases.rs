@@ -14,7 +14,7 @@ use super::daemon::BOXD;
 use super::require;
 
 /// What the program under test was built for.
-pub(crate) const TARGET: &str = env!("BOXD_TARGET");
+pub(crate) const TARGET: &str = env!("TARGET_TRIPLE");
 
 /// Releases and the key that they are signed with.
 pub(crate) struct Releases {
