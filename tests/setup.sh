@@ -31,6 +31,7 @@ for group in "$@"; do
       need htop htop
       need tmux tmux
       need minisign minisign
+      need openssl openssl
       need strace strace
       need faketime faketime
       need systemd-analyze systemd

@@ -10,6 +10,7 @@ use boxd::wire::proto::{
 };
 use boxd::wire::relay::Message;
 
+use crate::harness::certificates::certificates;
 use crate::harness::relay::{Dial, End, Relay, token_of};
 use crate::harness::ways::unique_seconds;
 use crate::harness::{Connection, ControlPlane, Daemon, NatsServer, PATIENCE, Proxy, processes};
@@ -265,4 +266,30 @@ async fn without_a_relay_that_lets_it_in_nothing_is_opened() {
     );
     assert!(error.message.contains("workspace"), "{error:?}");
     processes::wait_until_gone(&seconds, PATIENCE);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_relay_behind_tls_is_dialed_by_those_who_trust_it() {
+    let directory = tempfile::tempdir().unwrap();
+    certificates(directory.path());
+    let file = |name: &str| directory.path().join(name).display().to_string();
+    let relay = Relay::with(&["--tls-cert", &file("cert.pem"), "--tls-key", &file("key.pem")]);
+    let broker = NatsServer::start();
+    let mut link = Connection::to(&broker.url());
+    let url = relay.url().replace("ws://", "wss://");
+    link.relay = (url, token_of(&link.workspace_id, &link.agent_id));
+    let trusting = Daemon::builder()
+        .environment("SSL_CERT_FILE", file("ca.pem"))
+        .connection(&link);
+    let _trusting = trusting.start();
+    let control = ControlPlane::connect(&link).await;
+    // It answers once the relay has let the machine in.
+    open(&control, shell("exec sleep 600")).await;
+
+    link.agent_id = uuid::Uuid::new_v4().to_string();
+    link.relay.1 = token_of(&link.workspace_id, &link.agent_id);
+    let _strict = Daemon::builder().connection(&link).start();
+    let control = ControlPlane::connect(&link).await;
+    let refused = control.refused(Op::PtyOpen(shell("exec sleep 600"))).await;
+    assert!(refused.message.contains("certificate"), "{refused:?}");
 }

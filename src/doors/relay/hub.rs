@@ -200,3 +200,36 @@ fn metrics(error: &prometheus::Error) -> Error {
         reason: format!("metrics: {error}"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_channel_is_forgotten_when_nobody_was_attached_for_long_enough() {
+        const LIMIT: Duration = Duration::from_secs(120);
+        let hub = Hub::new(1024).unwrap();
+        let key = || Key {
+            workspace: "w".into(),
+            agent: "a".into(),
+            port: 7681,
+            channel: "c".into(),
+        };
+        let known = || hub.channels.lock().len();
+        let (shared, attached) = hub.attach(key(), Role::Producer, 0).unwrap();
+        let start = Instant::now();
+        hub.reap(start + 10 * LIMIT, LIMIT);
+        assert_eq!(known(), 1, "somebody is there");
+        shared.detach(Side::Producer, attached.id, start);
+        hub.reap(start + LIMIT / 2, LIMIT);
+        assert_eq!(known(), 1, "it may come back");
+        let (shared, attached) = hub.attach(key(), Role::Producer, 0).unwrap();
+        hub.reap(start + 10 * LIMIT, LIMIT);
+        assert_eq!(known(), 1, "it came back");
+        shared.detach(Side::Producer, attached.id, start + LIMIT);
+        hub.reap(start + 2 * LIMIT - Duration::from_secs(1), LIMIT);
+        assert_eq!(known(), 1);
+        hub.reap(start + 2 * LIMIT, LIMIT);
+        assert_eq!(known(), 0);
+    }
+}

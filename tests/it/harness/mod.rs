@@ -6,6 +6,7 @@
 #![allow(dead_code, unused_imports, reason = "it offers what the next test needs")]
 
 pub(crate) mod broker;
+pub(crate) mod certificates;
 pub(crate) mod connection;
 pub(crate) mod control;
 pub(crate) mod daemon;
