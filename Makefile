@@ -6,6 +6,12 @@ TARGET ?= $(shell uname -m)-unknown-linux-gnu
 TOOLS := target/tools
 CARGO_DENY_VERSION := 0.20.2
 CARGO_DENY := $(TOOLS)/cargo-deny-$(CARGO_DENY_VERSION)/bin/cargo-deny
+CARGO_DEB_VERSION := 3.8.0
+CARGO_DEB := $(TOOLS)/cargo-deb-$(CARGO_DEB_VERSION)/bin/cargo-deb
+CARGO_CYCLONEDX_VERSION := 0.5.9
+CARGO_CYCLONEDX := $(TOOLS)/cargo-cyclonedx-$(CARGO_CYCLONEDX_VERSION)/bin/cargo-cyclonedx
+# What packaging/dist.sh runs.
+PACKAGERS = CARGO='$(CARGO)' CARGO_DEB=$(CURDIR)/$(CARGO_DEB) CARGO_CYCLONEDX=$(CURDIR)/$(CARGO_CYCLONEDX)
 
 # A static binary finds libc's getrandom by no lookup at run time, so the direct system call is chosen at build time. The
 # explicit --target keeps these flags away from build scripts and procedural macros.
@@ -13,7 +19,7 @@ STATIC_FLAGS := -C target-feature=+crt-static --cfg getrandom_backend="linux_get
 static_build = RUSTFLAGS='$(STATIC_FLAGS)' $(CARGO) build --locked --bin boxd --target $(TARGET) --profile $(1)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint fmt doc bench dist proof ci audit clients
+.PHONY: help run test lint fmt doc bench dist proof packages ci audit clients
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,8 +51,10 @@ bench: dist/boxd ## measure the daemon against the floors of this machine, one t
 	@tests/setup.sh test bench
 	BOXD_BENCH_BINARY=$(CURDIR)/dist/boxd $(CARGO) bench --locked --bench floor
 
-dist: dist/boxd ## the static binary in dist/, and the proof that it needs nothing
+dist: dist/boxd $(CARGO_DEB) $(CARGO_CYCLONEDX) ## what goes out, in dist/: the static binary and its proof, package, pages, digests
+	@tests/setup.sh proof packages
 	packaging/prove-static.sh dist/boxd
+	$(PACKAGERS) packaging/dist.sh dist/boxd dist
 
 .PHONY: dist/boxd
 dist/boxd:
@@ -59,14 +67,24 @@ proof: ## the same proof on a profile that builds quickly
 	$(call static_build,proof)
 	packaging/prove-static.sh target/$(TARGET)/proof/boxd
 
-ci: lint doc test proof ## what CI runs
+packages: proof $(CARGO_DEB) $(CARGO_CYCLONEDX) ## build package and images around the binary of `proof`, and run what is in them
+	@tests/setup.sh packages
+	$(PACKAGERS) packaging/prove-packages.sh target/$(TARGET)/proof/boxd
+
+ci: lint doc test packages ## what CI runs
 
 audit: $(CARGO_DENY) ## known vulnerabilities in our dependencies (fetches the advisory database)
 	$(CARGO_DENY) check advisories
 
-# Unoptimized on purpose: compiling it is the cost, running it is not.
+# Unoptimized on purpose: compiling them is the cost, running them is not.
+install_tool = CARGO_PROFILE_DEV_DEBUG=0 $(CARGO) install --debug --locked --quiet --no-default-features $(3) \
+  --root $(TOOLS)/$(1)-$(2) --target-dir $(TOOLS)/build $(1)@$(2) && rm -rf $(TOOLS)/build
+
 $(CARGO_DENY):
-	CARGO_PROFILE_DEV_DEBUG=0 $(CARGO) install --debug --locked --quiet --no-default-features \
-	  --root $(TOOLS)/cargo-deny-$(CARGO_DENY_VERSION) --target-dir $(TOOLS)/build \
-	  cargo-deny@$(CARGO_DENY_VERSION)
-	rm -rf $(TOOLS)/build
+	$(call install_tool,cargo-deny,$(CARGO_DENY_VERSION))
+
+$(CARGO_DEB):
+	$(call install_tool,cargo-deb,$(CARGO_DEB_VERSION),--features gzip)
+
+$(CARGO_CYCLONEDX):
+	$(call install_tool,cargo-cyclonedx,$(CARGO_CYCLONEDX_VERSION))

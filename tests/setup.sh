@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs what the targets named as arguments need and this Debian or Ubuntu does not have yet.
 #
-#   tests/setup.sh test|bench|lint|proof ...
+#   tests/setup.sh test|bench|lint|proof|packages ...
 #
 # Silent and instant when nothing is missing. Works as root or through sudo, and never starts a service: the tests run
 # their own brokers on their own ports.
@@ -51,8 +51,16 @@ for group in "$@"; do
       need busybox busybox-static
       need unshare util-linux
       ;;
+    packages)
+      need buildah buildah
+      need debootstrap debootstrap
+      need dpkg-deb dpkg
+      need groff groff-base
+      need minisign minisign
+      need unshare util-linux
+      ;;
     *)
-      echo "setup: no group named '$group' (test, bench, lint, proof)" >&2
+      echo "setup: no group named '$group' (test, bench, lint, proof, packages)" >&2
       exit 64
       ;;
   esac

@@ -7,6 +7,7 @@ mod connect;
 mod doctor;
 mod exit;
 mod flags;
+mod man;
 mod openapi;
 mod output;
 mod rehearse;
@@ -67,6 +68,7 @@ enum Verb {
     Rehearse(rehearse::Rehearse),
     Openapi(openapi::Openapi),
     Completions(completions::Completions),
+    Man(man::Manual),
     Version(version::Version),
 }
 
@@ -91,6 +93,7 @@ pub fn main() -> ExitCode {
         Verb::Rehearse(rehearse) => rehearse.run(),
         Verb::Openapi(_) => openapi::print().map(|()| ExitCode::SUCCESS),
         Verb::Completions(completions) => completions.run().map(|()| ExitCode::SUCCESS),
+        Verb::Man(man) => man.run().map(|()| ExitCode::SUCCESS),
         Verb::Version(version) => version.run().map(|()| ExitCode::SUCCESS),
     };
     match outcome {

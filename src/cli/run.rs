@@ -51,15 +51,23 @@ impl Run {
                 environment: startup.environment.clone().into_iter().collect(),
             },
         };
-        let trial = match Trial::begin(&origin.place)? {
-            Trial::Restored(executable) => return restart(&origin, &executable),
-            trial => trial,
+        let trial = match Trial::begin(&origin.place) {
+            Ok(Trial::Restored(executable)) => return restart(&origin, &executable),
+            Ok(trial) => trial,
+            // What cannot be counted cannot be taken back, which is no reason not to serve.
+            Err(error) => {
+                output::complaint(&error);
+                Trial::None
+            }
         };
         match self.serve(startup, origin.clone()) {
             Ok(End::Exit(code)) => Ok(ExitCode::from(code)),
             Ok(End::Restart) => restart(&origin, &origin.place.executable()),
             Err(error) => match trial {
-                Trial::Running(running) if running.is_on_trial() => {
+                // Beside a daemon that runs, every executable fails to start.
+                Trial::Running(running)
+                    if running.is_on_trial() && !matches!(error, Error::AlreadyRunning { .. }) =>
+                {
                     output::complaint(&error);
                     restart(&origin, &running.failed()?)
                 }

@@ -22,6 +22,7 @@ impl Version {
                 "version": version,
                 "os": std::env::consts::OS,
                 "arch": std::env::consts::ARCH,
+                "target": env!("TARGET_TRIPLE"),
             }));
         }
         output::answer(format!("boxd {version}\n").as_bytes())

@@ -334,7 +334,9 @@ impl Updater {
         let (place, path) = (&self.origin.place, format!("agent/{version}/boxd-{TARGET}"));
         let signature = source.small(&format!("{path}.minisig"), SIGNATURE).await?;
         let mut file = place.stage()?;
-        let received = source.binary(&path, artifact.size, &mut file).await?;
+        let received = source
+            .binary(&path, artifact.size, &mut file, &place.staged())
+            .await?;
         if received.bytes != artifact.size || !received.sha256.eq_ignore_ascii_case(&artifact.sha256) {
             return Err(Error::Untrusted {
                 what: "the executable of the release",

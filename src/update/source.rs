@@ -68,7 +68,7 @@ impl Source {
     pub(super) async fn small(&self, path: &str, limit: u64) -> Result<Vec<u8>, Error> {
         let reading = async {
             let mut bytes = Vec::new();
-            self.pour(path, limit, &mut bytes).await?;
+            self.pour(path, limit, &mut bytes, Path::new("")).await?;
             Ok(bytes)
         };
         let read = tokio::time::timeout(SHORT, reading).await;
@@ -78,18 +78,31 @@ impl Source {
         }))
     }
 
-    /// A binary of `size` bytes into `file`.
+    /// A binary of `size` bytes into `file`, which is `at`.
     ///
     /// # Errors
     ///
     /// As [`Source::small`]; [`Error::Timeout`] when nothing comes for a minute.
-    pub(super) async fn binary(&self, path: &str, size: u64, file: &mut File) -> Result<Received, Error> {
-        self.pour(path, size, file).await
+    pub(super) async fn binary(
+        &self,
+        path: &str,
+        size: u64,
+        file: &mut File,
+        at: &Path,
+    ) -> Result<Received, Error> {
+        self.pour(path, size, file, at).await
     }
 
-    async fn pour(&self, path: &str, limit: u64, into: &mut (dyn Write + Send)) -> Result<Received, Error> {
+    async fn pour(
+        &self,
+        path: &str,
+        limit: u64,
+        into: &mut (dyn Write + Send),
+        at: &Path,
+    ) -> Result<Received, Error> {
         let mut sink = Sink {
             into,
+            at,
             limit,
             bytes: 0,
             hasher: Sha256::new(),
@@ -108,6 +121,8 @@ impl Source {
 /// Takes what comes, as much as may.
 struct Sink<'a> {
     into: &'a mut (dyn Write + Send),
+    /// What that is, for errors.
+    at: &'a Path,
     limit: u64,
     bytes: u64,
     hasher: Sha256,
@@ -124,10 +139,8 @@ impl Sink<'_> {
             });
         }
         self.hasher.update(bytes);
-        self.into.write_all(bytes).map_err(|source| Error::Io {
-            doing: "write the release".into(),
-            source,
-        })
+        let written = self.into.write_all(bytes);
+        written.map_err(|error| Error::from_path_io("staged executable", "write", self.at, error))
     }
 
     fn read(&mut self, path: &Path) -> Result<(), Error> {
@@ -246,7 +259,10 @@ mod tests {
             Err(Error::NotFound { .. })
         ));
         let mut file = tempfile::tempfile().unwrap();
-        let received = source.binary("file", 3, &mut file).await.unwrap();
+        let received = source
+            .binary("file", 3, &mut file, Path::new("there"))
+            .await
+            .unwrap();
         assert_eq!(received.bytes, 3);
         assert_eq!(
             received.sha256,

@@ -265,6 +265,30 @@ fn a_directory_that_may_not_be_changed_is_named() {
     installed.was_refused(&output, 77, &bin);
 }
 
+#[test]
+fn a_full_disk_is_said_and_leaves_what_was_there() {
+    let (installed, releases) = (Installed::new(), Releases::new());
+    releases.publish("99.0.0", &another("x"), |_| {});
+    let bin = installed.program.parent().unwrap();
+    let size = fs::metadata(&installed.program).unwrap().len() * 3 / 2;
+    let script = "mkdir \"$1/full\" && mount -t tmpfs -o size=$2 none \"$1/full\" && cp \"$1/boxd\" \"$1/full/\" && \
+                  { \"$1/full/boxd\" update; code=$?; ls -A \"$1/full\"; exit $code; }";
+    let mut command = Command::new(require("unshare"));
+    command
+        .args(["--mount", "sh", "-c", script, "sh"])
+        .arg(bin)
+        .arg(size.to_string());
+    let output = installed
+        .settled(command, &releases, releases.base())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(73), "{said}");
+    assert!(said.contains("no space left"), "{said}");
+    let listed = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(listed.ends_with("\nboxd\n"), "{listed}");
+}
+
 /// The system calls that change what is on the disk, as `strace` names them.
 const STEPS: &str = "fsync,rename,renameat2,link,linkat,unlink,unlinkat";
 
