@@ -87,14 +87,23 @@ fail() {
   exit "$code"
 }
 
+# change COMMAND...: one that changes the disk. A shell has only the words to tell why it failed.
+change() {
+  complaint=$(LC_ALL=C "$@" 2>&1) && return
+  case $complaint in
+    *'Read-only file system'* | *'Permission denied'* | *'not permitted'*) fail 77 "$complaint" ;;
+    *) fail 73 "$complaint" ;;
+  esac
+}
+
 settings() {
   base_url=${BOXD_INSTALL_BASE_URL:-$built_in_base_url}
   public_key=${BOXD_INSTALL_PUBLIC_KEY:-$built_in_public_key}
   channel=${BOXD_INSTALL_CHANNEL:-stable}
   given_digest=${BOXD_INSTALL_SHA256:-}
   token=${BOXD_ENROLL_TOKEN:-}
-  # Only `boxd connect` gets to see it.
-  unset BOXD_ENROLL_TOKEN
+  # The token is for `boxd connect` alone, and boxd takes no variable that it does not know.
+  unset BOXD_ENROLL_TOKEN BOXD_INSTALL_BASE_URL BOXD_INSTALL_PUBLIC_KEY BOXD_INSTALL_CHANNEL BOXD_INSTALL_SHA256
   token_file='' api_url='' workspace_id='' name=''
   force=false allow_downgrade=false dry_run=false with_service=true
   if [ -n "${BOXD_INSTALL_PREFIX+set}" ]; then
@@ -104,6 +113,7 @@ settings() {
   else
     prefix=${HOME:+$HOME/.local}
   fi
+  unset BOXD_INSTALL_PREFIX
   while [ $# -gt 0 ]; do
     case $1 in
       --force) force=true ;;
@@ -240,6 +250,9 @@ find_downloader() {
     downloader=curl
   elif is_here wget; then
     downloader=wget
+    case $(wget --help 2>&1) in
+      *BusyBox*) downloader=small-wget ;;
+    esac
   else
     fail 69 'neither curl nor wget is here to download with'
   fi
@@ -308,31 +321,36 @@ make_room() {
     nearest=${nearest%/*}
     nearest=${nearest:-/}
   done
-  [ -w "$nearest" ] || fail 77 "$nearest may not be changed by this user, or is read-only"
   # Ours until the program is in place.
   made=$nearest
-  (umask 022 && mkdir -p "$bin") || fail 73 "$bin cannot be made"
+  umask 022
+  change mkdir -p "$bin"
+  umask 077
   if [ -d "$program" ] || [ -h "$program" ]; then fail 73 "$program is a directory or a symbolic link"; fi
   take_turn
-  mkdir "$bin/.boxd.install" || fail 73 "$bin/.boxd.install cannot be made"
   work=$bin/.boxd.install
   echo $$ >"$work/pid" || fail 73 "$work cannot be written to"
 }
 
-# One change of the program at a time: the lock that `boxd update` takes where there is a flock program, else the directory
-# itself and who made it.
+# Makes the directory when nobody else is at work: by the lock that `boxd update` takes where there is a flock program, else
+# by the directory itself and who made it.
 take_turn() {
   tries=0
+  room=$bin/.boxd.install
   if is_here flock; then
     exec 9<"$bin"
     until flock -n 9; do wait_for_turn; done
-    rm -rf "$bin/.boxd.install"
+    change rm -rf "$room"
+    change mkdir "$room"
     return
   fi
-  while [ -d "$bin/.boxd.install" ]; do
-    owner=$(cat "$bin/.boxd.install/pid" 2>/dev/null) || owner=''
-    if [ -n "$owner" ] && ! kill -0 "$owner" 2>/dev/null; then
-      rm -rf "$bin/.boxd.install"
+  until mkdir "$room" 2>/dev/null; do
+    owner=$(cat "$room/pid" 2>/dev/null) || owner=''
+    if [ ! -d "$room" ]; then
+      change mkdir "$room"
+      return
+    elif [ -n "$owner" ] && ! kill -0 "$owner" 2>/dev/null; then
+      change rm -rf "$room"
     else
       wait_for_turn
     fi
@@ -417,8 +435,9 @@ download() {
       exec curl --fail --silent --show-error --location --proto "$encrypted" --proto-redir '=https' --max-redirs 5 \
         --connect-timeout 15 --speed-limit 1 --speed-time 30 --max-time 1800 --output "$2" "$url/$1"
       ;;
-    # Those of GNU and of busybox have these options in common.
-    wget) exec wget -q -T 30 -O "$2" "$url/$1" ;;
+    wget) exec wget -q -T 30 -t 1 -O "$2" "$url/$1" ;;
+    # Some builds of it end by a fault when they are given a limit of time.
+    small-wget) exec wget -q -O "$2" "$url/$1" ;;
   esac
 }
 
@@ -684,7 +703,7 @@ put_in_place() {
     ln "$program" "$work/previous" 2>/dev/null || cp -p "$program" "$work/previous" ||
       fail 73 "$program cannot be kept as boxd.previous"
   fi
-  mv -f "$work/boxd" "$program" || fail 73 "$program cannot be replaced"
+  change mv -f "$work/boxd" "$program"
   if [ -e "$work/previous" ] && ! mv -f "$work/previous" "$program.previous"; then
     mv -f "$work/previous" "$program"
     fail 73 "the boxd before cannot be kept as $program.previous"

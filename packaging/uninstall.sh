@@ -40,6 +40,15 @@ fail() {
   exit "$code"
 }
 
+# remove OPTIONS FILE: a shell has only the words to tell why it failed.
+remove() {
+  complaint=$(LC_ALL=C rm "$@" 2>&1) && return
+  case $complaint in
+    *'Read-only file system'* | *'Permission denied'* | *'not permitted'*) fail 77 "$complaint" ;;
+    *) fail 73 "$complaint" ;;
+  esac
+}
+
 settings() {
   purge=false dry_run=false is_root=false
   [ "$(id -u)" -ne 0 ] || is_root=true
@@ -101,6 +110,10 @@ set_purged() {
     case ${HOME:-}/ in
       "$directory"/*) fail 64 "$directory holds your home: it is not removed" ;;
     esac
+    case ${directory#/} in
+      */*) ;;
+      *) fail 64 "$directory is not boxd's alone: it is not removed" ;;
+    esac
   done
 }
 
@@ -142,7 +155,8 @@ has_unit() {
 
 remove_program() {
   found=false
-  for name in boxd boxd.previous .boxd.update .boxd.staged; do
+  # The last two are what an update that was killed leaves.
+  for name in boxd boxd.previous .boxd.update .boxd.staged .boxd.previous .boxd.update.fresh; do
     file=$bin/$name
     if [ ! -e "$file" ] && [ ! -h "$file" ]; then continue; fi
     if [ -d "$file" ] && [ ! -h "$file" ]; then fail 73 "$file is a directory, which install.sh does not make"; fi
@@ -151,11 +165,13 @@ remove_program() {
       say "would remove $file"
       continue
     fi
-    [ -w "$bin" ] || fail 77 "$bin may not be changed by this user, or is read-only"
-    rm -f "$file" || fail 73 "$file cannot be removed"
+    remove -f "$file"
     say "removed $file"
   done
   $found || say "there is no boxd in $bin"
+  # Of an install that was killed; one that is at work keeps its own.
+  owner=$(cat "$bin/.boxd.install/pid" 2>/dev/null) || owner=''
+  if [ -n "$owner" ] && ! kill -0 "$owner" 2>/dev/null && ! $dry_run; then rm -rf "$bin/.boxd.install"; fi
 }
 
 purge() {
@@ -166,7 +182,7 @@ purge() {
       say "would remove $directory"
       continue
     fi
-    rm -rf "$directory" || fail 73 "$directory cannot be removed"
+    remove -rf "$directory"
     say "removed $directory"
   done
 }

@@ -34,6 +34,12 @@ for group in "$@"; do
       need strace strace
       need systemd-analyze systemd
       need python3 python3
+      need openssl openssl
+      need curl curl
+      need wget wget
+      need bash bash
+      need unshare util-linux
+      need debootstrap debootstrap
       ;;
     bench)
       need nginx nginx-light
