@@ -9,6 +9,7 @@ pub(crate) mod broker;
 pub(crate) mod connection;
 pub(crate) mod control;
 pub(crate) mod daemon;
+pub(crate) mod debian;
 pub(crate) mod enrollment;
 pub(crate) mod file_server;
 pub(crate) mod group;
