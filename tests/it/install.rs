@@ -22,7 +22,11 @@ fn every_shell_and_every_verifier_installs_what_was_signed_either_way() {
     let installer = Installer::new();
     installer.tools("openssl", &["openssl"]);
     let (dash, bash, busybox) = (require("dash"), require("bash"), require("busybox"));
-    let shells = [vec![dash], vec![bash, "--posix".into()], vec![busybox, "sh".into()]];
+    let shells = [
+        vec![dash],
+        vec![bash, "--posix".into()],
+        vec![busybox, "sh".into()],
+    ];
     let mut version = 0;
     for kind in [&[][..], &["-l"]] {
         for verifier in ["tools", "openssl"] {
@@ -37,11 +41,7 @@ fn every_shell_and_every_verifier_installs_what_was_signed_either_way() {
                 let mut command = Command::new(&shell[0]);
                 command.args(&shell[1..]).args(usual.get_args());
                 installer.settle(&mut command);
-                command.envs(
-                    usual
-                        .get_envs()
-                        .filter_map(|(key, value)| Some((key, value?))),
-                );
+                command.envs(usual.get_envs().filter_map(|(key, value)| Some((key, value?))));
                 command.env("PATH", installer.path(verifier));
                 let said = ended(&command.output().unwrap(), 0);
                 assert!(said.contains(&format!("installed boxd {name}")), "{said}");
@@ -105,11 +105,20 @@ fn the_one_line_pipes_it_into_a_shell_and_the_real_program_runs() {
         .env("BOXD_INSTALL_PREFIX", installer.prefix());
     // No manager of this machine is asked, whatever it has.
     let mut alone = Command::new(require("unshare"));
-    alone.args(["--mount", "sh", "-ec", "mount -t tmpfs none /run; exec \"$0\" \"$@\"", "/bin/sh"]);
+    alone.args([
+        "--mount",
+        "sh",
+        "-ec",
+        "mount -t tmpfs none /run; exec \"$0\" \"$@\"",
+        "/bin/sh",
+    ]);
     alone.args(command.get_args());
     installer.settle(&mut alone);
     alone.envs(command.get_envs().filter_map(|(key, value)| Some((key, value?))));
-    alone.env("PATH", format!("{}:/usr/bin:/bin", installer.path("curl").display()));
+    alone.env(
+        "PATH",
+        format!("{}:/usr/bin:/bin", installer.path("curl").display()),
+    );
     let said = ended(&alone.output().unwrap(), 0);
     assert!(said.contains("no service manager runs here"), "{said}");
     installer.has(VERSION);
@@ -193,10 +202,7 @@ fn two_at_once_install_it_once_and_keep_the_one_before() {
             .into_iter()
             .map(|child| ended(&child.wait_with_output().unwrap(), 0))
             .collect();
-        let did = said
-            .iter()
-            .filter(|said| said.contains("installed boxd"))
-            .count();
+        let did = said.iter().filter(|said| said.contains("installed boxd")).count();
         assert_eq!(did, 1, "{said:#?}");
         installer.has(&new);
         let previous = installer.prefix().join("bin/boxd.previous");
@@ -217,11 +223,7 @@ fn it_waits_for_an_update_that_is_at_work_and_takes_the_place_of_an_install_that
     let lock = Flock::lock(fs::File::open(&bin).unwrap(), FlockArg::LockExclusive)
         .map_err(|(_, errno)| errno)
         .unwrap();
-    let mut child = installer
-        .command(&[])
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut child = installer.command(&[]).stderr(Stdio::piped()).spawn().unwrap();
     std::thread::sleep(Duration::from_millis(500));
     assert!(child.try_wait().unwrap().is_none() && !installer.program().exists());
     drop(lock);
@@ -234,10 +236,7 @@ fn it_waits_for_an_update_that_is_at_work_and_takes_the_place_of_an_install_that
     installer.publish("1.1.0");
     let mut command = installer.command(&[]);
     ended(
-        &command
-            .env("PATH", installer.path("no flock"))
-            .output()
-            .unwrap(),
+        &command.env("PATH", installer.path("no flock")).output().unwrap(),
         0,
     );
     installer.has("1.1.0");
@@ -271,10 +270,7 @@ fn a_running_daemon_is_replaced_under_its_feet() {
     daemon.wait().unwrap();
     ended(&output, 0);
     assert!(runs, "it goes on");
-    assert_eq!(
-        sha256(&fs::read(installer.program()).unwrap()),
-        sha256(&fresh)
-    );
+    assert_eq!(sha256(&fs::read(installer.program()).unwrap()), sha256(&fresh));
 }
 
 /// A program that writes down how it is asked to connect, and by whom it is seen.
@@ -290,7 +286,14 @@ esac
 fn a_token_is_seen_by_connect_alone_and_never_on_a_command_line() {
     let installer = Installer::new();
     installer.releases.publish("2.0.0", WITNESS.as_bytes(), |_| {});
-    let to = ["--api-url", "https://api.example.com/", "--workspace-id", "w 1", "--name", "it's *"];
+    let to = [
+        "--api-url",
+        "https://api.example.com/",
+        "--workspace-id",
+        "w 1",
+        "--name",
+        "it's *",
+    ];
     let mut command = installer.command(&to);
     ended(&command.env("BOXD_ENROLL_TOKEN", "sesame").output().unwrap(), 0);
     let read = |name: &str| fs::read_to_string(installer.path("home").join(name)).unwrap();

@@ -90,9 +90,7 @@ fn every_part_of_a_signature_counts() {
     let installer = with_older();
     let path = installer.releases.file("agent/stable/manifest.json.minisig");
     for kind in [&[][..], &["-l"]] {
-        installer
-            .releases
-            .sign_as(kind, &installer.releases.manifest());
+        installer.releases.sign_as(kind, &installer.releases.manifest());
         let signature = fs::read_to_string(&path).unwrap();
         let lines: Vec<&str> = signature.lines().collect();
         let with = |number: usize, line: &str| {
@@ -194,9 +192,7 @@ fn a_program_that_does_not_run_here_or_is_another_is_not_put_in_place() {
         ("#!/bin/sh\necho cannot >&2; exit 3\n", "cannot"),
         ("#!/bin/sh\necho boxd 1.0.9\n", "boxd 1.0.9"),
     ] {
-        installer
-            .releases
-            .publish("1.1.0", program.as_bytes(), |_| {});
+        installer.releases.publish("1.1.0", program.as_bytes(), |_| {});
         installer.refuses(&[], 65, why);
     }
 }
@@ -258,10 +254,7 @@ fn where_nobody_listens_or_the_answer_breaks_off_it_gives_up() {
     installer.tools("curl", &["minisign", "curl"]);
     let small = installer.tools("small", &["minisign"]);
     std::os::unix::fs::symlink(require("busybox"), small.join("wget")).unwrap();
-    let closed = TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     for tools in ["curl", "small"] {
         let mut command = installer.command(&["--base-url", &format!("http://{closed}")]);
         command.env("PATH", installer.path(tools));
@@ -288,7 +281,10 @@ fn what_cannot_be_meant_is_a_matter_of_usage() {
         (&["--base-url", "http://example.com"], "use https://"),
         (&["--base-url", "http://127.0.0.1.example.com"], "use https://"),
         (&["--base-url", "http://127.0.0.1@example.com/"], "use https://"),
-        (&["--base-url", "http://localhost:80@example.com/"], "use https://"),
+        (
+            &["--base-url", "http://localhost:80@example.com/"],
+            "use https://",
+        ),
         (&["--api-url", "https://api.example.com"], "a token is needed"),
         (&["--token-file", "/dev/null"], "--api-url is needed"),
     ] {
@@ -331,11 +327,7 @@ fn seeing(installer: &Installer, script: &str) -> Command {
         .arg(usual.get_program())
         .args(usual.get_args());
     installer.settle(&mut command);
-    command.envs(
-        usual
-            .get_envs()
-            .filter_map(|(key, value)| Some((key, value?))),
-    );
+    command.envs(usual.get_envs().filter_map(|(key, value)| Some((key, value?))));
     command.env("PREFIX", installer.prefix());
     command
 }
@@ -366,11 +358,7 @@ fn a_prefix_that_may_not_be_written_to_or_is_full_is_named() {
         .arg(usual.get_program())
         .args(usual.get_args());
     installer.settle(&mut command);
-    command.envs(
-        usual
-            .get_envs()
-            .filter_map(|(key, value)| Some((key, value?))),
-    );
+    command.envs(usual.get_envs().filter_map(|(key, value)| Some((key, value?))));
     command.env("PREFIX", installer.prefix());
     let output = command.output().unwrap();
     assert!(matches!(output.status.code(), Some(69 | 73)), "{output:?}");

@@ -35,10 +35,7 @@ fn a_root_with_busybox_alone_is_enough() {
     }
     fs::write(inside("dev/null"), "").unwrap();
     fs::copy(require("busybox"), inside("bin/busybox")).unwrap();
-    let listed = Command::new(require("busybox"))
-        .arg("--list")
-        .output()
-        .unwrap();
+    let listed = Command::new(require("busybox")).arg("--list").output().unwrap();
     for applet in String::from_utf8(listed.stdout).unwrap().lines() {
         if applet != "busybox" {
             symlink("busybox", inside("bin").join(applet)).unwrap();
@@ -53,7 +50,16 @@ fn a_root_with_busybox_alone_is_enough() {
         let view = "mount --bind \"$1\" \"$2/releases\"; mount --bind /dev/null \"$2/dev/null\"; \
                     exec chroot \"$2\" /bin/sh -c \"$3\"";
         command
-            .args(["--mount", "--pid", "--fork", "--kill-child", "sh", "-ec", view, "sh"])
+            .args([
+                "--mount",
+                "--pid",
+                "--fork",
+                "--kill-child",
+                "sh",
+                "-ec",
+                view,
+                "sh",
+            ])
             .args([Path::new(releases.base()), root.path()])
             .arg(line)
             .env_clear()
@@ -92,14 +98,11 @@ fn managed(installer: &Installer, usual: &Command) -> Command {
         .arg(usual.get_program());
     command.args(usual.get_args().filter(|argument| *argument != "--no-service"));
     installer.settle(&mut command);
-    command.envs(
-        usual
-            .get_envs()
-            .filter_map(|(key, value)| Some((key, value?))),
+    command.envs(usual.get_envs().filter_map(|(key, value)| Some((key, value?))));
+    command.env("UNITS", units).env(
+        "PATH",
+        format!("{}:/usr/bin:/bin", installer.path("tools").display()),
     );
-    command
-        .env("UNITS", units)
-        .env("PATH", format!("{}:/usr/bin:/bin", installer.path("tools").display()));
     command
 }
 
@@ -123,7 +126,12 @@ fn where_systemd_runs_the_service_is_installed_started_and_removed() {
     let status = "--no-pager status boxd.service";
     assert_eq!(
         asked(),
-        [status, "daemon-reload", "enable boxd.service", "start boxd.service"]
+        [
+            status,
+            "daemon-reload",
+            "enable boxd.service",
+            "start boxd.service"
+        ]
     );
     let unit = installer.path("units/boxd.service");
     let text = fs::read_to_string(&unit).unwrap();
@@ -167,9 +175,7 @@ fn a_fresh_debian_without_a_verifier_is_told_so_and_takes_a_digest_from_elsewher
          export BOXD_INSTALL_SHA256=\"$DIGEST\"; {LINE}; /usr/local/bin/boxd version"
     );
     let mut command = debian::command(scratch.path(), releases.base().as_ref(), &line);
-    command
-        .env("KEY", &releases.key)
-        .env("DIGEST", sha256(program()));
+    command.env("KEY", &releases.key).env("DIGEST", sha256(program()));
     let output = command.output().unwrap();
     let said = ended(&output, 0);
     assert!(said.contains("install one of them"), "{said}");
@@ -182,10 +188,7 @@ fn a_fresh_debian_without_a_verifier_is_told_so_and_takes_a_digest_from_elsewher
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn in_a_fresh_debian_one_line_installs_and_enrolls_and_a_command_runs_over_nats() {
     let (broker, plane) = (NatsServer::start(), Enrollment::start());
-    plane.exchanges(reply(
-        201,
-        &json!({ "credentials": credentials(&broker.url()) }),
-    ));
+    plane.exchanges(reply(201, &json!({ "credentials": credentials(&broker.url()) })));
     let mut link = Connection::to(&broker.url());
     (link.workspace_id, link.agent_id) = ("workspace-1".into(), "agent-1".into());
     let control = ControlPlane::connect(&link).await;
@@ -203,7 +206,8 @@ async fn in_a_fresh_debian_one_line_installs_and_enrolls_and_a_command_runs_over
     // Debootstrap may have to be run first, which is no matter for this runtime.
     let base = releases.base().to_owned();
     let directory = scratch.path().to_owned();
-    let command = tokio::task::spawn_blocking(move || debian::command(&directory, base.as_ref(), &line)).await;
+    let command =
+        tokio::task::spawn_blocking(move || debian::command(&directory, base.as_ref(), &line)).await;
     let mut command = command.unwrap();
     command
         .env("PATH", "/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")

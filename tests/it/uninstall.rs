@@ -10,7 +10,13 @@ use crate::harness::require;
 fn uninstaller(installer: &Installer, arguments: &[&str]) -> Command {
     let mut command = Command::new(require("unshare"));
     command
-        .args(["--mount", "sh", "-ec", "mount -t tmpfs none /run; exec \"$0\" \"$@\"", "/bin/sh"])
+        .args([
+            "--mount",
+            "sh",
+            "-ec",
+            "mount -t tmpfs none /run; exec \"$0\" \"$@\"",
+            "/bin/sh",
+        ])
         .arg(script("uninstall.sh"))
         .args(arguments);
     installer.settle(&mut command);
@@ -72,11 +78,7 @@ fn a_directory_that_cannot_be_meant_is_refused() {
         (&[], ("BOXD_INSTALL_PREFIX", ""), "empty or /"),
         (&["--prefix", "//"], ("X", ""), "empty or /"),
         (&["--prefix", "a prefix"], ("X", ""), "not absolute"),
-        (
-            &["--prefix", above.to_str().unwrap()],
-            ("X", ""),
-            ". or .. in it",
-        ),
+        (&["--prefix", above.to_str().unwrap()], ("X", ""), ". or .. in it"),
         (&["--prefix"], ("X", ""), "needs a value"),
         (&["--everything"], ("X", ""), "unknown option"),
         (
@@ -84,11 +86,7 @@ fn a_directory_that_cannot_be_meant_is_refused() {
             ("BOXD_CONFIG_DIR", ""),
             "configuration directory is empty",
         ),
-        (
-            &["--purge"],
-            ("BOXD_STATE_DIR", "/"),
-            "state directory is empty",
-        ),
+        (&["--purge"], ("BOXD_STATE_DIR", "/"), "state directory is empty"),
         (&["--purge"], ("BOXD_STATE_DIR", "state"), "not absolute"),
         (&["--purge"], ("BOXD_STATE_DIR", "/nowhere"), "not boxd's alone"),
         (

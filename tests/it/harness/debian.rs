@@ -72,7 +72,16 @@ pub(crate) fn command(scratch: &Path, releases: &Path, script: &str) -> Command 
         exec chroot . /bin/sh -ec \"$4\"";
     let mut command = Command::new(require("unshare"));
     command
-        .args(["--mount", "--pid", "--fork", "--kill-child", "sh", "-ec", layers, "sh"])
+        .args([
+            "--mount",
+            "--pid",
+            "--fork",
+            "--kill-child",
+            "sh",
+            "-ec",
+            layers,
+            "sh",
+        ])
         .arg(scratch)
         .arg(root())
         .arg(releases)

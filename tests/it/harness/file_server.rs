@@ -47,12 +47,7 @@ impl FileServer {
     }
 }
 
-fn answer(
-    mut stream: &TcpStream,
-    directory: &Path,
-    ending: &str,
-    tell: &Sender<()>,
-) -> std::io::Result<()> {
+fn answer(mut stream: &TcpStream, directory: &Path, ending: &str, tell: &Sender<()>) -> std::io::Result<()> {
     let mut reader = BufReader::new(stream);
     let mut request = String::new();
     reader.read_line(&mut request)?;

@@ -192,7 +192,9 @@ pub(crate) fn tree(directory: &Path) -> Tree {
     let mut found = Tree::new();
     let mut rest = vec![directory.to_owned()];
     while let Some(next) = rest.pop() {
-        let Ok(entries) = fs::read_dir(&next) else { continue };
+        let Ok(entries) = fs::read_dir(&next) else {
+            continue;
+        };
         for entry in entries {
             let path = entry.unwrap().path();
             let metadata = fs::symlink_metadata(&path).unwrap();
