@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -104,17 +105,7 @@ fn the_one_line_pipes_it_into_a_shell_and_the_real_program_runs() {
         .env("KEY", &installer.releases.key)
         .env("BOXD_INSTALL_PREFIX", installer.prefix());
     // No manager of this machine is asked, whatever it has.
-    let mut alone = Command::new(require("unshare"));
-    alone.args([
-        "--mount",
-        "sh",
-        "-ec",
-        "mount -t tmpfs none /run; exec \"$0\" \"$@\"",
-        "/bin/sh",
-    ]);
-    alone.args(command.get_args());
-    installer.settle(&mut alone);
-    alone.envs(command.get_envs().filter_map(|(key, value)| Some((key, value?))));
+    let mut alone = installer.seeing("mount -t tmpfs none /run", &command);
     alone.env(
         "PATH",
         format!("{}:/usr/bin:/bin", installer.path("curl").display()),
@@ -344,4 +335,38 @@ fn it_enrolls_once_and_a_token_that_is_refused_leaves_nothing() {
     assert!(said.contains("already enrolled"), "{said}");
     assert_eq!(plane.seen("token/exchange").len(), 2);
     assert_eq!(tree(&config.join("connections")).len(), 1);
+}
+
+#[test]
+fn somebody_who_is_not_root_installs_below_home_and_nowhere_else() {
+    let installer = Installer::new();
+    let nobody = 65534;
+    let open = |path: &Path| fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+    open(&installer.path(""));
+    open(installer.releases.base().as_ref());
+    for name in ["home", "tmp"] {
+        std::os::unix::fs::chown(installer.path(name), Some(nobody), Some(nobody)).unwrap();
+    }
+    let as_nobody = |arguments: &[&str]| {
+        let mut command = Command::new(require("setpriv"));
+        command
+            .args(["--reuid=65534", "--regid=65534", "--clear-groups", "/bin/sh"])
+            .arg(script("install.sh"))
+            .arg("--no-service")
+            .args(arguments);
+        installer.settle(&mut command);
+        command
+            .env("BOXD_INSTALL_BASE_URL", installer.releases.base())
+            .env("BOXD_INSTALL_PUBLIC_KEY", &installer.releases.key);
+        command
+    };
+    let prefix = installer.prefix();
+    let prefix = prefix.to_str().unwrap();
+    installer.is_refused(&mut as_nobody(&["--prefix", prefix]), 77, "Permission denied");
+    installer.installs("1.0.0", &[]);
+    installer.publish("1.1.0");
+    installer.is_refused(&mut as_nobody(&["--prefix", prefix]), 77, "Permission denied");
+    ended(&as_nobody(&[]).output().unwrap(), 0);
+    let program = installer.path("home/.local/bin/boxd");
+    assert_eq!(fs::read_to_string(program).unwrap(), stub("1.1.0"));
 }

@@ -90,15 +90,12 @@ fn managed(installer: &Installer, usual: &Command) -> Command {
     fs::set_permissions(&systemctl, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let units = installer.path("units");
     let _ = fs::create_dir(&units);
-    let view = "mount -t tmpfs none /run; mkdir -p /run/systemd/system; mount --bind \"$UNITS\" /etc/systemd/system; \
-                exec \"$0\" \"$@\"";
-    let mut command = Command::new(require("unshare"));
-    command
-        .args(["--mount", "sh", "-ec", view])
-        .arg(usual.get_program());
-    command.args(usual.get_args().filter(|argument| *argument != "--no-service"));
-    installer.settle(&mut command);
-    command.envs(usual.get_envs().filter_map(|(key, value)| Some((key, value?))));
+    let view =
+        "mount -t tmpfs none /run; mkdir -p /run/systemd/system; mount --bind \"$UNITS\" /etc/systemd/system";
+    let mut with_service = Command::new(usual.get_program());
+    with_service.args(usual.get_args().filter(|argument| *argument != "--no-service"));
+    let set = usual.get_envs().filter_map(|(name, value)| Some((name, value?)));
+    let mut command = installer.seeing(view, with_service.envs(set));
     command.env("UNITS", units).env(
         "PATH",
         format!("{}:/usr/bin:/bin", installer.path("tools").display()),

@@ -16,20 +16,29 @@ pub(crate) struct FileServer {
 impl FileServer {
     /// Serves what is below `directory`.
     pub(crate) fn start(directory: &Path) -> Self {
-        Self::stalling(directory, "nothing")
+        Self::serving(directory, "nothing", false)
     }
 
     /// Sends half of every file whose path ends so, and then nothing more while the client waits.
     pub(crate) fn stalling(directory: &Path, ending: &'static str) -> Self {
+        Self::serving(directory, ending, true)
+    }
+
+    /// Sends half of every file whose path ends so, and closes the connection.
+    pub(crate) fn breaking(directory: &Path, ending: &'static str) -> Self {
+        Self::serving(directory, ending, false)
+    }
+
+    fn serving(directory: &Path, ending: &'static str, stalls: bool) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let (tell, stalled) = channel();
         let directory = directory.to_owned();
         std::thread::spawn(move || {
             for stream in listener.incoming() {
-                let (directory, tell) = (directory.clone(), tell.clone());
+                let (directory, tell) = (directory.clone(), stalls.then(|| tell.clone()));
                 // A client that leaves is what some tests are about.
-                std::thread::spawn(move || drop(answer(&stream.unwrap(), &directory, ending, &tell)));
+                std::thread::spawn(move || drop(answer(&stream.unwrap(), &directory, ending, tell)));
             }
         });
         Self { port, stalled }
@@ -47,7 +56,12 @@ impl FileServer {
     }
 }
 
-fn answer(mut stream: &TcpStream, directory: &Path, ending: &str, tell: &Sender<()>) -> std::io::Result<()> {
+fn answer(
+    mut stream: &TcpStream,
+    directory: &Path,
+    ending: &str,
+    tell: Option<Sender<()>>,
+) -> std::io::Result<()> {
     let mut reader = BufReader::new(stream);
     let mut request = String::new();
     reader.read_line(&mut request)?;
@@ -69,7 +83,7 @@ fn answer(mut stream: &TcpStream, directory: &Path, ending: &str, tell: &Sender<
         return stream.write_all(&bytes);
     }
     stream.write_all(&bytes[..bytes.len() / 2])?;
-    stream.flush()?;
+    let Some(tell) = tell else { return Ok(()) };
     let _ = tell.send(());
     // Until the client has gone.
     reader.read_line(&mut line).map(drop)

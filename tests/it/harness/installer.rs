@@ -2,6 +2,7 @@
 //! programs that a test names, and no service manager.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
@@ -101,6 +102,20 @@ impl Installer {
         let mut command = Command::new("/bin/sh");
         command.arg(script(name));
         self.settle(&mut command);
+        command
+    }
+
+    /// The same command after the shell script `view` in a mount namespace of its own, which has the prefix as `$PREFIX`.
+    pub(crate) fn seeing(&self, view: &str, usual: &Command) -> Command {
+        let mut command = Command::new(require("unshare"));
+        command
+            .args(["--mount", "sh", "-ec", &format!("{view}; exec \"$0\" \"$@\"")])
+            .arg(usual.get_program())
+            .args(usual.get_args());
+        self.settle(&mut command);
+        command.env("PREFIX", self.prefix());
+        let set = |(name, value): (&OsStr, Option<&OsStr>)| Some((name.to_owned(), value?.to_owned()));
+        command.envs(usual.get_envs().filter_map(set));
         command
     }
 
