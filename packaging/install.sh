@@ -18,11 +18,11 @@ main() {
   settings "$@"
   find_target
   find_downloader
-  find_verifier
   umask 077
-  work='' child='' made=''
+  work='' questions='' child='' made=''
   trap 'leave $?' EXIT
   heed_signals
+  find_verifier
   make_room
   release
   if is_due; then
@@ -291,6 +291,7 @@ openssl_can_verify() {
   answer=0
   openssl_answers "$questions" || answer=1
   rm -rf "$questions"
+  questions=''
   return "$answer"
 }
 
@@ -385,6 +386,7 @@ leave() {
   trap - EXIT
   [ -z "$child" ] || kill "$child" 2>/dev/null || true
   [ -z "$work" ] || rm -rf "$work"
+  [ -z "$questions" ] || rm -rf "$questions"
   # Directories that were made for nothing; only empty ones go.
   if [ -n "$made" ]; then
     empty=$bin
