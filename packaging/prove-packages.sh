@@ -7,8 +7,6 @@
 # of this machine. The Debian root is made once and kept in target/.
 set -eu
 
-suite=bookworm
-
 fail() {
   echo "prove-packages: $*" >&2
   exit 1
@@ -17,7 +15,7 @@ fail() {
 [ $# -eq 1 ] || { echo "usage: $0 BINARY" >&2; exit 64; }
 [ -x "$1" ] || fail "$1 is no program"
 [ "$(id -u)" -eq 0 ] || fail "roots and images are made as root"
-for program in buildah debootstrap dpkg-deb groff minisign unshare; do
+for program in buildah dpkg-deb groff minisign unshare; do
   PATH="$PATH:/usr/sbin:/sbin" command -v "$program" >/dev/null || fail "the program $program is missing"
 done
 cd "$(dirname "$0")/.."
@@ -40,18 +38,7 @@ buildah_here() {
   buildah --storage-driver vfs --root "$work/storage" --runroot "$work/run" "$@"
 }
 
-# A Debian with nothing but what every Debian has.
-debian=target/debootstrap-$suite
-if [ ! -d "$debian" ]; then
-  echo "prove-packages: making $debian"
-  rm -rf "$debian.made"
-  debootstrap --variant=minbase "$suite" "$debian.made" >"$work/debootstrap.log" 2>&1 || {
-    tail -5 "$work/debootstrap.log" >&2
-    fail "debootstrap failed"
-  }
-  rm -rf "$debian.made/var/cache/apt/archives" "$debian.made/var/lib/apt/lists"
-  mv "$debian.made" "$debian"
-fi
+debian=$(packaging/debian-root.sh)
 
 # Everything that goes out.
 out=$work/dist

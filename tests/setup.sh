@@ -36,6 +36,11 @@ for group in "$@"; do
       need faketime faketime
       need systemd-analyze systemd
       need python3 python3
+      need curl curl
+      need wget wget
+      need bash bash
+      need unshare util-linux
+      need debootstrap debootstrap
       ;;
     bench)
       need nginx nginx-light

@@ -83,8 +83,16 @@ impl Releases {
     /// Signs a file with the key of these releases.
     #[track_caller]
     pub(crate) fn sign(&self, file: &Path) {
+        self.sign_as(&[], file);
+    }
+
+    /// Signs a file with other options of `minisign -S`.
+    #[track_caller]
+    pub(crate) fn sign_as(&self, options: &[&str], file: &Path) {
         run(Command::new(require("minisign"))
-            .args(["-S", "-s"])
+            .arg("-S")
+            .args(options)
+            .arg("-s")
             .arg(self.directory.path().join("key"))
             .arg("-m")
             .arg(file));
@@ -98,7 +106,7 @@ pub(crate) fn sha256(bytes: &[u8]) -> String {
 
 /// The program under test without what a debugger needs, which is most of it.
 #[track_caller]
-fn program() -> &'static [u8] {
+pub(crate) fn program() -> &'static [u8] {
     static PROGRAM: OnceLock<Vec<u8>> = OnceLock::new();
     PROGRAM.get_or_init(|| {
         let directory = tempfile::tempdir().unwrap();
