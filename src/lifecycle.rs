@@ -130,3 +130,15 @@ impl Tasks {
         }))
     }
 }
+/// A runtime on the thread of whoever asks, for programs that are over soon.
+///
+/// # Errors
+///
+/// [`Error::Io`] when the system has no descriptors for it.
+pub fn runtime() -> Result<tokio::runtime::Runtime, Error> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|source| Error::Io {
+        doing: "start the runtime".into(),
+        source,
+    })
+}

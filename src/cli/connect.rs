@@ -14,6 +14,7 @@ use super::{output, secret_file};
 use crate::config::{self, Config};
 use crate::enroll::{Api, Credentials, Machine, Started, flow, key, store};
 use crate::error::Error;
+use crate::lifecycle;
 use crate::startup::Startup;
 use crate::telemetry::{self, Secret};
 
@@ -118,13 +119,7 @@ impl Connect {
             can_offer_display: cfg!(target_os = "linux"),
             requests_screen_control: self.screen_control,
         };
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(|source| Error::Io {
-                doing: "start the runtime".into(),
-                source,
-            })?;
+        let runtime = lifecycle::runtime()?;
         let credentials: Credentials = runtime.block_on(async {
             match &token {
                 Some(token) => api.exchange(token.expose(), &machine).await,

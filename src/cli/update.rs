@@ -13,7 +13,7 @@ use crate::config::{self, Config, Sources};
 use crate::error::Error;
 use crate::exec::{self, Engine};
 use crate::ids::InstanceId;
-use crate::lifecycle::Tasks;
+use crate::lifecycle::{self, Tasks};
 use crate::startup::Startup;
 use crate::update::{self, Apply, Completed, Outcome, Stage, Updater};
 
@@ -69,14 +69,7 @@ impl Update {
             ..super::sources(startup)
         })?
         .config;
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_all()
-            .build()
-            .map_err(|source| Error::Io {
-                doing: "start the runtime".into(),
-                source,
-            })?;
+        let runtime = lifecycle::runtime()?;
         runtime.block_on(async {
             match Here::find(&config) {
                 Ok(daemon) => self.through(&config, daemon).await,

@@ -10,7 +10,7 @@ use super::{Manager, Scope};
 use crate::error::Error;
 use crate::exec::{self, Command, Engine, Exit};
 use crate::ids::InstanceId;
-use crate::lifecycle::Tasks;
+use crate::lifecycle::{self, Tasks};
 
 /// What a manager can be asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -128,13 +128,7 @@ pub fn perform(
     unit: &Path,
     environment: Vec<(OsString, OsString)>,
 ) -> Result<u8, Error> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|source| Error::Io {
-            doing: "start the runtime".into(),
-            source,
-        })?;
+    let runtime = lifecycle::runtime()?;
     runtime.block_on(async {
         let tasks = Tasks::new();
         let engine = exec::Config {

@@ -27,6 +27,7 @@ use super::flags::{Client, SettingFlags};
 use super::{exit, output};
 use crate::config::{self, Config, Layer, Loaded, Sources};
 use crate::error::Error;
+use crate::lifecycle;
 use crate::startup::Startup;
 use remote::Remote;
 
@@ -111,13 +112,7 @@ impl Call {
             client: true,
             ..super::sources(startup)
         })?;
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(|source| Error::Io {
-                doing: "start the runtime".into(),
-                source,
-            })?;
+        let runtime = lifecycle::runtime()?;
         let json = self.json;
         let outcome = runtime.block_on(async {
             let remote = connect(&loaded).await?;

@@ -14,6 +14,7 @@ use super::output;
 use crate::capability::Capability;
 use crate::config::{self, Config, Loaded, Sources};
 use crate::error::Error;
+use crate::lifecycle;
 use crate::startup::Startup;
 use trial::Trial;
 
@@ -117,13 +118,7 @@ impl Doctor {
 
 /// Asks the rooms what they can do here and, when wanted, has them do it; answers whether that went well.
 fn try_rooms(config: &Config, self_test: bool, findings: &mut Vec<Finding>) -> Result<bool, Error> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|source| Error::Io {
-            doing: "start the runtime".into(),
-            source,
-        })?;
+    let runtime = lifecycle::runtime()?;
     runtime.block_on(async {
         let trial = Trial::new(config)?;
         findings.extend(trial.capabilities().into_iter().map(Finding::from));
