@@ -272,9 +272,10 @@ impl Attachment {
         let taken = match decoded {
             Message::Frame(frame) => {
                 let seq = frame.seq;
-                // The channel is that of the connection, whatever the frame says.
+                // The channel is that of the connection, whatever the frame says. Bytes of its own: what lies in a ring
+                // would hold the whole buffer that it was read into, which then could not be used again.
                 let message = if frame.channel_id == self.channel {
-                    message
+                    Bytes::copy_from_slice(&message)
                 } else {
                     let channel_id = self.channel.clone();
                     Message::Frame(StreamFrame { channel_id, ..frame }).encode()
