@@ -234,7 +234,7 @@ impl Attachment {
                 return Gone::Closed(StreamCloseReason::RateLimited, what);
             }
             bytes.inc_by(message.len() as u64);
-            match self.take(message) {
+            match self.take(&message) {
                 Ok(is_news) => untold += usize::from(is_news),
                 Err(gone) => {
                     self.shared.news.notify_waiters();
@@ -265,7 +265,7 @@ impl Attachment {
     }
 
     /// Puts a message into the channel; says whether there is news for the other end.
-    fn take(&self, message: Bytes) -> Result<bool, Gone> {
+    fn take(&self, message: &Bytes) -> Result<bool, Gone> {
         let wrong = |what: String| Gone::Closed(StreamCloseReason::TransportError, what);
         let decoded = Message::decode(message.clone()).map_err(|error| wrong(error.to_string()))?;
         let mut channel = self.shared.channel.lock();
@@ -275,7 +275,7 @@ impl Attachment {
                 // The channel is that of the connection, whatever the frame says. Bytes of its own: what lies in a ring
                 // would hold the whole buffer that it was read into, which then could not be used again.
                 let message = if frame.channel_id == self.channel {
-                    Bytes::copy_from_slice(&message)
+                    Bytes::copy_from_slice(message)
                 } else {
                     let channel_id = self.channel.clone();
                     Message::Frame(StreamFrame { channel_id, ..frame }).encode()
