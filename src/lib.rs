@@ -16,6 +16,7 @@ pub mod lifecycle;
 pub mod memory;
 pub mod ops;
 pub mod pty;
+pub mod search;
 pub mod service;
 pub mod startup;
 pub mod state;

@@ -5,6 +5,7 @@
 //! `Reply`; it never calls a room.
 
 mod batch;
+mod feed;
 mod journal;
 mod launch;
 mod logs;
@@ -27,9 +28,11 @@ use crate::fs;
 use crate::host;
 use crate::ids::ProcessId;
 use crate::pty;
+use crate::search;
 use crate::update;
 
 pub use batch::{Batch, BatchOutcome, BatchRun};
+pub use feed::{Event, Feed, Search, Streamed};
 pub use launch::{Create, Launch, Run};
 pub use logs::{
     Following, LeftOut, LogForm, LogLimits, LogPage, LogReader, LogStream, LogText, Logs, LogsReply,
@@ -154,6 +157,8 @@ pub enum Op {
     FsRemove(fs::Remove),
     /// Unpack an archive.
     FsUnpack(fs::Unpack),
+    /// Search below a directory.
+    FsSearch(Box<Search>),
     /// The cached sample of the machine.
     HostMetrics,
     /// What works here now.
@@ -215,6 +220,8 @@ pub enum Reply {
     Stat(Option<fs::Entry>),
     /// To [`Op::FsUnpack`].
     Unpacked(fs::Unpacked),
+    /// To [`Op::FsSearch`].
+    Searched(search::Answer),
     /// To [`Op::HostMetrics`].
     Metrics(Arc<host::Sample>),
     /// To [`Op::HostCapabilities`].

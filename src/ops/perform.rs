@@ -2,6 +2,7 @@
 //! repeated request is never run twice, resolves paths, and asks the room.
 
 use std::panic::AssertUnwindSafe;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -21,6 +22,7 @@ use crate::host::Host;
 use crate::ids::RequestId;
 use crate::lifecycle::Tasks;
 use crate::pty::{self, Terminals};
+use crate::search::Searches;
 use crate::telemetry::Metrics;
 use crate::update::Updater;
 use crate::workspace::Workspace;
@@ -44,6 +46,7 @@ pub struct Rooms {
     pub(super) processes: Arc<Registry>,
     pub(super) terminals: Arc<Terminals>,
     files: Arc<Files>,
+    pub(super) searches: Searches,
     host: Arc<Host>,
     updater: Arc<Updater>,
     pub(super) ledger: Ledger,
@@ -109,6 +112,7 @@ impl Rooms {
             processes: Arc::default(),
             terminals: Terminals::start(pty, &tasks),
             files,
+            searches: Searches::default(),
             host,
             updater,
             ledger,
@@ -194,6 +198,7 @@ impl Rooms {
         let mut rows = vec![Capability::available("ping")];
         rows.extend(self.engine.capabilities());
         rows.extend(self.files.capabilities());
+        rows.extend(self.searches.capabilities());
         rows.extend(self.host.capabilities());
         rows
     }
@@ -228,7 +233,7 @@ impl Rooms {
         self.dispatch(call, op).instrument(span).await
     }
 
-    fn admit(&self, call: &Call, name: &'static str) -> Result<(), Error> {
+    pub(super) fn admit(&self, call: &Call, name: &'static str) -> Result<(), Error> {
         if self.tasks.is_stopping() && name != "ping" {
             return Err(Error::Stopping);
         }
@@ -286,6 +291,10 @@ impl Rooms {
                 .unpack(self.reach(call), unpack)
                 .await
                 .map(Reply::Unpacked),
+            Op::FsSearch(search) => {
+                let running = self.search(call, *search).await?;
+                running.answer().await.map(Reply::Searched)
+            }
             Op::HostMetrics => Ok(Reply::Metrics(self.host.sample())),
             Op::HostCapabilities => Ok(Reply::Capabilities(self.capabilities())),
             Op::UpdateStatus => Ok(Reply::UpdateStatus(self.updater.status())),
@@ -294,6 +303,23 @@ impl Rooms {
                 let begun = self.updater.begin(apply, &self.tasks).await;
                 begun.map(Reply::UpdateBegun)
             }
+        }
+    }
+
+    /// The absolute path of what a library will resolve by itself: it cannot be kept inside the workspace, so only
+    /// callers who may go anywhere are let through.
+    pub(super) fn unconfined(&self, call: &Call, what: &str, path: &Path) -> Result<PathBuf, Error> {
+        match self.reach(call) {
+            Reach::Machine => self.workspace.resolve(path),
+            Reach::Unconsented => Err(Error::ConsentRequired {
+                what: "a path that may lead outside the workspace root",
+            }),
+            Reach::Confined => Err(Error::Unsupported {
+                what: what.to_owned(),
+                why: "it resolves paths itself and cannot be confined to the workspace root (fs.confine)"
+                    .into(),
+                fix: None,
+            }),
         }
     }
 

@@ -202,6 +202,13 @@ pub const OPERATIONS: &[Operation] = &[
         "Unpack a tar or tar.gz archive below a directory.",
     ),
     row(
+        "fs.search",
+        Scope::Read,
+        true,
+        false,
+        "Search what files hold, or what they are called.",
+    ),
+    row(
         "host.metrics",
         Scope::Read,
         true,
@@ -273,6 +280,7 @@ impl Op {
             Self::FsStat { .. } => "fs.stat",
             Self::FsRemove(_) => "fs.remove",
             Self::FsUnpack(_) => "fs.unpack",
+            Self::FsSearch(_) => "fs.search",
             Self::HostMetrics => "host.metrics",
             Self::HostCapabilities => "host.capabilities",
             Self::UpdateStatus => "update.status",

@@ -57,6 +57,7 @@ pub fn outcome(name: &'static str, reply: Reply, limit: u64) -> Result<Outcome, 
         | Reply::Logs(_)
         | Reply::ProcessConfig(_)
         | Reply::Unpacked(_)
+        | Reply::Searched(_)
         | Reply::Capabilities(_)
         | Reply::UpdateStatus(_)
         | Reply::UpdateAvailable(_) => {

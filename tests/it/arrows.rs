@@ -27,6 +27,7 @@ const ARROWS: &[(&str, &[&[&str]])] = &[
     ("exec", &[&["sys"]]),
     ("pty", &[&["exec", "sys"]]),
     ("fs", &[&["exec", "sys"]]),
+    ("search", &[]),
     ("git", &[&["exec"]]),
     ("kernel", &[&["exec"]]),
     ("desktop", &[&["exec"]]),
@@ -62,7 +63,9 @@ const ARROWS: &[(&str, &[&[&str]])] = &[
 ];
 
 /// What does the work.
-const ROOMS: &[&str] = &["exec", "pty", "fs", "git", "kernel", "desktop", "host", "update"];
+const ROOMS: &[&str] = &[
+    "exec", "pty", "fs", "search", "git", "kernel", "desktop", "host", "update",
+];
 
 /// What moves the bytes.
 const DOORS: &[&str] = &["doors", "doors::nats", "doors::http", "doors::relay"];
@@ -88,6 +91,8 @@ const AT_HOME: &[(&str, &[&str])] = &[
     ("utoipa", &["src/doors/http", "src/wire/json"]),
     ("utoipa_axum", &["src/doors/http"]),
     ("async_nats", &["src/doors/nats", "src/cli/call"]),
+    ("ignore", &["src/search"]),
+    ("grep_searcher", &["src/search"]),
     ("x11rb", &["src/desktop"]),
     ("git2", &["src/git"]),
     ("portable_pty", &["src/exec"]),

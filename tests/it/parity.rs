@@ -549,6 +549,17 @@ fn file_cases() -> Vec<Case> {
             (json!({ "path": "DIR/tree" }), "conflict"),
         ),
         case(
+            "fs.search",
+            json!({ "path": "DIR/tree", "pattern": "3.5" }),
+            |answer, directory| {
+                let found = &answer["matches"][0];
+                found["path"] == directory.join("tree/a file").to_str().unwrap()
+                    && (&found["line"], &found["column"]) == (&json!(1), &json!(4))
+                    && answer["stats"]["binarySkipped"] == 1
+            },
+            (json!({ "path": "DIR/tree", "pattern": "(" }), "invalid_request"),
+        ),
+        case(
             "fs.unpack",
             json!({ "path": "DIR/unpacked", "contentB64": archive() }),
             |answer, directory| {
@@ -587,6 +598,7 @@ fn payload_for(door: Door, payload: &Value, id: &str) -> Value {
 /// Figures that differ from one call to the next: of them only the type is compared.
 const VOLATILE: &[&str] = &[
     "uptimeMs",
+    "ms",
     "durationMs",
     "cpuMs",
     "peakRssBytes",

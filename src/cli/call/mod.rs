@@ -14,6 +14,7 @@ mod nats_stream;
 mod processes;
 mod remote;
 mod run;
+mod search;
 mod simple;
 mod streamed;
 mod terminal;
@@ -49,6 +50,7 @@ Examples:
   echo hello | boxd call exec --stdin - -- tr a-z A-Z
   boxd call read /etc/os-release
   boxd call write notes.txt < notes.txt
+  boxd call search 'fn main' src
   boxd call op host.capabilities
   boxd call --url http://127.0.0.1:2468 --token-file ./token ping
   boxd call --nats-url nats://127.0.0.1:4222 --workspace-id W --agent-id A exec -- id")]
@@ -77,6 +79,7 @@ enum Operation {
     Mkdir(files::Mkdir),
     Mv(files::Mv),
     Rm(files::Rm),
+    Search(search::Search),
     Ping(simple::Ping),
     Metrics(simple::Metrics),
     Op(simple::Op),
@@ -130,6 +133,7 @@ impl Call {
                 Operation::Mkdir(mkdir) => mkdir.perform(&remote, json).await,
                 Operation::Mv(mv) => mv.perform(&remote, json).await,
                 Operation::Rm(rm) => rm.perform(&remote, json).await,
+                Operation::Search(search) => search.perform(&remote, json).await,
                 Operation::Ping(ping) => ping.perform(&remote, json).await,
                 Operation::Metrics(metrics) => metrics.perform(&remote, json).await,
                 Operation::Op(op) => op.perform(&remote).await,

@@ -46,6 +46,7 @@ pub(super) fn length(reply: &Reply) -> usize {
             items.sum()
         }
         Reply::Listing(listing) => ENTRY * listing.entries.len(),
+        Reply::Searched(answer) => ENTRY * answer.found.len(),
         _ => 0,
     }
 }

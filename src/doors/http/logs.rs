@@ -14,7 +14,7 @@ use futures_util::Stream;
 use super::accept::Accept;
 use super::body;
 use super::error::Problem;
-use super::follow::{self, Follower};
+use super::events;
 use super::front::Caller;
 use super::meter;
 use super::openapi::ProcessRefusals;
@@ -22,7 +22,7 @@ use super::process::Id;
 use super::query::Query;
 use super::router::{App, unexpected};
 use crate::error::Error;
-use crate::ops::{LogForm, LogReader, LogsReply, Op, Reply};
+use crate::ops::{Feed, LogForm, LogReader, LogsReply, Op, Reply};
 use crate::stream::Item;
 use crate::telemetry::Metrics;
 use crate::wire::json::{self, Framing, LogEntry, LogFormat, LogGap, LogsRequest, left_out};
@@ -120,8 +120,8 @@ async fn follow(
             if end.is_some_and(|end| seen == Some(end)) {
                 return Ok(StatusCode::NO_CONTENT.into_response());
             }
-            let follower = Follower::new(*reader, framing, place);
-            Ok(follow::response(follower, &app.behind.metrics))
+            let feed = Feed::of_log(*reader, place);
+            Ok(events::response(feed, framing, &app.behind.metrics))
         }
         other => Err(unexpected(&other)),
     }

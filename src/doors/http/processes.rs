@@ -12,12 +12,12 @@ use super::accept::Accept;
 use super::body;
 use super::codec::{at_length, length};
 use super::error::{Contract, Problem, ProblemBody};
-use super::follow::{self, Follower};
+use super::events;
 use super::front::Caller;
 use super::openapi::Refusals;
 use super::router::{App, unexpected};
 use crate::error::Error;
-use crate::ops::{LogForm, LogStream, Logs, LogsReply, Op, ProcessConfig, Reply, Run};
+use crate::ops::{Feed, LogForm, LogStream, Logs, LogsReply, Op, ProcessConfig, Reply, Run};
 use crate::wire::json::{
     BatchReply, BatchRequest, Config, ConfigPatch, Encoding, Framing, RunReply, RunRequest, Unknown, decode,
     encode_reply,
@@ -157,8 +157,8 @@ async fn run_streamed(
         .await?
     {
         Reply::Logs(LogsReply::Reader(reader)) => {
-            let follower = Follower::of_new(*reader, framing, place);
-            Ok(follow::response(follower, &app.behind.metrics))
+            let feed = Feed::of_new_process(*reader, place);
+            Ok(events::response(feed, framing, &app.behind.metrics))
         }
         other => Err(unexpected(&other)),
     }

@@ -10,7 +10,8 @@ use utoipa_axum::routes;
 
 use super::error::Problem;
 use super::{
-    Behind, fs, host, logs, openapi, operations, process, processes, stored, terminal, terminals, update,
+    Behind, fs, host, logs, openapi, operations, process, processes, search, stored, terminal, terminals,
+    update,
 };
 use crate::error::Error;
 use crate::ops::{Call, Op, Reply};
@@ -77,6 +78,7 @@ pub(super) fn documented() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(fs::rename))
         .routes(routes!(fs::stat))
         .routes(routes!(fs::upload_batch))
+        .routes(routes!(search::search))
         .routes(routes!(stored::get_mcp, stored::put_mcp, stored::delete_mcp))
         .routes(routes!(
             stored::get_skills,

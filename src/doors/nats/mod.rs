@@ -33,7 +33,7 @@ mod generation;
 mod hello;
 mod link;
 mod op;
-mod op_follow;
+mod op_events;
 mod opstream;
 mod outbound;
 mod pty;

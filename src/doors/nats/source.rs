@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::link::Link;
 use super::op::{Op, Running};
-use super::op_follow;
+use super::op_events;
 use super::opstream::Asked;
 use super::upload::{self, Upload};
 use crate::error::Error;
@@ -51,7 +51,7 @@ pub(super) async fn run(
         left: deadline(start.deadline_ms),
     };
     if let (None, Some(extension)) = (&start.op, &start.ext) {
-        return op_follow::stream(link, op, &call, extension, bounds).await;
+        return op_events::stream(link, op, &call, extension, bounds).await;
     }
     match start.op {
         Some(StartOp::Exec(_)) if bounds.left == Some(Duration::ZERO) => {

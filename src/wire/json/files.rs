@@ -117,13 +117,15 @@ pub struct Unreadable {
     pub reason: String,
 }
 
-/// One row of [`Listing::unreadable`] or [`Unpacked::skipped`].
-fn skipped_path(path: &Path, reason: &str) -> Unreadable {
-    let (path, path_b64) = readable(path.as_os_str());
-    Unreadable {
-        path,
-        path_b64,
-        reason: reason.to_owned(),
+impl Unreadable {
+    /// What is at `path`, where that is known, and why it could not be read.
+    pub(super) fn new(path: Option<&Path>, reason: &str) -> Self {
+        let (path, path_b64) = readable(path.map(Path::as_os_str).unwrap_or_default());
+        Self {
+            path,
+            path_b64,
+            reason: reason.to_owned(),
+        }
     }
 }
 
@@ -157,7 +159,7 @@ impl From<&fs::Listing> for Listing {
 fn rows(paths: &[(PathBuf, String)]) -> Vec<Unreadable> {
     paths
         .iter()
-        .map(|(path, reason)| skipped_path(path, reason))
+        .map(|(path, reason)| Unreadable::new(Some(path), reason))
         .collect()
 }
 

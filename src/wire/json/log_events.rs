@@ -120,7 +120,7 @@ impl Framing {
         }
     }
 
-    fn event<T: Serialize>(
+    pub(super) fn event<T: Serialize>(
         self,
         name: &str,
         id: Option<u64>,

@@ -8,6 +8,7 @@
 mod batch;
 mod decode;
 mod end;
+mod events;
 mod file_requests;
 mod files;
 mod host;
@@ -20,6 +21,7 @@ mod process;
 mod process_info;
 mod process_requests;
 mod run;
+mod search;
 mod terminal;
 mod text;
 mod time;
@@ -28,6 +30,7 @@ mod update;
 pub use batch::{BatchReply, BatchRequest};
 pub use decode::{Unknown, decode};
 pub use end::{End, exit_code};
+pub use events::{STREAMS, decode_stream};
 pub use file_requests::{
     ArchiveArguments, ListArguments, MkdirArguments, MoveRequest, ReadArguments, RemoveArguments,
     StatArguments, WriteArguments, mode, path,
@@ -46,6 +49,7 @@ pub use process_requests::{
     WaitArguments, input_bytes, process_id,
 };
 pub use run::{Encoding, RunReply, RunRequest};
+pub use search::{Globs, Match, SearchEnd, SearchReply, SearchRequest};
 pub use terminal::{ClientMessage, LockRequest, ResizeRequest, SizeReply, Snapshot, SnapshotArguments};
 pub use time::{http_date, rfc3339};
 pub use update::{UpdateAvailable, UpdateBegun, UpdateRequest, UpdateStatus};

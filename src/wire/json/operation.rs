@@ -9,10 +9,10 @@ use super::{
     ArchiveArguments, BatchReply, BatchRequest, Capabilities, Config, ConfigPatch, CreateRequest, Encoding,
     FileContent, IdArguments, Info, Infos, InputReply, InputRequest, ListArguments, Listing, LogsReply,
     LogsRequest, LogsText, Metrics, MkdirArguments, MoveRequest, Moved, PathReply, Ping, Pong,
-    ProcessListArguments, ReadArguments, RemoveArguments, ResizeRequest, RunReply, RunRequest, SignalReply,
-    SignalRequest, SizeReply, Snapshot, SnapshotArguments, Stat, StatArguments, Unknown, Unpacked,
-    UpdateAvailable, UpdateBegun, UpdateRequest, UpdateStatus, WaitArguments, WriteArguments, Written,
-    decode, text,
+    ProcessListArguments, ReadArguments, RemoveArguments, ResizeRequest, RunReply, RunRequest, SearchReply,
+    SearchRequest, SignalReply, SignalRequest, SizeReply, Snapshot, SnapshotArguments, Stat, StatArguments,
+    Unknown, Unpacked, UpdateAvailable, UpdateBegun, UpdateRequest, UpdateStatus, WaitArguments,
+    WriteArguments, Written, decode, text,
 };
 use crate::error::Error;
 use crate::ids::ProcessId;
@@ -79,6 +79,7 @@ pub fn decode_op(name: &str, payload: &[u8], config: &ProcessConfig) -> Result<D
         },
         "fs.remove" => Op::FsRemove(strict::<RemoveArguments>(payload)?.into_op()?),
         "fs.unpack" => Op::FsUnpack(strict::<ArchiveArguments>(payload)?.into_op()?),
+        "fs.search" => Op::FsSearch(Box::new(strict::<SearchRequest>(payload)?.into_search()?)),
         "host.metrics" => strict::<Nothing>(payload).map(|_| Op::HostMetrics)?,
         "host.capabilities" => strict::<Nothing>(payload).map(|_| Op::HostCapabilities)?,
         "update.status" => strict::<Nothing>(payload).map(|_| Op::UpdateStatus)?,
@@ -143,6 +144,7 @@ pub fn encode_reply(reply: &Reply, encoding: Encoding) -> Result<Vec<u8>, Error>
         Reply::Moved(moved) => bytes(&Moved::from(moved)),
         Reply::Stat(entry) => bytes(&Stat::from(entry.as_ref())),
         Reply::Unpacked(unpacked) => bytes(&Unpacked::from(unpacked)),
+        Reply::Searched(answer) => bytes(&SearchReply::from(answer)),
         Reply::Metrics(sample) => bytes(&Metrics::from(&**sample)),
         Reply::Capabilities(rows) => bytes(&Capabilities::from(rows.clone())),
         Reply::UpdateStatus(status) => bytes(&UpdateStatus::from(status)),

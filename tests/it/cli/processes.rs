@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::boxd;
 use super::call::{Way, over_http, over_nats, through_each_door};
 use super::complaint;
-use crate::harness::{Connection, Daemon, Heard, NatsServer, PATIENCE, Proxy, eventually};
+use crate::harness::{Connection, Daemon, Heard, NatsServer, PATIENCE, Proxy, eventually, take_signals};
 
 /// A `boxd call` that runs while the test goes on.
 struct Running {
@@ -35,6 +35,7 @@ impl Running {
 
     #[track_caller]
     fn of(mut command: Command) -> Self {
+        take_signals();
         let mut child = command.spawn().unwrap();
         Self {
             stdout: Heard::from(child.stdout.take().unwrap()),

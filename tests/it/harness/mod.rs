@@ -48,6 +48,16 @@ pub(crate) use ways::{Request, WAYS, Way, Ways};
 /// How long a test waits for something that is not a matter of speed.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
+/// Has children of this process take signals that a shell ignores for what it starts in the background.
+pub(crate) fn take_signals() {
+    use nix::sys::signal::{SigHandler, Signal, signal};
+    for number in [Signal::SIGINT, Signal::SIGQUIT] {
+        // SAFETY: the default disposition runs no code of ours.
+        #[expect(unsafe_code, reason = "dispositions are set by an unsafe call")]
+        unsafe { signal(number, SigHandler::SigDfl) }.unwrap();
+    }
+}
+
 /// The path of a program that the test needs; its absence fails the test by name.
 #[track_caller]
 pub(crate) fn require(program: &str) -> PathBuf {

@@ -1,0 +1,175 @@
+//! Operations that say something while they go on: one stream of events, whatever makes them, which every door writes
+//! down in its own framing.
+
+use std::sync::Arc;
+
+use super::logs::{Following, LogReader, Logs, LogsReply};
+use super::{Call, Op, Reply, Rooms};
+use crate::error::Error;
+use crate::exec::Process;
+use crate::search::{self, Said};
+use crate::stream::Item;
+
+/// An operation whose answer is a stream of events.
+#[derive(Debug)]
+pub enum Streamed {
+    /// What a process writes.
+    Follow(Box<Logs>),
+    /// What a search finds, as it is found.
+    Search(Box<Search>),
+}
+
+/// A search and where it begins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Search {
+    /// The directory or file, as the caller gave it.
+    pub path: std::path::PathBuf,
+    /// What is looked for.
+    pub request: search::Request,
+}
+
+/// One thing that is said.
+#[derive(Debug)]
+pub enum Event {
+    /// A process was made for this stream.
+    Started(Arc<Process>),
+    /// It wrote something, or something is not there any more.
+    Log(Item),
+    /// It has ended.
+    Exited(Arc<Process>),
+    /// A search found something.
+    Found(Box<search::Found>),
+    /// A search has ended.
+    Searched(Box<search::Summary>),
+}
+
+/// A stream of events; what makes them ends, where it ends with its reader, when this is dropped.
+#[derive(Debug)]
+pub struct Feed {
+    source: Source,
+    is_over: bool,
+    _place: Following,
+}
+
+#[derive(Debug)]
+enum Source {
+    Log {
+        reader: Box<LogReader>,
+        /// The process was made for this stream, which is to be said first.
+        is_new: bool,
+    },
+    Search(search::Running),
+}
+
+impl Feed {
+    /// The log of a process that there was before.
+    pub fn of_log(reader: LogReader, place: Following) -> Self {
+        Self::new(Source::log(reader, false), place)
+    }
+
+    /// The log of a process that was made for it.
+    pub fn of_new_process(reader: LogReader, place: Following) -> Self {
+        Self::new(Source::log(reader, true), place)
+    }
+
+    fn new(source: Source, place: Following) -> Self {
+        Self {
+            source,
+            is_over: false,
+            _place: place,
+        }
+    }
+
+    /// The next events; empty behind the end. Cancel-safe.
+    ///
+    /// # Errors
+    ///
+    /// Whatever ends it before its time; nothing comes behind that.
+    pub async fn next(&mut self) -> Result<Vec<Event>, Error> {
+        if self.is_over {
+            return Ok(Vec::new());
+        }
+        let events = self.more().await;
+        self.is_over |= events.is_err();
+        events
+    }
+
+    async fn more(&mut self) -> Result<Vec<Event>, Error> {
+        match &mut self.source {
+            Source::Log { reader, is_new } => {
+                if std::mem::take(is_new) {
+                    return Ok(vec![Event::Started(Arc::clone(reader.process()))]);
+                }
+                let items = reader.next().await?;
+                self.is_over = items.is_empty();
+                if self.is_over && reader.process().end().is_some() {
+                    return Ok(vec![Event::Exited(Arc::clone(reader.process()))]);
+                }
+                Ok(items.into_iter().map(Event::Log).collect())
+            }
+            Source::Search(running) => {
+                let said = running.next().await?;
+                self.is_over = said.iter().any(|said| matches!(said, Said::Done(_)));
+                Ok(said.into_iter().map(Event::from).collect())
+            }
+        }
+    }
+}
+
+impl Source {
+    fn log(reader: LogReader, is_new: bool) -> Self {
+        Self::Log {
+            reader: Box::new(reader),
+            is_new,
+        }
+    }
+}
+
+impl From<Said> for Event {
+    fn from(said: Said) -> Self {
+        match said {
+            Said::Found(found) => Self::Found(found),
+            Said::Done(summary) => Self::Searched(summary),
+        }
+    }
+}
+
+impl Streamed {
+    /// The row of the table whose scope it needs.
+    pub fn operation(&self) -> &'static str {
+        match self {
+            Self::Follow(_) => "process.logs",
+            Self::Search(_) => "fs.search",
+        }
+    }
+}
+
+impl Rooms {
+    /// Starts a streaming operation for `call`, refused as [`Rooms::perform`] would refuse it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Overloaded`] when the caller follows too much already, and what the operation itself says.
+    pub async fn stream(&self, call: &Call, streamed: Streamed) -> Result<Feed, Error> {
+        let place = self.follow(&call.principal.id)?;
+        match streamed {
+            Streamed::Follow(logs) => match self.perform(call, Op::ProcessLogs(logs)).await? {
+                Reply::Logs(LogsReply::Reader(reader)) => Ok(Feed::of_log(*reader, place)),
+                other => Err(Error::Internal {
+                    reason: format!("a log was answered as {other:?}"),
+                }),
+            },
+            Streamed::Search(search) => {
+                self.admit(call, "fs.search")?;
+                let running = self.search(call, *search).await?;
+                Ok(Feed::new(Source::Search(running), place))
+            }
+        }
+    }
+
+    /// Starts a search.
+    pub(super) async fn search(&self, call: &Call, search: Search) -> Result<search::Running, Error> {
+        let path = self.unconfined(call, "fs.search", &search.path)?;
+        self.searches.start(path, search.request).await
+    }
+}

@@ -1,0 +1,42 @@
+//! What streaming operations say, whichever they are: one event in one framing, and their requests by stable name.
+
+use super::{FollowArguments, Framing, Match, SearchEnd, SearchRequest, Unknown, decode};
+use crate::error::Error;
+use crate::ops::{Event, Streamed};
+
+/// The streaming operations by their stable names.
+pub const STREAMS: [&str; 2] = ["process.follow", "fs.search"];
+
+/// Decodes the payload of the streaming operation `name`.
+///
+/// [`Error::Unsupported`] when there is no such one, listing those there are.
+pub fn decode_stream(name: &str, payload: &[u8]) -> Result<Streamed, Error> {
+    match name {
+        "process.follow" => {
+            let follow: FollowArguments = decode(payload, Unknown::Refused)?;
+            Ok(Streamed::Follow(Box::new(follow.into_logs()?)))
+        }
+        "fs.search" => {
+            let search: SearchRequest = decode(payload, Unknown::Refused)?;
+            Ok(Streamed::Search(Box::new(search.into_search()?)))
+        }
+        unknown => Err(Error::Unsupported {
+            what: format!("streaming operation {unknown:?}"),
+            why: format!("this build streams {}", STREAMS.join(", ")),
+            fix: None,
+        }),
+    }
+}
+
+impl Framing {
+    /// Writes one event.
+    pub fn write(self, event: &Event, into: &mut Vec<u8>) -> Result<(), Error> {
+        match event {
+            Event::Started(process) => self.started(process, into),
+            Event::Log(item) => self.item(item, into),
+            Event::Exited(process) => self.exit(process, into),
+            Event::Found(found) => self.event("match", None, &Match::from(&**found), into),
+            Event::Searched(summary) => self.event("end", None, &SearchEnd::from(&**summary), into),
+        }
+    }
+}
