@@ -27,8 +27,11 @@ help: ## this list
 run: ## build and start the daemon on loopback; it prints the URL and where its token is
 	$(CARGO) run --locked --bin boxd -- run
 
+# Most tests wait for other processes most of the time.
+RUST_TEST_THREADS ?= $(shell expr 2 '*' $$(nproc))
+
 test: clients ## install what the tests need on Debian or Ubuntu, then run all of them
-	$(CARGO) test --locked
+	RUST_TEST_THREADS=$(RUST_TEST_THREADS) $(CARGO) test --locked
 
 clients:
 	@tests/setup.sh test

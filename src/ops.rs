@@ -6,6 +6,7 @@
 
 mod batch;
 mod feed;
+mod files;
 mod journal;
 mod launch;
 mod logs;
@@ -16,6 +17,7 @@ mod process_config;
 mod processes;
 mod remembered;
 mod table;
+mod uploads;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,6 +44,7 @@ pub use perform::{Call, Parts, Rooms};
 pub use principal::{Door, Principal, Scope};
 pub use process_config::{ProcessConfig, ProcessConfigPatch};
 pub use table::{OPERATIONS, Operation, operation};
+pub use uploads::{UploadPiece, UploadTaken};
 
 /// One unary operation with its arguments.
 #[derive(Debug)]
@@ -142,21 +145,55 @@ pub enum Op {
     FsRead(fs::Read),
     /// Write a file.
     FsWrite(fs::Write),
+    /// Change a file.
+    FsEdit(fs::Edit),
+    /// Take one piece of a file that comes in pieces.
+    FsUpload(Box<UploadPiece>),
+    /// Give up a file that comes in pieces.
+    FsUploadAbort {
+        /// The upload, as its sender calls it.
+        id: String,
+    },
     /// List a directory.
     FsList(fs::List),
     /// Make a directory.
     FsMkdir(fs::Mkdir),
     /// Move or rename.
     FsMove(fs::Move),
+    /// Copy an entry with everything in it.
+    FsCopy(fs::Move),
     /// Look at one entry.
     FsStat {
         /// The entry, as the caller gave it.
         path: std::path::PathBuf,
     },
+    /// The digest of what a file holds.
+    FsDigest {
+        /// The file, as the caller gave it.
+        path: std::path::PathBuf,
+    },
+    /// Change permission bits or owners.
+    FsChmod(fs::Chmod),
+    /// Make a symbolic link.
+    FsSymlink {
+        /// The link, as the caller gave it.
+        path: std::path::PathBuf,
+        /// What it points at, which is not looked at.
+        target: std::path::PathBuf,
+    },
+    /// Read extended attributes.
+    FsXattrs {
+        /// The entry, as the caller gave it.
+        path: std::path::PathBuf,
+    },
+    /// Set or remove an extended attribute.
+    FsXattrSet(fs::SetAttribute),
     /// Remove an entry.
     FsRemove(fs::Remove),
     /// Unpack an archive.
     FsUnpack(fs::Unpack),
+    /// Pack a tree as an archive.
+    FsPack(fs::Pack),
     /// Search below a directory.
     FsSearch(Box<Search>),
     /// The cached sample of the machine.
@@ -210,16 +247,30 @@ pub enum Reply {
     File(fs::OpenFile),
     /// To [`Op::FsWrite`].
     Written(fs::Written),
+    /// To [`Op::FsEdit`].
+    Edited(fs::Edited),
+    /// To [`Op::FsUpload`].
+    UploadTaken(UploadTaken),
+    /// To operations that answer nothing but that they were done.
+    Done,
     /// To [`Op::FsList`].
     Listing(fs::Listing),
-    /// To [`Op::FsMkdir`] and [`Op::FsRemove`]: the absolute path.
+    /// To [`Op::FsMkdir`], [`Op::FsRemove`] and others that make or change one entry: its absolute path.
     Path(std::path::PathBuf),
-    /// To [`Op::FsMove`].
+    /// To [`Op::FsMove`] and [`Op::FsCopy`].
     Moved(fs::Moved),
     /// To [`Op::FsStat`]; `None` when it does not exist.
     Stat(Option<fs::Entry>),
+    /// To [`Op::FsDigest`].
+    Digest(blake3::Hash),
+    /// To [`Op::FsChmod`].
+    Changed(fs::Changed),
+    /// To [`Op::FsXattrs`].
+    Attributes(Vec<fs::Attribute>),
     /// To [`Op::FsUnpack`].
     Unpacked(fs::Unpacked),
+    /// To [`Op::FsPack`]: an archive on its way, to be read by the door at its own pace.
+    Packed(fs::Packed),
     /// To [`Op::FsSearch`].
     Searched(search::Answer),
     /// To [`Op::HostMetrics`].

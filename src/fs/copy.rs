@@ -1,5 +1,6 @@
-//! Copying a tree as it is: permission bits, owners (where allowed), times, extended attributes, links, holes. Used to
-//! move between file systems; nothing else copies yet.
+//! Copying a tree as it is: permission bits, owners (where allowed), times, extended attributes, links, holes. A move
+//! between file systems keeps all of it ([`Rights::Kept`]), a copy gives no rights that its maker does not give
+//! ([`Rights::Dropped`]).
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -24,10 +25,20 @@ use super::request::Kind;
 use super::temp::keep_from_sweep;
 use crate::error::Error;
 
+/// What becomes of owners and of the bits that let others act as the owner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Rights {
+    /// They stay as they are.
+    Kept,
+    /// The copy belongs to whoever makes it, without setuid, setgid and file capabilities, as with `cp`.
+    Dropped,
+}
+
 /// Copies what is at `from` to `to`, which must not exist. On an error what was copied so far is left for the caller
 /// to remove. A file or directory is answered open: while it is, the sweep leaves its unfinished name alone.
-pub(super) fn copy_tree(from: &Place, to: &Place) -> Result<Option<File>, Error> {
+pub(super) fn copy_tree(from: &Place, to: &Place, rights: Rights) -> Result<Option<File>, Error> {
     let mut copy = Copy {
+        rights,
         linked: HashMap::new(),
         waiting: Vec::new(),
         copied: Vec::new(),
@@ -66,7 +77,7 @@ pub(super) fn copy_tree(from: &Place, to: &Place) -> Result<Option<File>, Error>
     // Times and permissions of directories come last, innermost first: filling them changes the first and may be
     // forbidden by the second.
     while let Some((below, stat)) = copy.copied.pop() {
-        finish_directory(source.as_fd(), made.as_fd(), &below, &stat)
+        finish_directory(source.as_fd(), made.as_fd(), &below, &stat, rights)
             .map_err(|errno| blame(&below, errno))?;
     }
     Ok(Some(made))
@@ -91,6 +102,7 @@ struct Names<'a> {
 }
 
 struct Copy {
+    rights: Rights,
     /// Where a file with several names was copied to, by device and inode.
     linked: HashMap<(u64, u64), PathBuf>,
     /// Directories that are made but not filled.
@@ -153,17 +165,17 @@ impl Copy {
         }
         let mut copied = Copied::Other;
         match Kind::of(&stat) {
-            Kind::File => copied = Copied::File(copy_file(names)?),
+            Kind::File => copied = Copied::File(copy_file(names, self.rights)?),
             Kind::Symlink => {
                 let target = link_target(names.from, names.from_name)?;
                 symlinkat(target, names.to, names.to_name)?;
-                finish_special(names, &stat)?;
+                finish_special(names, &stat, self.rights)?;
             }
             Kind::Fifo | Kind::Socket | Kind::BlockDevice | Kind::CharDevice | Kind::Directory => {
-                let mode = Mode::from_raw_mode(stat.st_mode & 0o7777);
+                let mode = Mode::from_raw_mode(stat.st_mode & self.rights.bits());
                 let kind = FileType::from_raw_mode(stat.st_mode);
                 mknodat(names.to, names.to_name, kind, mode, stat.st_rdev)?;
-                finish_special(names, &stat)?;
+                finish_special(names, &stat, self.rights)?;
             }
         }
         if stat.st_nlink > 1 {
@@ -173,7 +185,7 @@ impl Copy {
     }
 }
 
-fn copy_file(names: &Names<'_>) -> Result<File, Errno> {
+fn copy_file(names: &Names<'_>, rights: Rights) -> Result<File, Errno> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let source = File::from(openat(names.from, names.from_name, flags, Mode::empty())?);
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -181,7 +193,7 @@ fn copy_file(names: &Names<'_>) -> Result<File, Errno> {
     keep_from_sweep(&target);
     let stat = fstat(&source)?;
     copy_content(&source, &target, stat.st_size as u64).map_err(|error| errno_of(&error))?;
-    finish(source.as_fd(), target.as_fd(), &stat)?;
+    finish(source.as_fd(), target.as_fd(), &stat, rights)?;
     Ok(target)
 }
 
@@ -213,35 +225,51 @@ fn finish_directory(
     to: BorrowedFd<'_>,
     below: &Path,
     stat: &Stat,
+    rights: Rights,
 ) -> Result<(), Errno> {
     let source = descend(from, below, OFlags::RDONLY, Mounts::Refuse)?;
     let target = descend(to, below, OFlags::RDONLY, Mounts::Refuse)?;
-    finish(source.as_fd(), target.as_fd(), stat)
+    finish(source.as_fd(), target.as_fd(), stat, rights)
 }
 
 /// Owner, attributes, permission bits and times, in the order in which none undoes another.
-fn finish(source: BorrowedFd<'_>, target: BorrowedFd<'_>, stat: &Stat) -> Result<(), Errno> {
-    let keeps_owner = match fchown(
-        target,
-        Some(Uid::from_raw(stat.st_uid)),
-        Some(Gid::from_raw(stat.st_gid)),
-    ) {
-        Ok(()) => true,
-        // As with mv: who is not root becomes the owner of what moves between file systems.
-        Err(Errno::PERM) if !geteuid().is_root() => false,
-        Err(errno) => return Err(errno),
-    };
+fn finish(source: BorrowedFd<'_>, target: BorrowedFd<'_>, stat: &Stat, rights: Rights) -> Result<(), Errno> {
+    let keeps_owner = rights == Rights::Kept && give_owner(target, stat)?;
     match attributes(source, target) {
         // A file system without attributes, or ones that only root may set.
         Ok(()) | Err(Errno::OPNOTSUPP | Errno::PERM) => {}
         Err(errno) => return Err(errno),
     }
-    let allowed = if keeps_owner { 0o7777 } else { 0o1777 };
+    let allowed = if keeps_owner { rights.bits() } else { 0o1777 };
     fchmod(target, Mode::from_raw_mode(stat.st_mode & allowed))?;
     futimens(target, &times(stat))
 }
 
-fn finish_special(names: &Names<'_>, stat: &Stat) -> Result<(), Errno> {
+/// Gives `target` the owner in `stat`; says whether that could be done.
+fn give_owner(target: BorrowedFd<'_>, stat: &Stat) -> Result<bool, Errno> {
+    let (user, group) = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
+    match fchown(target, Some(user), Some(group)) {
+        Ok(()) => Ok(true),
+        // As with mv: who is not root becomes the owner of what moves between file systems.
+        Err(Errno::PERM) if !geteuid().is_root() => Ok(false),
+        Err(errno) => Err(errno),
+    }
+}
+
+impl Rights {
+    /// The permission bits that stay.
+    fn bits(self) -> u32 {
+        match self {
+            Self::Kept => 0o7777,
+            Self::Dropped => 0o1777,
+        }
+    }
+}
+
+fn finish_special(names: &Names<'_>, stat: &Stat, rights: Rights) -> Result<(), Errno> {
+    if rights == Rights::Dropped {
+        return utimensat(names.to, names.to_name, &times(stat), AtFlags::SYMLINK_NOFOLLOW);
+    }
     let owner = (Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid)));
     match chownat(
         names.to,

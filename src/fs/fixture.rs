@@ -6,8 +6,8 @@ use bytes::Bytes;
 use tempfile::TempDir;
 
 use super::{
-    Body, Config, Durability, Files, InPlace, List, Listing, Mkdir, Move, Moved, Reach, Read, Remove, Unpack,
-    UnpackLimits, Unpacked, Write, Written,
+    Body, Config, Durability, Files, InPlace, List, Listing, Mkdir, Move, Moved, Reach, Read, Remove, Select,
+    Unpack, UnpackLimits, Unpacked, Write, Written,
 };
 use crate::error::Error;
 use crate::workspace::Workspace;
@@ -111,15 +111,22 @@ impl Room {
     }
 
     pub(super) async fn list(&self, path: impl AsRef<Path>, recursive: bool) -> Result<Listing, Error> {
-        self.files
-            .list(
-                self.reach,
-                List {
-                    path: path.as_ref().into(),
-                    recursive,
-                },
-            )
-            .await
+        self.choose(path, recursive, Select::default()).await
+    }
+
+    pub(super) async fn choose(
+        &self,
+        path: impl AsRef<Path>,
+        recursive: bool,
+        select: Select,
+    ) -> Result<Listing, Error> {
+        let path = path.as_ref().into();
+        let request = List {
+            path,
+            recursive,
+            select,
+        };
+        self.files.list(self.reach, request).await
     }
 
     pub(super) async fn remove(&self, path: impl AsRef<Path>, recursive: bool) -> Result<PathBuf, Error> {
@@ -174,6 +181,11 @@ impl Room {
         self.files.unpack(self.reach, request).await
     }
 
+    /// What a file in the workspace holds.
+    pub(super) fn text(&self, name: &str) -> String {
+        std::fs::read_to_string(self.at(name)).unwrap()
+    }
+
     /// The names in the workspace, below its root, sorted.
     pub(super) fn names(&self) -> Vec<String> {
         names(&self.root())
@@ -188,6 +200,7 @@ pub(super) fn write(path: impl AsRef<Path>, content: &str) -> Write {
         append: false,
         mode: None,
         in_place: InPlace::Allow,
+        base: None,
         body: Body::Bytes(Bytes::copy_from_slice(content.as_bytes())),
     }
 }

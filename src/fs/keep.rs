@@ -30,8 +30,8 @@ pub(super) fn carry_over(old: BorrowedFd<'_>, stat: &Stat, new: BorrowedFd<'_>) 
 
 /// Gives `new` exactly the extended attributes of `old`, but for those that are dropped.
 pub(super) fn attributes(old: BorrowedFd<'_>, new: BorrowedFd<'_>) -> Result<(), Errno> {
-    let wanted = names(old)?;
-    for name in names(new)? {
+    let wanted = attribute_names(old)?;
+    for name in attribute_names(new)? {
         // What the directory's default ACL gave it must go; security labels are the kernel's own.
         if !wanted.contains(&name) && !name.to_bytes().starts_with(b"security.") {
             fremovexattr(new, name.as_c_str())?;
@@ -41,8 +41,8 @@ pub(super) fn attributes(old: BorrowedFd<'_>, new: BorrowedFd<'_>) -> Result<(),
         if DROPPED.contains(&name.to_bytes()) {
             continue;
         }
-        let value = value(old, &name)?;
-        if self::value(new, &name).is_ok_and(|present| present == value) {
+        let value = attribute_value(old, &name)?;
+        if attribute_value(new, &name).is_ok_and(|present| present == value) {
             continue;
         }
         fsetxattr(new, name.as_c_str(), &value, XattrFlags::empty())?;
@@ -50,7 +50,8 @@ pub(super) fn attributes(old: BorrowedFd<'_>, new: BorrowedFd<'_>) -> Result<(),
     Ok(())
 }
 
-fn names(file: BorrowedFd<'_>) -> Result<Vec<CString>, Errno> {
+/// The names of all extended attributes.
+pub(super) fn attribute_names(file: BorrowedFd<'_>) -> Result<Vec<CString>, Errno> {
     let mut list: Vec<u8> = Vec::with_capacity(256);
     loop {
         match flistxattr(file.as_fd(), spare_capacity(&mut list)) {
@@ -64,7 +65,8 @@ fn names(file: BorrowedFd<'_>) -> Result<Vec<CString>, Errno> {
     Ok(names.filter_map(|name| CString::new(name).ok()).collect())
 }
 
-fn value(file: BorrowedFd<'_>, name: &CString) -> Result<Vec<u8>, Errno> {
+/// What one of them says.
+pub(super) fn attribute_value(file: BorrowedFd<'_>, name: &CString) -> Result<Vec<u8>, Errno> {
     let mut value: Vec<u8> = Vec::with_capacity(256);
     loop {
         match fgetxattr(file.as_fd(), name.as_c_str(), spare_capacity(&mut value)) {

@@ -1,5 +1,5 @@
 //! Listing a directory, alone or with everything below it. Symbolic links are entries, never followed; what cannot be
-//! read is reported beside what can.
+//! read is reported beside what can. Which entries are answered is decided by `select.rs`.
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -12,14 +12,15 @@ use rustix::io::Errno;
 
 use super::anchor::{Mounts, descend};
 use super::path::Location;
-use super::request::{Entry, Kind, Listing};
+use super::request::{Entry, Kind, List, Listing};
+use super::select::{Choice, Chooser};
 use crate::error::Error;
 
 /// The most entries of one answer; a larger tree is refused with that reason instead of filling the memory.
 const MAX_ENTRIES: usize = 500_000;
 
 /// Lists the directory at `location`; `is_unwanted` ends it early because nobody waits any more.
-pub(super) fn list(location: &Location, recursive: bool, is_unwanted: &AtomicBool) -> Result<Listing, Error> {
+pub(super) fn list(location: &Location, request: &List, is_unwanted: &AtomicBool) -> Result<Listing, Error> {
     // Looked at before it is opened, because opening a fifo or device has effects.
     let seen = location
         .followed()?
@@ -31,29 +32,34 @@ pub(super) fn list(location: &Location, recursive: bool, is_unwanted: &AtomicBoo
     let top = location.open("list", OFlags::RDONLY | OFlags::DIRECTORY)?;
     fstat(&top).map_err(|errno| location.failure("directory", "list", errno))?;
     let mut walk = Walk {
+        chooser: Chooser::new(location, request)?,
         top,
         root: location.absolute.clone(),
         entries: Vec::new(),
+        next: None,
         unreadable: Vec::new(),
     };
-    walk.run(recursive, is_unwanted)?;
+    walk.run(is_unwanted)?;
     Ok(Listing {
         root: walk.root,
         entries: walk.entries,
+        next: walk.next,
         unreadable: walk.unreadable,
     })
 }
 
 struct Walk {
+    chooser: Chooser,
     top: OwnedFd,
     root: PathBuf,
     entries: Vec<Entry>,
+    next: Option<PathBuf>,
     unreadable: Vec<(PathBuf, String)>,
 }
 
 impl Walk {
     /// Depth first, the names of each directory in byte order: that is the order of the paths.
-    fn run(&mut self, recursive: bool, is_unwanted: &AtomicBool) -> Result<(), Error> {
+    fn run(&mut self, is_unwanted: &AtomicBool) -> Result<(), Error> {
         let mut waiting = self.children(Path::new(""))?;
         while let Some(entry) = waiting.pop() {
             if is_unwanted.load(Ordering::Relaxed) {
@@ -63,28 +69,36 @@ impl Walk {
                 });
             }
             if self.entries.len() + waiting.len() >= MAX_ENTRIES {
-                let reason = format!(
-                    "more than {MAX_ENTRIES} entries below {:?}, list a part of it",
-                    self.root
-                );
-                return Err(Error::Invalid {
-                    field: "path",
-                    reason,
-                });
+                return Err(self.too_many());
             }
-            let below = (recursive && entry.kind == Kind::Directory).then(|| {
-                entry
-                    .path
-                    .strip_prefix(&self.root)
-                    .map(Path::to_owned)
-                    .unwrap_or_default()
-            });
-            self.entries.push(entry);
-            if let Some(below) = below {
+            let below = entry.path.strip_prefix(&self.root).map(Path::to_owned);
+            let below = below.unwrap_or_default();
+            let Choice { answer, descend } = self.chooser.choose(&below, entry.kind);
+            if answer && self.chooser.is_full(self.entries.len()) {
+                self.next = self.entries.last().map(|last| {
+                    let below = last.path.strip_prefix(&self.root);
+                    below.map(Path::to_owned).unwrap_or_default()
+                });
+                return Ok(());
+            }
+            if answer {
+                self.entries.push(entry);
+            }
+            if descend {
                 waiting.append(&mut self.children(&below)?);
             }
         }
         Ok(())
+    }
+
+    fn too_many(&self) -> Error {
+        Error::Invalid {
+            field: "path",
+            reason: format!(
+                "more than {MAX_ENTRIES} entries below {:?}, list a part of it or use limit and cursor",
+                self.root
+            ),
+        }
     }
 
     /// The entries of one directory, last one first. Only the top must be readable.
@@ -107,6 +121,8 @@ impl Walk {
                 return Ok(Vec::new());
             }
         };
+        self.chooser.enter(below, directory.as_fd(), &names);
+        names.retain(|name| self.chooser.may_hold(below, name));
         names.sort_unstable_by(|one, other| other.cmp(one));
         let mut children = Vec::with_capacity(names.len());
         for name in names {

@@ -8,20 +8,30 @@
 mod anchor;
 mod append;
 mod archive;
+mod attribute;
+mod base;
 mod batch;
 mod blocking;
 mod buffers;
+mod change;
+#[cfg(test)]
+mod change_tests;
 mod config;
 mod copy;
+mod digest;
 mod directory;
+mod edit;
 mod entry;
 mod fifo;
 #[cfg(test)]
 mod fixture;
 mod keep;
 mod list;
+mod nearest;
 mod overwrite;
+mod pack;
 mod path;
+mod pieces;
 mod plan;
 #[cfg(test)]
 mod race_tests;
@@ -32,6 +42,8 @@ mod remove;
 mod rename;
 mod replace;
 mod request;
+mod rights;
+mod select;
 mod sink;
 mod spool;
 mod temp;
@@ -49,7 +61,7 @@ mod write_tests;
 
 use std::collections::HashSet;
 use std::os::fd::BorrowedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -60,12 +72,18 @@ use crate::capability::Capability;
 use crate::error::Error;
 use crate::workspace::Workspace;
 
+pub use attribute::{Attribute, SetAttribute};
+pub use change::Change;
 pub use config::{Config, Durability, UnpackLimits};
+pub use edit::{Edit, Edited};
+pub use pack::{Pack, Packed};
+pub use pieces::{Arrived, Piece, Pieces};
 pub use read::OpenFile;
 pub use request::{
-    Base, Begin, Body, Entry, InPlace, Kind, List, Listing, Mkdir, Move, Moved, Reach, Read, Remove, Unpack,
-    Unpacked, Uploaded, Write, Written,
+    Base, Begin, Body, Entry, InPlace, Kind, List, Listing, Mkdir, Move, Moved, Reach, Read, Remove, Select,
+    Unpack, Unpacked, Uploaded, Write, Written,
 };
+pub use rights::{Changed, Chmod};
 pub use upload::Upload;
 
 /// The files room. Every method takes how far its paths may reach, does its work on the blocking pool and must be
@@ -108,11 +126,19 @@ impl Files {
         let plain = [
             "fs.read",
             "fs.write",
+            "fs.edit",
             "fs.list",
             "fs.mkdir",
             "fs.move",
             "fs.stat",
             "fs.remove",
+            "fs.copy",
+            "fs.chmod",
+            "fs.symlink",
+            "fs.xattrs",
+            "fs.xattr.set",
+            "fs.pack",
+            "fs.digest",
         ];
         let mut rows: Vec<_> = plain.into_iter().map(Capability::available).collect();
         rows.push(if anchor::resolves_beneath() {
@@ -143,13 +169,18 @@ impl Files {
         upload::begin(Arc::clone(&self.shared), reach, begin).await
     }
 
+    /// Changes a file, whole or not at all, and only while nobody else does.
+    pub async fn edit(&self, reach: Reach, request: Edit) -> Result<Edited, Error> {
+        edit::edit(Arc::clone(&self.shared), reach, request).await
+    }
+
     /// Lists a directory.
     pub async fn list(&self, reach: Reach, request: List) -> Result<Listing, Error> {
         let unwanted = Unwanted(Arc::default());
         let is_unwanted = Arc::clone(&unwanted.0);
-        let List { path, recursive } = request;
+        let path = request.path.clone();
         self.on_path(reach, path, move |_, location| {
-            list::list(&location, recursive, &is_unwanted)
+            list::list(&location, &request, &is_unwanted)
         })
         .await
     }
@@ -166,21 +197,59 @@ impl Files {
 
     /// Moves an entry; a symbolic link is moved itself.
     pub async fn rename(&self, reach: Reach, request: Move) -> Result<Moved, Error> {
-        let Move { from, to, overwrite } = request;
-        self.on_path(reach, from, move |shared, location| {
-            let destination = path::Location::new(reach, &shared.workspace, &to)?;
-            rename::rename(
-                &location.place()?,
-                &destination.place()?,
-                overwrite,
-                &shared.workspace.root,
-            )?;
-            Ok(Moved {
-                from: location.absolute,
-                to: destination.absolute,
-            })
+        self.on_two(reach, request, rename::rename).await
+    }
+
+    /// Copies an entry with everything in it; a symbolic link is copied itself.
+    pub async fn copy(&self, reach: Reach, request: Move) -> Result<Moved, Error> {
+        self.on_two(reach, request, rename::copy).await
+    }
+
+    /// Changes permission bits or owners.
+    pub async fn chmod(&self, reach: Reach, request: Chmod) -> Result<Changed, Error> {
+        let path = request.path.clone();
+        self.on_path(reach, path, move |_, location| {
+            rights::change(&location, &request)
         })
         .await
+    }
+
+    /// Makes a symbolic link and answers its absolute path; where it points is not looked at.
+    pub async fn symlink(&self, reach: Reach, path: PathBuf, target: PathBuf) -> Result<PathBuf, Error> {
+        self.on_path(reach, path, move |_, location| {
+            attribute::link(&location, &target)?;
+            Ok(location.absolute)
+        })
+        .await
+    }
+
+    /// The extended attributes of an entry.
+    pub async fn attributes(&self, reach: Reach, path: PathBuf) -> Result<Vec<Attribute>, Error> {
+        self.on_path(reach, path, |_, location| attribute::read(&location))
+            .await
+    }
+
+    /// Sets or removes an extended attribute, and answers the absolute path of its entry.
+    pub async fn set_attribute(&self, reach: Reach, request: SetAttribute) -> Result<PathBuf, Error> {
+        let path = request.path.clone();
+        self.on_path(reach, path, move |_, location| {
+            attribute::write(&location, &request)?;
+            Ok(location.absolute)
+        })
+        .await
+    }
+
+    /// Packs a tree as a tar archive.
+    pub async fn pack(&self, reach: Reach, request: Pack) -> Result<Packed, Error> {
+        let path = request.path.clone();
+        self.on_path(reach, path, move |_, location| pack::pack(&location, &request))
+            .await
+    }
+
+    /// The digest of all that a file holds.
+    pub async fn digest(&self, reach: Reach, path: PathBuf) -> Result<blake3::Hash, Error> {
+        self.on_path(reach, path, |_, location| digest::of(&location))
+            .await
     }
 
     /// Looks at one entry without following a link; `None` when nothing is there.
@@ -202,6 +271,24 @@ impl Files {
     /// Unpacks a tar or tar.gz archive below a directory.
     pub async fn unpack(&self, reach: Reach, request: Unpack) -> Result<Unpacked, Error> {
         unpack::unpack(Arc::clone(&self.shared), reach, request).await
+    }
+
+    /// Does `work` on the blocking pool with both paths bound to their reach.
+    async fn on_two<F>(&self, reach: Reach, request: Move, work: F) -> Result<Moved, Error>
+    where
+        F: FnOnce(&path::Place, &path::Place, bool, &Path) -> Result<(), Error> + Send + 'static,
+    {
+        let Move { from, to, overwrite } = request;
+        self.on_path(reach, from, move |shared, location| {
+            let destination = path::Location::new(reach, &shared.workspace, &to)?;
+            let (from, to) = (location.place()?, destination.place()?);
+            work(&from, &to, overwrite, &shared.workspace.root)?;
+            Ok(Moved {
+                from: location.absolute,
+                to: destination.absolute,
+            })
+        })
+        .await
     }
 
     /// Does `work` on the blocking pool with `path` bound to its reach.

@@ -136,7 +136,8 @@ impl Location {
         failure_beneath(self.reach, what, operation, &self.absolute, errno)
     }
 
-    fn parent(&self) -> Option<Self> {
+    /// The directory that it lies in, by its text; `None` where resolution starts.
+    pub(super) fn parent(&self) -> Option<Self> {
         let mut components = self.tail.components();
         components
             .next_back()

@@ -292,7 +292,8 @@ fn read_made_up(file: &OwnedFd, location: &Location) -> Result<Bytes, Error> {
     }
 }
 
-fn version(stat: &Stat, size: u64) -> String {
+/// See [`OpenFile::version`].
+pub(super) fn version(stat: &Stat, size: u64) -> String {
     format!(
         "{:x}-{:x}-{size:x}-{:x}.{:x}-{:x}.{:x}",
         stat.st_dev, stat.st_ino, stat.st_mtime, stat.st_mtime_nsec, stat.st_ctime, stat.st_ctime_nsec

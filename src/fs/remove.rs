@@ -50,7 +50,12 @@ pub(super) fn protect_root(operation: &str, place: &Place, stat: &Stat, root: &P
 
 /// Whether the directory that `stat` describes is `root` or one of its parents.
 fn holds(stat: &Stat, root: &Path) -> bool {
-    let Ok(mut at) = openat(CWD, root, DIRECTORY, Mode::empty()) else {
+    openat(CWD, root, DIRECTORY, Mode::empty()).is_ok_and(|root| lies_in(root.as_fd(), stat))
+}
+
+/// Whether `directory` is the directory that `stat` describes, or lies in it.
+pub(super) fn lies_in(directory: BorrowedFd<'_>, stat: &Stat) -> bool {
+    let Ok(mut at) = openat(directory, ".", DIRECTORY, Mode::empty()) else {
         return false;
     };
     let mut last: Option<Stat> = None;

@@ -1,5 +1,5 @@
 //! Moving: a rename where that is possible, else (another file system) a copy that takes its name when it is complete
-//! and the removal of the source.
+//! and the removal of the source. Copying is the same without the removal.
 
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -7,9 +7,10 @@ use std::path::Path;
 use rustix::fs::{AtFlags, RenameFlags, Stat, renameat, renameat_with, unlinkat};
 use rustix::io::Errno;
 
-use super::copy::copy_tree;
+use super::copy::{Rights, copy_tree};
+use super::entry::is_same;
 use super::path::Place;
-use super::remove::{protect_root, remove_tree};
+use super::remove::{lies_in, protect_root, remove_tree};
 use super::request::Kind;
 use super::temp::unguessable_name;
 use crate::error::Error;
@@ -35,6 +36,27 @@ pub(super) fn rename(from: &Place, to: &Place, overwrite: bool, root: &Path) -> 
         // What was replaced has the name of the source now.
         Ok(Outcome::Exchanged(replaced)) => discard(from, &replaced),
     }
+}
+
+/// Copies `from` to `to` with everything in it. What is at `to` is replaced only when `overwrite`, in one step.
+pub(super) fn copy(from: &Place, to: &Place, overwrite: bool, root: &Path) -> Result<(), Error> {
+    let stat = from
+        .look()?
+        .ok_or_else(|| from.failure("path", "copy", Errno::NOENT))?;
+    if to.is_unnamed() {
+        return Err(blame(from, to, Errno::EXIST));
+    }
+    // It would be copied into itself without end.
+    if Kind::of(&stat) == Kind::Directory && lies_in(to.directory.as_fd(), &stat) {
+        return Err(blame(from, to, Errno::INVAL));
+    }
+    if to.look()?.is_some_and(|present| is_same(&present, &stat)) {
+        return Err(Error::Invalid {
+            field: "to",
+            reason: format!("{:?} is the same file as {:?}", to.absolute, from.absolute),
+        });
+    }
+    copy_across(from, to, overwrite, root, Rights::Dropped)
 }
 
 enum Outcome {
@@ -95,25 +117,31 @@ fn rename_new(from: &Place, to: &Place) -> Result<(), Errno> {
     }
 }
 
-/// Copies to a hidden name beside the destination, renames that into place, and removes the source.
+/// Copies, and removes the source.
 fn move_across(from: &Place, to: &Place, stat: &Stat, overwrite: bool, root: &Path) -> Result<(), Error> {
+    copy_across(from, to, overwrite, root, Rights::Kept)?;
+    discard(from, stat).map_err(|error| stayed(from, to, stat, overwrite, error))
+}
+
+/// Copies to a hidden name beside the destination and renames that into place.
+fn copy_across(from: &Place, to: &Place, overwrite: bool, root: &Path, rights: Rights) -> Result<(), Error> {
     if !overwrite && to.look()?.is_some() {
         return Err(blame(from, to, Errno::EXIST));
     }
     let hidden = to.sibling(unguessable_name());
-    let copied =
-        copy_tree(from, &hidden).and_then(|_kept_from_sweep| match exchange(&hidden, to, overwrite, root) {
+    let copied = copy_tree(from, &hidden, rights).and_then(|_kept_from_sweep| {
+        match exchange(&hidden, to, overwrite, root) {
             Ok(Outcome::Moved) => Ok(()),
             Ok(Outcome::Exchanged(replaced)) => discard(&hidden, &replaced),
             Err(errno) => Err(blame(from, to, errno)),
-        });
-    if let Err(error) = copied {
-        if let Ok(Some(left)) = hidden.look() {
-            let _best_effort = discard(&hidden, &left);
         }
-        return Err(error);
+    });
+    if copied.is_err()
+        && let Ok(Some(left)) = hidden.look()
+    {
+        let _best_effort = discard(&hidden, &left);
     }
-    discard(from, stat).map_err(|error| stayed(from, to, stat, overwrite, error))
+    copied
 }
 
 /// The error for a source that was copied and cannot be removed. A single file that replaced nothing is taken back, so
@@ -145,7 +173,7 @@ fn blame(from: &Place, to: &Place, errno: Errno) -> Error {
         Errno::INVAL => Error::Invalid {
             field: "to",
             reason: format!(
-                "{:?} lies inside {:?}, a directory cannot move into itself",
+                "{:?} lies inside {:?}, which cannot go into itself",
                 to.absolute, from.absolute
             ),
         },

@@ -66,6 +66,8 @@ pub struct Write {
     pub mode: Option<u32>,
     /// What to do where no rename can replace the file.
     pub in_place: InPlace,
+    /// What must be there now, and still when it is replaced; `None` for anything.
+    pub base: Option<Base>,
     /// The content.
     pub body: Body,
 }
@@ -92,26 +94,36 @@ pub struct Begin {
     pub create_parents: bool,
     /// Permission bits of a file that did not exist, exactly; `None` follows the umask.
     pub mode: Option<u32>,
+    /// What to do where no rename can replace the file.
+    pub in_place: InPlace,
     /// What must be there now, and still when it is replaced; `None` for anything.
     pub base: Option<Base>,
 }
 
 /// What somebody believes to be in a file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Base {
     /// There is no file.
     Absent,
     /// The digest of all of its content.
     Content(blake3::Hash),
+    /// What [`super::OpenFile::version`] said.
+    Version(String),
 }
 
 /// What an upload put there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Uploaded {
+    /// The absolute path.
+    pub path: PathBuf,
     /// The size of the file in bytes.
     pub bytes: u64,
     /// The digest of all of its content.
     pub digest: blake3::Hash,
+    /// Whether a reader could only ever see the old or the new content.
+    pub atomic: bool,
+    /// What was made durable before this answer.
+    pub durability: Durability,
 }
 
 /// Read a file or a part of it.
@@ -132,6 +144,38 @@ pub struct List {
     pub path: PathBuf,
     /// Descend into directories (never through symbolic links).
     pub recursive: bool,
+    /// What of it is answered.
+    pub select: Select,
+}
+
+/// Which entries of a listing are answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Select {
+    /// Levels below the directory, from 1; `None` for all of them.
+    pub depth: Option<usize>,
+    /// Names that begin with a dot, and what lies below them.
+    pub hidden: bool,
+    /// Leave out what `.gitignore` and `.ignore` files name, those of parent directories up to a repository's too.
+    pub ignore_files: bool,
+    /// Only what one of these globs names, wherever it lies; with `!` in front, not that and nothing below it.
+    pub globs: Vec<String>,
+    /// Only what comes behind this path, which is relative to the directory.
+    pub after: Option<PathBuf>,
+    /// Entries at most.
+    pub limit: Option<usize>,
+}
+
+impl Default for Select {
+    fn default() -> Self {
+        Self {
+            depth: None,
+            hidden: true,
+            ignore_files: false,
+            globs: Vec::new(),
+            after: None,
+            limit: None,
+        }
+    }
 }
 
 /// The kind of a directory entry, by `lstat`.
@@ -177,6 +221,8 @@ pub struct Listing {
     pub root: PathBuf,
     /// What could be read.
     pub entries: Vec<Entry>,
+    /// There is more: what [`Select::after`] goes on behind.
+    pub next: Option<PathBuf>,
     /// Directories and entries that could not be read, with the reason.
     pub unreadable: Vec<(PathBuf, String)>,
 }

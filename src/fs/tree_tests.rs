@@ -11,7 +11,7 @@ use rustix::fs::{CWD, Mode, XattrFlags, getxattr, mkfifoat, setxattr};
 use rustix::process::geteuid;
 
 use super::Kind;
-use super::copy::copy_tree;
+use super::copy::{Rights, copy_tree};
 use super::fixture::{Room, names, write};
 use super::path::Place;
 use super::temp::{sweep, unguessable_name};
@@ -431,7 +431,7 @@ fn the_sweep_leaves_a_copy_alone_that_waits_for_its_name() {
     };
     for (name, below) in [("file", ""), ("tree", "deep/file")] {
         let hidden = place(unguessable_name());
-        let copied = copy_tree(&place(name.into()), &hidden).unwrap();
+        let copied = copy_tree(&place(name.into()), &hidden, Rights::Kept).unwrap();
         sweep(directory.as_fd()).unwrap();
         let content = std::fs::read(if below.is_empty() {
             hidden.absolute.clone()

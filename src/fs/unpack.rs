@@ -64,7 +64,7 @@ where
     let limits = &shared.config.unpack;
     walk(source(), limits, |item, content| {
         let size = io::copy(content, &mut io::sink()).map_err(|source| malformed(&source))?;
-        if size == item.size || matches!(item.wanted, Wanted::Skip(_)) {
+        if size == item.size || matches!(item.wanted, Wanted::Skip(_) | Wanted::Comment) {
             return Ok(());
         }
         Err(invalid(&format!(

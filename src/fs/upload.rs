@@ -5,7 +5,6 @@
 //! Which pieces are missing is the affair of the caller. A file that is replaced can be held to what the writer believes
 //! to be in it ([`Base`]), when the upload begins and again when it ends.
 
-use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -13,19 +12,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use parking_lot::RwLock;
-use rustix::fs::{OFlags, Stat, fstat};
 
 use super::Shared;
+use super::base::{exchange, expect};
 use super::blocking;
-use super::entry::is_same;
+use super::digest::digest;
 use super::path::Location;
 use super::plan::{Order, Plan, plan};
-use super::request::{Base, Begin, InPlace, Kind, Reach, Uploaded};
+use super::request::{Begin, Reach, Uploaded};
 use super::sink::Sink;
 use crate::error::Error;
-
-/// Bytes that are read at once for a digest.
-const CHUNK: usize = 1 << 20;
 
 /// A file that is being written piece by piece. Dropped before [`Upload::commit`] it leaves nothing.
 #[derive(Debug, Clone)]
@@ -47,7 +43,7 @@ struct Inner {
 pub(super) async fn begin(shared: Arc<Shared>, reach: Reach, begin: Begin) -> Result<Upload, Error> {
     blocking::run(move || {
         let location = Location::new(reach, &shared.workspace, &begin.path)?;
-        if let Some(base) = begin.base {
+        if let Some(base) = &begin.base {
             expect(&location, base)?;
         }
         let order = Order {
@@ -56,7 +52,7 @@ pub(super) async fn begin(shared: Arc<Shared>, reach: Reach, begin: Begin) -> Re
             create_parents: begin.create_parents,
             append: false,
             mode: begin.mode,
-            in_place: InPlace::IfConfigured,
+            in_place: begin.in_place,
         };
         let Plan::Sink(sink) = plan(&shared, &order)? else {
             return Err(in_one_piece(&location.absolute));
@@ -141,7 +137,7 @@ impl Inner {
 
     fn commit(&self) -> Result<Uploaded, Error> {
         // Nobody writes any more while it is ours.
-        let mut sink = self.sink.write().take().ok_or_else(|| self.over())?;
+        let sink = self.sink.write().take().ok_or_else(|| self.over())?;
         let file = sink.collected().ok_or_else(|| self.over())?;
         let failed = |source| Error::from_path_io("file", "write", &self.begin.path, source);
         let bytes = file.metadata().map_err(failed)?.len();
@@ -152,93 +148,14 @@ impl Inner {
             });
         }
         let digest = digest(file).map_err(failed)?;
-        // Before anybody waits for the turn.
         let location = Location::new(self.reach, &self.shared.workspace, &self.begin.path)?;
-        let seen = self.begin.base.map(|base| expect(&location, base)).transpose()?;
-        let _turn = self.shared.exchange.lock();
-        if let (Some(base), Some(seen)) = (self.begin.base, seen)
-            && !is_unchanged(seen.as_ref(), location.followed()?.as_ref())
-        {
-            expect(&location, base)?;
-        }
-        let only_new = self.begin.base == Some(Base::Absent);
-        sink.look_again(only_new)?;
-        match sink.finish() {
-            Err(Error::AlreadyExists { .. }) if only_new => Err(there_is_one(&location)),
-            finished => finished.map(|_| Uploaded { bytes, digest }),
-        }
-    }
-}
-
-/// Fails unless what is there is `base`; answers which file was looked at.
-fn expect(location: &Location, base: Base) -> Result<Option<Stat>, Error> {
-    let stale = |reason: String| Error::Stale {
-        what: format!("write {:?}", location.absolute),
-        reason,
-    };
-    if location.followed()?.is_none() {
-        return match base {
-            Base::Absent => Ok(None),
-            Base::Content(digest) => Err(stale(format!(
-                "no file is there, expected one with digest {digest}"
-            ))),
-        };
-    }
-    let Base::Content(expected) = base else {
-        return Err(there_is_one(location));
-    };
-    let file = File::from(location.open("read", OFlags::RDONLY | OFlags::NONBLOCK)?);
-    let stat = fstat(&file).map_err(|errno| location.failure("file", "read", errno))?;
-    let kind = Kind::of(&stat);
-    if kind != Kind::File {
-        return Err(kind.instead_of_file(&location.absolute));
-    }
-    let found =
-        digest(&file).map_err(|source| Error::from_path_io("file", "read", &location.absolute, source))?;
-    if found == expected {
-        Ok(Some(stat))
-    } else {
-        Err(stale(format!("the file has digest {found}, expected {expected}")))
-    }
-}
-
-fn there_is_one(location: &Location) -> Error {
-    Error::Stale {
-        what: format!("write {:?}", location.absolute),
-        reason: "a file is there, expected none".into(),
-    }
-}
-
-/// Whether it is the same file with the same content, as far as the file system tells.
-fn is_unchanged(before: Option<&Stat>, now: Option<&Stat>) -> bool {
-    let version = |stat: &Stat| {
-        (
-            stat.st_size,
-            stat.st_mtime,
-            stat.st_mtime_nsec,
-            stat.st_ctime,
-            stat.st_ctime_nsec,
-        )
-    };
-    match (before, now) {
-        (None, None) => true,
-        (Some(before), Some(now)) => is_same(before, now) && version(before) == version(now),
-        (Some(_), None) | (None, Some(_)) => false,
-    }
-}
-
-/// The digest of all of `file`.
-fn digest(file: &File) -> std::io::Result<blake3::Hash> {
-    let (mut hasher, mut chunk, mut offset) = (blake3::Hasher::new(), vec![0; CHUNK], 0);
-    loop {
-        match file.read_at(&mut chunk, offset) {
-            Ok(0) => return Ok(hasher.finalize()),
-            Ok(read) => {
-                hasher.update(&chunk[..read]);
-                offset += read as u64;
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
+        let written = exchange(&self.shared, &location, self.begin.base.as_ref(), *sink)?;
+        Ok(Uploaded {
+            path: written.path,
+            bytes,
+            digest,
+            atomic: written.atomic,
+            durability: written.durability,
+        })
     }
 }

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use rustix::process::geteuid;
 
 use super::fixture::Room;
-use super::{Base, Begin, Config, Durability, Reach, Upload, Uploaded};
+use super::{Base, Begin, Config, Durability, InPlace, Reach, Upload, Uploaded};
 use crate::error::{Code, Error};
 
 fn begin(room: &Room, name: &str, base: Option<Base>) -> Begin {
@@ -15,6 +15,7 @@ fn begin(room: &Room, name: &str, base: Option<Base>) -> Begin {
         path: room.at(name),
         create_parents: false,
         mode: None,
+        in_place: InPlace::IfConfigured,
         base,
     }
 }
@@ -35,10 +36,6 @@ impl Room {
             .write_at(0, Bytes::copy_from_slice(text.as_bytes()))
             .await?;
         upload.commit().await
-    }
-
-    fn text(&self, name: &str) -> String {
-        std::fs::read_to_string(self.at(name)).unwrap()
     }
 }
 
@@ -104,7 +101,7 @@ async fn what_is_replaced_is_what_it_is_believed_to_be() {
     // It was right at the beginning and is not any more.
     for (base, change) in [(Some(content("two")), "changed"), (Some(content("two")), "")] {
         std::fs::write(room.at("file"), "two").unwrap();
-        let upload = room.begin(begin(&room, "file", base)).await.unwrap();
+        let upload = room.begin(begin(&room, "file", base.clone())).await.unwrap();
         upload.write_at(0, "three".into()).await.unwrap();
         std::fs::write(room.at("file"), change).unwrap();
         stale(upload.commit().await);
@@ -133,7 +130,7 @@ async fn of_writers_that_believe_the_same_exactly_one_wins() {
         }
         let mut uploads = Vec::new();
         for writer in 0..16 {
-            let upload = room.begin(begin(&room, "file", base)).await.unwrap();
+            let upload = room.begin(begin(&room, "file", base.clone())).await.unwrap();
             upload
                 .write_at(0, format!("writer {writer}").into())
                 .await

@@ -2,7 +2,6 @@
 //! repeated request is never run twice, resolves paths, and asks the room.
 
 use std::panic::AssertUnwindSafe;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -13,11 +12,12 @@ use tracing::Instrument;
 
 use super::logs::Followers;
 use super::once::Ledger;
+use super::uploads::Uploads;
 use super::{Op, Outcome, Principal, ProcessConfig, Reply, operation};
 use crate::capability::Capability;
 use crate::error::Error;
 use crate::exec::{Engine, Registry};
-use crate::fs::{Begin, Files, Reach, Upload};
+use crate::fs::{Begin, Files, Upload};
 use crate::host::Host;
 use crate::ids::RequestId;
 use crate::lifecycle::Tasks;
@@ -45,7 +45,8 @@ pub struct Rooms {
     pub(super) engine: Arc<Engine>,
     pub(super) processes: Arc<Registry>,
     pub(super) terminals: Arc<Terminals>,
-    files: Arc<Files>,
+    pub(super) files: Arc<Files>,
+    pub(super) uploads: Uploads,
     pub(super) searches: Searches,
     host: Arc<Host>,
     updater: Arc<Updater>,
@@ -57,7 +58,7 @@ pub struct Rooms {
     pub(super) http_processes: Arc<AtomicU64>,
     pub(super) followers: Followers,
     /// `fs.confine`.
-    confine: bool,
+    pub(super) confine: bool,
     metrics: Arc<Metrics>,
     pub(super) tasks: Tasks,
     started: Instant,
@@ -112,6 +113,7 @@ impl Rooms {
             processes: Arc::default(),
             terminals: Terminals::start(pty, &tasks),
             files,
+            uploads: Uploads::default(),
             searches: Searches::default(),
             host,
             updater,
@@ -174,6 +176,7 @@ impl Rooms {
             tracing::warn!(%error, "the journal does not know all that runs");
         }
         self.ledger.forget_old();
+        self.uploads.forget_old(Instant::now());
         self.processes.forget_old(Instant::now());
         self.terminals.retain(|id| self.processes.get(id).is_ok());
     }
@@ -271,30 +274,25 @@ impl Rooms {
             | Op::ProcessLogs(_)
             | Op::ProcessConfigGet
             | Op::ProcessConfigSet(_) => self.dispatch_process(call, op).await,
-            Op::FsRead(read) => self.files.open(self.reach(call), read).await.map(Reply::File),
-            Op::FsWrite(write) => self
-                .files
-                .write(self.reach(call), write)
-                .await
-                .map(Reply::Written),
-            Op::FsList(list) => self.files.list(self.reach(call), list).await.map(Reply::Listing),
-            Op::FsMkdir(mkdir) => self.files.mkdir(self.reach(call), mkdir).await.map(Reply::Path),
-            Op::FsMove(request) => self
-                .files
-                .rename(self.reach(call), request)
-                .await
-                .map(Reply::Moved),
-            Op::FsStat { path } => self.files.stat(self.reach(call), path).await.map(Reply::Stat),
-            Op::FsRemove(remove) => self.files.remove(self.reach(call), remove).await.map(Reply::Path),
-            Op::FsUnpack(unpack) => self
-                .files
-                .unpack(self.reach(call), unpack)
-                .await
-                .map(Reply::Unpacked),
-            Op::FsSearch(search) => {
-                let running = self.search(call, *search).await?;
-                running.answer().await.map(Reply::Searched)
-            }
+            Op::FsRead(_)
+            | Op::FsWrite(_)
+            | Op::FsEdit(_)
+            | Op::FsUpload(_)
+            | Op::FsUploadAbort { .. }
+            | Op::FsList(_)
+            | Op::FsMkdir(_)
+            | Op::FsMove(_)
+            | Op::FsCopy(_)
+            | Op::FsStat { .. }
+            | Op::FsDigest { .. }
+            | Op::FsChmod(_)
+            | Op::FsSymlink { .. }
+            | Op::FsXattrs { .. }
+            | Op::FsXattrSet(_)
+            | Op::FsRemove(_)
+            | Op::FsUnpack(_)
+            | Op::FsPack(_)
+            | Op::FsSearch(_) => self.dispatch_files(call, op).await,
             Op::HostMetrics => Ok(Reply::Metrics(self.host.sample())),
             Op::HostCapabilities => Ok(Reply::Capabilities(self.capabilities())),
             Op::UpdateStatus => Ok(Reply::UpdateStatus(self.updater.status())),
@@ -303,32 +301,6 @@ impl Rooms {
                 let begun = self.updater.begin(apply, &self.tasks).await;
                 begun.map(Reply::UpdateBegun)
             }
-        }
-    }
-
-    /// The absolute path of what a library will resolve by itself: it cannot be kept inside the workspace, so only
-    /// callers who may go anywhere are let through.
-    pub(super) fn unconfined(&self, call: &Call, what: &str, path: &Path) -> Result<PathBuf, Error> {
-        match self.reach(call) {
-            Reach::Machine => self.workspace.resolve(path),
-            Reach::Unconsented => Err(Error::ConsentRequired {
-                what: "a path that may lead outside the workspace root",
-            }),
-            Reach::Confined => Err(Error::Unsupported {
-                what: what.to_owned(),
-                why: "it resolves paths itself and cannot be confined to the workspace root (fs.confine)"
-                    .into(),
-                fix: None,
-            }),
-        }
-    }
-
-    /// How far the paths of this caller reach.
-    fn reach(&self, call: &Call) -> Reach {
-        match (call.principal.whole_machine, self.confine) {
-            (false, _) => Reach::Unconsented,
-            (true, true) => Reach::Confined,
-            (true, false) => Reach::Machine,
         }
     }
 }

@@ -62,6 +62,13 @@ impl Names {
     }
 }
 
+/// An entry fits.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Fit {
+    /// How well, where that differs.
+    pub(super) score: Option<u32>,
+}
+
 /// What one thread needs to compare names.
 #[derive(Debug)]
 pub(super) struct Judge {
@@ -80,7 +87,7 @@ impl Judge {
     }
 
     /// How well the entry at `relative` fits; `None` when it does not.
-    pub(super) fn score(&mut self, relative: &Path) -> Option<Option<u32>> {
+    pub(super) fn score(&mut self, relative: &Path) -> Option<Fit> {
         let name = relative.file_name()?;
         match &self.names {
             Names::Part { part, ignore_case } => {
@@ -94,16 +101,17 @@ impl Judge {
                 } else {
                     memchr::memmem::find(subject.as_bytes(), part.as_bytes()).is_some()
                 };
-                is_in.then_some(None)
+                is_in.then_some(Fit::default())
             }
             Names::Glob { glob, whole_path } => {
                 let subject = if *whole_path { relative } else { Path::new(name) };
-                glob.is_match(subject).then_some(None)
+                glob.is_match(subject).then_some(Fit::default())
             }
             Names::Fuzzy(pattern) => {
                 let text = relative.to_string_lossy();
                 let text = Utf32Str::new(&text, &mut self.characters);
-                pattern.score(text, &mut self.matcher).map(Some)
+                let score = pattern.score(text, &mut self.matcher)?;
+                Some(Fit { score: Some(score) })
             }
         }
     }

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 
 use super::budget::Budget;
 use super::content::Worker;
-use super::names::{Best, Judge, Names};
+use super::names::{Best, Fit, Judge, Names};
 use super::report::Report;
 use super::request::{Found, Kind, Request};
 use super::running::Outlet;
@@ -149,7 +149,7 @@ impl ParallelVisitor for Entries<'_> {
             return WalkState::Continue;
         }
         report.files.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let Some(score) = self.judge.score(relative) else {
+        let Some(Fit { score }) = self.judge.score(relative) else {
             return WalkState::Continue;
         };
         let size = relative.as_os_str().len() as u64;

@@ -56,7 +56,14 @@ pub fn outcome(name: &'static str, reply: Reply, limit: u64) -> Result<Outcome, 
         | Reply::Signalled { .. }
         | Reply::Logs(_)
         | Reply::ProcessConfig(_)
+        | Reply::Edited(_)
+        | Reply::UploadTaken(_)
+        | Reply::Done
+        | Reply::Digest(_)
+        | Reply::Changed(_)
+        | Reply::Attributes(_)
         | Reply::Unpacked(_)
+        | Reply::Packed(_)
         | Reply::Searched(_)
         | Reply::Capabilities(_)
         | Reply::UpdateStatus(_)
@@ -267,6 +274,7 @@ mod tests {
         let listing = fs::Listing {
             root: "/a".into(),
             entries: vec![entry],
+            next: None,
             unreadable: Vec::new(),
         };
         let Outcome::FsList(list) = outcome("fs.list", Reply::Listing(listing), 100).unwrap() else {

@@ -143,6 +143,7 @@ pub fn fs_write(request: FsWriteRequest) -> Op {
         append: request.append,
         mode: mode(request.mode),
         in_place: fs::InPlace::IfConfigured,
+        base: None,
         body: fs::Body::Bytes(request.content),
     })
 }
@@ -164,6 +165,7 @@ pub fn fs_upload(request: FsWriteBegin) -> Result<fs::Begin, Error> {
         path: request.path.into(),
         create_parents: request.create_parents,
         mode: mode(request.mode),
+        in_place: fs::InPlace::IfConfigured,
         base,
     })
 }
@@ -173,6 +175,7 @@ pub fn fs_list(request: FsListRequest) -> Op {
     Op::FsList(fs::List {
         path: request.path.into(),
         recursive: request.recursive,
+        select: fs::Select::default(),
     })
 }
 

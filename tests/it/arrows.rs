@@ -91,7 +91,7 @@ const AT_HOME: &[(&str, &[&str])] = &[
     ("utoipa", &["src/doors/http", "src/wire/json"]),
     ("utoipa_axum", &["src/doors/http"]),
     ("async_nats", &["src/doors/nats", "src/cli/call"]),
-    ("ignore", &["src/search"]),
+    ("ignore", &["src/search", "src/fs"]),
     ("grep_searcher", &["src/search"]),
     ("x11rb", &["src/desktop"]),
     ("git2", &["src/git"]),

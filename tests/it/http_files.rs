@@ -123,12 +123,24 @@ async fn wrong_parameters_are_named() {
         .await
         .problem(400, "invalid_request");
     assert_eq!(problem["details"]["field"], "mode");
-    http.get("/v1/fs/entries?glob=*")
-        .await
-        .problem(501, "unsupported");
-    http.put("/v1/fs/file?path=a&ifMatch=x", "x")
-        .await
-        .problem(501, "unsupported");
+    for (path, field) in [
+        ("/v1/fs/entries?glob=[", "glob"),
+        ("/v1/fs/entries?limit=0", "limit"),
+        ("/v1/fs/entries?cursor=.", "cursor"),
+        ("/v1/fs/entries?cursor=Li4vYQ", "cursor"),
+    ] {
+        let problem = http.get(path).await.problem(400, "invalid_request");
+        assert_eq!(problem["details"]["field"], field, "{path}: {problem}");
+    }
+    for (path, field) in [
+        ("/v1/fs/file?path=a&ifMatch=x", "ifMatch"),
+        ("/v1/fs/file?path=a&offset=1", "upload"),
+        ("/v1/fs/file?path=a&upload=u&seq=1", "offset"),
+        ("/v1/fs/file?path=a&upload=u&seq=1&offset=0&append=true", "append"),
+    ] {
+        let problem = http.put(path, "x").await.problem(400, "invalid_request");
+        assert_eq!(problem["details"]["field"], field, "{path}: {problem}");
+    }
     assert!(!daemon.workspace().join("a").exists());
 }
 

@@ -41,6 +41,7 @@ mod fs_reach;
 mod harness;
 mod harness_test;
 mod host;
+mod http_changes;
 mod http_files;
 mod http_process_follow;
 mod http_process_life;

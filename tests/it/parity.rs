@@ -214,7 +214,8 @@ fn prepare(directory: &Path) {
     std::fs::write(directory.join("tree/a file"), "0123456789").unwrap();
     std::fs::write(directory.join("tree/deep/b"), b"\xff\0").unwrap();
     std::os::unix::fs::symlink("a file", directory.join("tree/link")).unwrap();
-    for name in ["to move", "to remove"] {
+    std::fs::write(directory.join("edited"), "one\ntwo\nthree\n").unwrap();
+    for name in ["to move", "to remove", "for chmod"] {
         std::fs::write(directory.join(name), name).unwrap();
     }
 }
@@ -245,6 +246,7 @@ fn cases() -> Vec<Case> {
     cases.extend(cases_on_terminals());
     cases.extend(cases_that_end_processes());
     cases.extend(file_cases());
+    cases.extend(cases_of_changes());
     let unknown = || (json!({ "no such field": 1 }), "invalid_request");
     cases.extend([
         case(
@@ -480,6 +482,119 @@ fn cases_that_end_processes() -> Vec<Case> {
                 json!({ "id": "ID", "format": "text", "grep": "(" }),
                 "invalid_request",
             ),
+        ),
+    ]
+}
+
+/// What changes files and tells of them besides.
+fn cases_of_changes() -> Vec<Case> {
+    vec![
+        case(
+            "fs.edit",
+            json!({ "path": "DIR/edited", "replace": { "old": "two", "new": "2" } }),
+            |answer, directory| {
+                answer["diff"].as_str().unwrap().contains("-two\n+2\n")
+                    && answer["places"] == 1
+                    && std::fs::read(directory.join("edited")).unwrap() == b"one\n2\nthree\n"
+            },
+            (
+                json!({ "path": "DIR/edited", "replace": { "old": "twoo", "new": "2" } }),
+                "invalid_request",
+            ),
+        ),
+        case(
+            "fs.upload",
+            json!({ "id": "one DIR", "path": "DIR/uploaded", "seq": 1, "offset": 0, "last": true, "contentB64": "YWJj" }),
+            |answer, directory| {
+                answer["committed"]["bytesWritten"] == 3
+                    && std::fs::read(directory.join("uploaded")).unwrap() == b"abc"
+            },
+            (
+                json!({ "id": "two DIR", "path": "DIR/tree", "seq": 1, "offset": 0, "contentB64": "" }),
+                "wrong_kind",
+            ),
+        ),
+        case(
+            "fs.upload",
+            json!({ "id": "begun DIR", "path": "DIR/never", "seq": 2, "offset": 9, "contentB64": "YWJj" }),
+            |answer, _| answer["seq"] == 2 && answer["committed"].is_null(),
+            (
+                json!({ "id": "", "path": "DIR/never", "seq": 2, "offset": 9, "contentB64": "" }),
+                "invalid_request",
+            ),
+        ),
+        case(
+            "fs.upload.abort",
+            json!({ "id": "begun DIR" }),
+            |answer, directory| answer == &json!({}) && !directory.join("never").exists(),
+            (json!({ "id": "none" }), "not_found"),
+        ),
+        case(
+            "fs.copy",
+            json!({ "from": "DIR/tree", "to": "DIR/copied" }),
+            |_, directory| {
+                std::fs::read(directory.join("copied/a file")).unwrap() == b"0123456789"
+                    && std::fs::read_link(directory.join("copied/link")).unwrap() == Path::new("a file")
+            },
+            (
+                json!({ "from": "DIR/tree", "to": "DIR/tree/deep" }),
+                "invalid_request",
+            ),
+        ),
+        case(
+            "fs.digest",
+            json!({ "path": "DIR/tree/a file" }),
+            |answer, _| answer["blake3"] == blake3::hash(b"0123456789").to_string(),
+            (json!({ "path": "DIR/tree" }), "wrong_kind"),
+        ),
+        case(
+            "fs.chmod",
+            json!({ "path": "DIR/for chmod", "mode": "0640" }),
+            |answer, directory| {
+                use std::os::unix::fs::PermissionsExt;
+                let mode = std::fs::metadata(directory.join("for chmod"))
+                    .unwrap()
+                    .permissions()
+                    .mode();
+                answer["changed"] == 1 && mode & 0o7777 == 0o640
+            },
+            (json!({ "path": "DIR/for chmod" }), "invalid_request"),
+        ),
+        case(
+            "fs.symlink",
+            json!({ "path": "DIR/new link", "target": "any/where" }),
+            |_, directory| std::fs::read_link(directory.join("new link")).unwrap() == Path::new("any/where"),
+            (
+                json!({ "path": "DIR/tree/link", "target": "x" }),
+                "already_exists",
+            ),
+        ),
+        case(
+            "fs.xattr.set",
+            json!({ "path": "DIR/for chmod", "name": "user.origin", "valueB64": "YWJj" }),
+            |answer, directory| answer["path"] == directory.join("for chmod").to_str().unwrap(),
+            (
+                json!({ "path": "DIR/for chmod", "name": "user.none" }),
+                "not_found",
+            ),
+        ),
+        case(
+            "fs.xattrs",
+            json!({ "path": "DIR/for chmod" }),
+            |answer, _| {
+                let attributes = answer["attributes"].as_array().unwrap();
+                attributes.contains(&json!({ "name": "user.origin", "valueB64": "YWJj" }))
+            },
+            (json!({ "path": "DIR/none" }), "not_found"),
+        ),
+        case(
+            "fs.pack",
+            json!({ "path": "DIR/tree", "format": "tar" }),
+            |answer, _| {
+                let archive = BASE64.decode(answer["contentB64"].as_str().unwrap()).unwrap();
+                answer["name"] == "tree.tar" && archive.windows(10).any(|part| part == b"0123456789")
+            },
+            (json!({ "path": "DIR/none" }), "not_found"),
         ),
     ]
 }

@@ -122,6 +122,7 @@ impl Trial {
             append: false,
             mode: Some(0o600),
             in_place: fs::InPlace::IfConfigured,
+            base: None,
             body,
         };
         self.perform(Op::FsWrite(write)).await?;

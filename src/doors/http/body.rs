@@ -84,6 +84,12 @@ async fn gather(headers: &HeaderMap, body: Body, limit: u64) -> Result<Bytes, Er
     Ok(whole.freeze())
 }
 
+/// A body of bytes of at most `limit`, gathered.
+pub(super) async fn bytes(request: Request<Body>, limit: u64) -> Result<Bytes, Problem> {
+    let (parts, body) = request.into_parts();
+    Ok(gather(&parts.headers, body, limit).await?)
+}
+
 /// The body of a request as the files room takes it.
 pub(super) fn content(body: Body) -> fs::Body {
     fs::Body::Stream(Box::pin(chunks(body, STALL)))

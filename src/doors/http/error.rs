@@ -219,6 +219,15 @@ impl Problem {
         )
     }
 
+    /// What is there is not what the condition of a write names.
+    pub(super) fn stale(error: &Error) -> Self {
+        Self::new(
+            StatusCode::PRECONDITION_FAILED,
+            "precondition_failed",
+            error.to_string(),
+        )
+    }
+
     /// Too many bytes of headers.
     pub(super) fn headers(limit: usize) -> Self {
         Self::new(

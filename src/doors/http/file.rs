@@ -19,12 +19,14 @@ use super::query::Query;
 use super::range::{self, Part};
 use super::router::{App, unexpected};
 use crate::error::Error;
-use crate::fs::{InPlace, OpenFile, Read, Write};
+use crate::fs::{Base, InPlace, OpenFile, Read, Write};
 use crate::ops::{Op, Reply};
-use crate::wire::json::{Written, http_date};
+use crate::wire::json::{self, UploadArguments, UploadReply, Written, http_date};
 
 /// Up to this size the content is read before the head is sent, so that both leave in one write.
 const AT_ONCE: u64 = 64 << 10;
+/// Bytes of one piece of an upload.
+const PIECE_BYTES: u64 = 16 << 20;
 
 /// The bytes of a file, or of one range of it.
 #[utoipa::path(
@@ -130,9 +132,21 @@ fn insert(headers: &mut HeaderMap, name: axum::http::HeaderName, value: Option<S
         EntryPath,
         ("mode" = Option<String>, Query, description = "Permission bits of a new file in octal: 0644."),
         ("append" = Option<bool>, Query, description = "Append instead of replacing; then not atomic."),
+        ("upload" = Option<String>, Query, description = "The body is one piece of an upload that its sender calls so; the answer is an `FsUploadReply`."),
+        ("seq" = Option<u64>, Query, description = "With `upload`: the number of the piece, from 1."),
+        ("offset" = Option<u64>, Query, description = "With `upload`: where the piece belongs, in bytes."),
+        ("last" = Option<bool>, Query, description = "With `upload`: no piece is behind it. The file has its name when all are there."),
+        ("ifMatch" = Option<String>, Query, description = "Only when this is there now: an ETag, a BLAKE3 digest in hex, or `absent`."),
+        ("If-Match" = Option<String>, Header, description = "The same; one tag."),
+        ("If-None-Match" = Option<String>, Header, description = "`*`: only when no file is there."),
     ),
     request_body(content = Vec<u8>, content_type = "application/octet-stream"),
-    responses((status = 200, body = Written), FileRefusals)
+    responses(
+        (status = 200, body = Written),
+        (status = 412, description = "What is there is not what the condition names.",
+         body = ProblemBody, content_type = "application/problem+json"),
+        FileRefusals
+    )
 )]
 pub(super) async fn put(
     State(app): State<Arc<App>>,
@@ -140,8 +154,17 @@ pub(super) async fn put(
     query: Query,
     request: Request<Body>,
 ) -> Result<Response, Problem> {
-    query.refuse(&["ifMatch", "offset"])?;
-    refuse_conditions("PUT", request.headers())?;
+    if query.has("upload") {
+        return put_piece(&app, caller, &query, request).await;
+    }
+    if query.has("offset") || query.has("seq") || query.has("last") {
+        return Err(Error::Invalid {
+            field: "upload",
+            reason: "is required with seq, offset and last".into(),
+        }
+        .into());
+    }
+    let base = condition(&query, request.headers())?;
     let write = Write {
         path: query.path()?,
         create_parents: true,
@@ -149,17 +172,89 @@ pub(super) async fn put(
         mode: query.mode()?,
         // Said in the answer, where it was not atomic.
         in_place: InPlace::Allow,
+        base,
         body: body::content(request.into_body()),
     };
-    match app.perform(caller.call(None), Op::FsWrite(write)).await? {
-        Reply::Written(written) => body::answer(&Written::from(&written)),
-        other => Err(unexpected(&other)),
+    match app.perform(caller.call(None), Op::FsWrite(write)).await {
+        Ok(Reply::Written(written)) => body::answer(&Written::from(&written)),
+        Ok(other) => Err(unexpected(&other)),
+        Err(error @ Error::Stale { .. }) => Err(Problem::stale(&error)),
+        Err(error) => Err(error.into()),
     }
+}
+
+/// One piece of an upload.
+async fn put_piece(
+    app: &App,
+    caller: Caller,
+    query: &Query,
+    request: Request<Body>,
+) -> Result<Response, Problem> {
+    if query.has("append") {
+        return Err(Error::Invalid {
+            field: "append",
+            reason: "cannot be combined with upload".into(),
+        }
+        .into());
+    }
+    refuse_conditions("PUT of a piece", request.headers())?;
+    let text = |name| query.text(name).map(|text| text.map(str::to_owned));
+    let arguments = UploadArguments {
+        id: text("upload")?,
+        seq: query.number("seq")?,
+        offset: query.number("offset")?,
+        last: query.flag("last")?,
+        mode: text("mode")?,
+        if_match: text("ifMatch")?,
+        ..UploadArguments::default()
+    };
+    let path = query.path()?;
+    let bytes = body::bytes(request, PIECE_BYTES).await?;
+    let piece = Box::new(arguments.with(Some(path), bytes)?);
+    match app.perform(caller.call(None), Op::FsUpload(piece)).await {
+        Ok(Reply::UploadTaken(taken)) => body::answer(&UploadReply::from(&taken)),
+        Ok(other) => Err(unexpected(&other)),
+        Err(error @ Error::Stale { .. }) => Err(Problem::stale(&error)),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// What must be there for a file to be written, by the query or by one of the headers that RFC 9110 has for it.
+fn condition(query: &Query, headers: &HeaderMap) -> Result<Option<Base>, Error> {
+    let text = |name: &axum::http::HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
+    let mut found = Vec::new();
+    if let Some(asked) = query.text("ifMatch")? {
+        found.push(json::base("ifMatch", asked)?);
+    }
+    if let Some(tag) = text(&IF_MATCH) {
+        found.push(json::base("If-Match", tag)?);
+    }
+    if let Some(tag) = text(&IF_NONE_MATCH) {
+        if tag.trim() != "*" {
+            return Err(Error::Invalid {
+                field: "If-None-Match",
+                reason: format!("{tag:.80?}: a write takes \"*\" only, for no file"),
+            });
+        }
+        found.push(Base::Absent);
+    }
+    refuse("PUT", headers, &[IF_UNMODIFIED_SINCE, CONTENT_RANGE])?;
+    if found.len() > 1 {
+        return Err(Error::Invalid {
+            field: "ifMatch",
+            reason: "one condition only".into(),
+        });
+    }
+    Ok(found.pop())
 }
 
 /// A condition or a range that is not looked at must not be ignored: the caller relies on it.
 pub(super) fn refuse_conditions(method: &str, headers: &HeaderMap) -> Result<(), Error> {
     let unsupported = [IF_MATCH, IF_NONE_MATCH, IF_UNMODIFIED_SINCE, CONTENT_RANGE];
+    refuse(method, headers, &unsupported)
+}
+
+fn refuse(method: &str, headers: &HeaderMap, unsupported: &[axum::http::HeaderName]) -> Result<(), Error> {
     match unsupported.iter().find(|name| headers.contains_key(*name)) {
         None => Ok(()),
         Some(name) => Err(Error::Unsupported {

@@ -23,14 +23,28 @@ use crate::wire::json::{self, Unknown, decode};
 const MOVE_BYTES: u64 = 64 << 10;
 /// How many entries of a listing could not be read; `fs.list` tells which and why.
 const UNREADABLE: HeaderName = HeaderName::from_static("x-unreadable-entries");
+/// Where a listing that was limited goes on.
+const NEXT: HeaderName = HeaderName::from_static("x-next-cursor");
 
-/// The entries of a directory, sorted by name; symbolic links are not followed.
+/// The entries of a directory, sorted by path; symbolic links are not followed.
 #[utoipa::path(
     get, path = "/v1/fs/entries", tag = "files",
-    params(OptionalPath, ("recursive" = Option<bool>, Query, description = "Descend into directories.")),
+    params(
+        OptionalPath,
+        ("recursive" = Option<bool>, Query, description = "Descend into directories."),
+        ("depth" = Option<u64>, Query, description = "With `recursive`: levels below the directory, from 1."),
+        ("hidden" = Option<bool>, Query, description = "Names that begin with a dot; true when absent."),
+        ("ignoreFiles" = Option<bool>, Query, description = "Leave out what `.gitignore` and `.ignore` files name."),
+        ("glob" = Option<String>, Query, description = "Only what this glob names; with `!` in front, not that."),
+        ("limit" = Option<u64>, Query, description = "Entries at most, from 1."),
+        ("cursor" = Option<String>, Query, description = "What `x-next-cursor` said: only what comes behind it."),
+    ),
     responses(
         (status = 200, body = Vec<json::Entry>,
-         headers(("x-unreadable-entries" = Option<u64>, description = "Entries that could not be read."))),
+         headers(
+             ("x-unreadable-entries" = Option<u64>, description = "Entries that could not be read."),
+             ("x-next-cursor" = Option<String>, description = "There is more: the `cursor` that goes on.")
+         )),
         FileRefusals
     )
 )]
@@ -39,18 +53,31 @@ pub(super) async fn entries(
     caller: Caller,
     query: Query,
 ) -> Result<Response, Problem> {
-    query.refuse(&["limit", "cursor", "glob"])?;
-    let path = query.optional_path()?.unwrap_or_default();
-    let list = fs::List {
-        path,
+    let text = |name| query.text(name).map(|text| text.map(str::to_owned));
+    let arguments = json::ListArguments {
         recursive: query.flag("recursive")?,
+        depth: query.number("depth")?,
+        hidden: query.has("hidden").then(|| query.flag("hidden")).transpose()?,
+        ignore_files: query.flag("ignoreFiles")?,
+        glob: text("glob")?.map(json::Globs::One),
+        limit: query.number("limit")?,
+        cursor: text("cursor")?,
+        ..json::ListArguments::default()
+    };
+    let list = fs::List {
+        path: query.optional_path()?.unwrap_or_default(),
+        ..arguments.into_op()?
     };
     match app.perform(caller.call(None), Op::FsList(list)).await? {
         Reply::Listing(listing) => {
+            let next = json::next_cursor(&listing);
             let mut response = listing::answer(listing.entries, &app.behind.metrics)?;
+            let headers = response.headers_mut();
             if !listing.unreadable.is_empty() {
-                let count = HeaderValue::from(listing.unreadable.len());
-                response.headers_mut().insert(UNREADABLE, count);
+                headers.insert(UNREADABLE, HeaderValue::from(listing.unreadable.len()));
+            }
+            if let Some(next) = next.and_then(|next| HeaderValue::try_from(next).ok()) {
+                headers.insert(NEXT, next);
             }
             Ok(response)
         }

@@ -11,6 +11,7 @@
 mod accept;
 mod auth;
 mod body;
+mod changes;
 mod codec;
 mod connection;
 mod error;

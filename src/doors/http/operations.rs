@@ -17,7 +17,7 @@ use super::openapi::Refusals;
 use super::router::App;
 use crate::error::Error;
 use crate::ops::Reply;
-use crate::wire::json::{decode_op, encode_file, encode_reply};
+use crate::wire::json::{decode_op, encode_archive, encode_file, encode_reply};
 
 /// Bytes of a payload, and of file content in an answer.
 const PAYLOAD_BYTES: u64 = 64 << 20;
@@ -58,6 +58,11 @@ async fn answer(app: &Arc<App>, caller: Caller, name: String, payload: Bytes) ->
             let (offset, total) = (file.range().start, file.total());
             let content = file.read_all(PAYLOAD_BYTES).await?;
             at_length(content.len(), move || encode_file(&content, offset, total)).await?
+        }
+        Reply::Packed(archive) => {
+            let name = archive.name.clone();
+            let content = archive.whole(PAYLOAD_BYTES).await?;
+            at_length(content.len(), move || encode_archive(&name, &content)).await?
         }
         reply => at_length(length(&reply), move || encode_reply(&reply, decoded.encoding)).await?,
     };

@@ -131,18 +131,6 @@ impl Query {
         }
         Ok(path)
     }
-
-    /// Refuses parameters that this build knows of and does not implement; they are never ignored.
-    pub(super) fn refuse(&self, names: &[&'static str]) -> Result<(), Error> {
-        match names.iter().find(|name| self.has(name)) {
-            None => Ok(()),
-            Some(name) => Err(Error::Unsupported {
-                what: format!("the parameter {name:?}"),
-                why: "this build does not implement it".into(),
-                fix: Some(format!("leave {name:?} out")),
-            }),
-        }
-    }
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for Query {
@@ -233,12 +221,6 @@ mod tests {
         assert_eq!(refused(Query::parse("pathB64=*").unwrap().path()), "pathB64");
         assert_eq!(refused(Query::parse("path=%00").unwrap().path()), "path");
         assert_eq!(refused(Query::parse("").unwrap().path()), "path");
-        assert!(
-            Query::parse("glob=x")
-                .unwrap()
-                .refuse(&["limit", "glob"])
-                .is_err()
-        );
     }
 
     proptest! {

@@ -10,8 +10,8 @@ use utoipa_axum::routes;
 
 use super::error::Problem;
 use super::{
-    Behind, fs, host, logs, openapi, operations, process, processes, search, stored, terminal, terminals,
-    update,
+    Behind, changes, fs, host, logs, openapi, operations, process, processes, search, stored, terminal,
+    terminals, update,
 };
 use crate::error::Error;
 use crate::ops::{Call, Op, Reply};
@@ -79,6 +79,14 @@ pub(super) fn documented() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(fs::stat))
         .routes(routes!(fs::upload_batch))
         .routes(routes!(search::search))
+        .routes(routes!(changes::edit))
+        .routes(routes!(changes::copy))
+        .routes(routes!(changes::chmod))
+        .routes(routes!(changes::symlink))
+        .routes(routes!(changes::xattrs, changes::set_xattr))
+        .routes(routes!(changes::digest))
+        .routes(routes!(changes::download_batch))
+        .routes(routes!(changes::abort_upload))
         .routes(routes!(stored::get_mcp, stored::put_mcp, stored::delete_mcp))
         .routes(routes!(
             stored::get_skills,

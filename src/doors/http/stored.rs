@@ -259,6 +259,7 @@ async fn save(
         append: false,
         mode,
         in_place: fs::InPlace::default(),
+        base: None,
         body,
     };
     match app.perform(caller.call(None), Op::FsWrite(write)).await? {

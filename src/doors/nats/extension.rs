@@ -60,6 +60,10 @@ async fn answer(
             let (offset, total) = (open.range().start, open.total());
             json::encode_file(&open.read_all(limit).await?, offset, total)
         }
+        Reply::Packed(archive) => {
+            let name = archive.name.clone();
+            json::encode_archive(&name, &archive.whole(limit).await?)
+        }
         reply => json::encode_reply(&reply, decoded.encoding),
     };
     let payload = answer?;

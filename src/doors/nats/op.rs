@@ -14,8 +14,8 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::subjects::FamilyKind;
-use super::upload::Upload;
 use crate::exec::{Gate, Output, Process};
+use crate::fs::Pieces;
 use crate::stream::{Ack, Acked, Attach, Attached, Delivery, Frame, Lease, Offer};
 use crate::wire::opstream::{self, Failure};
 use crate::wire::proto::{OpExit, OpState, OpStatus};
@@ -51,7 +51,7 @@ pub(super) struct Running {
     /// The process that writes it, where one does.
     pub(super) process: Option<Arc<Process>>,
     /// The file that it takes, where it takes one.
-    pub(super) upload: Option<Arc<Upload>>,
+    pub(super) upload: Option<Arc<Pieces>>,
 }
 
 /// The last frame.

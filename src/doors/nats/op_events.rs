@@ -11,9 +11,9 @@ use super::op::Op;
 use super::source::{Bounds, serve_content};
 use crate::error::Error;
 use crate::exec::Output;
-use crate::ops::{Call, Feed};
+use crate::ops::{self, Call, Feed, Reply};
 use crate::stream::Channel;
-use crate::wire::json::{Framing, decode_stream};
+use crate::wire::json::{Framing, PackArguments, Unknown, decode, decode_stream};
 use crate::wire::proto::Extension;
 
 /// How long nothing is said before a sign of life.
@@ -27,10 +27,41 @@ pub(super) async fn stream(
     extension: &Extension,
     bounds: Bounds,
 ) -> Result<(), Error> {
+    if extension.op == "fs.pack" {
+        return pack(link, op, call, extension, bounds).await;
+    }
     let streamed = decode_stream(&extension.op, &extension.payload)?;
     let feed = link.door.rooms.stream(call, streamed).await?;
     serve_content(link, op, bounds, move |output| async move {
         write(feed, &output).await
+    });
+    Ok(())
+}
+
+/// An archive is bytes, not events.
+async fn pack(
+    link: &Arc<Link>,
+    op: &Arc<Op>,
+    call: &Call,
+    extension: &Extension,
+    bounds: Bounds,
+) -> Result<(), Error> {
+    let asked: PackArguments = decode(&extension.payload, Unknown::Refused)?;
+    let packed = link
+        .door
+        .rooms
+        .perform(call, ops::Op::FsPack(asked.into_op()?))
+        .await?;
+    let Reply::Packed(mut archive) = packed else {
+        return Err(Error::Internal {
+            reason: "an archive was answered as something else".into(),
+        });
+    };
+    serve_content(link, op, bounds, move |output| async move {
+        while let Some(piece) = archive.next().await {
+            output.write(Channel::Content, piece?).await;
+        }
+        Ok(())
     });
     Ok(())
 }

@@ -11,6 +11,7 @@ use super::op::Op;
 use super::publish::publish;
 use super::source;
 use super::subjects::{FamilyKind, is_token};
+use super::upload;
 use crate::error::Error;
 use crate::exec;
 use crate::ops::Call;
@@ -141,16 +142,16 @@ impl Ops {
         };
         // A start and its first pieces may come side by side.
         op.has_started().await;
-        let upload = op.running().and_then(|running| running.upload.as_ref());
+        let pieces = op.running().and_then(|running| running.upload.as_ref());
         let failed = op.exit().is_some_and(|exit| exit.message.exit_code != 0);
         let refused = |reason: &str| Error::Conflict {
             what: format!("operation {:?}", op.id),
             reason: reason.into(),
         };
-        match upload {
+        match pieces {
             None => Err(refused("it takes no file")),
             Some(_) if failed => Err(refused("it has ended, and its file was not written")),
-            Some(upload) => upload.take(chunk).await,
+            Some(pieces) => upload::take(pieces, chunk).await,
         }
     }
 

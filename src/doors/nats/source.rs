@@ -8,10 +8,10 @@ use super::link::Link;
 use super::op::{Op, Running};
 use super::op_events;
 use super::opstream::Asked;
-use super::upload::{self, Upload};
+use super::upload;
 use crate::error::Error;
 use crate::exec::{Limits, Output};
-use crate::fs::OpenFile;
+use crate::fs::{Arrived, OpenFile, Pieces};
 use crate::ops::{self, Call, Outcome, Reply};
 use crate::stream::{Channel, Keep, Log};
 use crate::wire::opstream::{self, Failure, FileEnd};
@@ -197,14 +197,14 @@ async fn write_file(
 ) -> Result<(), Error> {
     unused(link, call, op)?;
     let begin = request::fs_upload(begin)?;
-    let upload = Arc::new(Upload::new(link.door.rooms.upload(call, begin).await?));
+    let pieces = Arc::new(Pieces::new(link.door.rooms.upload(call, begin).await?));
     // It says nothing but how it ended.
     let output = Output::in_memory(Keep::all());
     op.run(Running {
         output: Arc::clone(&output),
         capacity: bounds.capacity,
         process: None,
-        upload: Some(Arc::clone(&upload)),
+        upload: Some(Arc::clone(&pieces)),
     });
     let (link, op) = (Arc::clone(link), Arc::clone(op));
     let tasks = link.door.tasks.clone();
@@ -213,18 +213,17 @@ async fn write_file(
         let arrived = tokio::select! {
             biased;
             end = interrupted(&link, &op, bounds.left) => Err(end),
-            arrived = upload.arrive() => Ok(arrived),
+            arrived = pieces.arrive() => Ok(arrived),
         };
         let outcome = match arrived {
-            Ok(upload::Arrived::Whole) => upload
-                .commit()
+            Ok(Arrived::Whole) => upload::commit(&pieces)
                 .await
                 .map_err(|failure| (FileEnd::Whole, Some(failure))),
-            Ok(upload::Arrived::GivenUp) => Err((FileEnd::Cancelled, None)),
+            Ok(Arrived::GivenUp) => Err((FileEnd::Cancelled, None)),
             Err(end) => Err((end, op.failure())),
         };
         // Also after a commit: whoever asks now is told that it is over.
-        upload.abort().await;
+        pieces.abort().await;
         let (seq, totals) = output.seal(|seq, totals| (seq, totals));
         let exit = match outcome {
             Ok(uploaded) => opstream::upload_exit(&uploaded.digest, uploaded.bytes),

@@ -4,8 +4,8 @@ use super::{FollowArguments, Framing, Match, SearchEnd, SearchRequest, Unknown, 
 use crate::error::Error;
 use crate::ops::{Event, Streamed};
 
-/// The streaming operations by their stable names.
-pub const STREAMS: [&str; 2] = ["process.follow", "fs.search"];
+/// The streaming operations by their stable names; `fs.pack` streams bytes and not events.
+const STREAMS: [&str; 3] = ["process.follow", "fs.search", "fs.pack"];
 
 /// Decodes the payload of the streaming operation `name`.
 ///

@@ -8,7 +8,8 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use utoipa::ToSchema;
 
-use super::text::from_base64;
+use super::search::Globs;
+use super::text::{from_base64, from_cursor};
 use crate::error::Error;
 use crate::fs::{self, InPlace};
 
@@ -39,7 +40,12 @@ pub fn path(
     Ok(Some(PathBuf::from(OsString::from_vec(bytes))))
 }
 
-fn required(
+/// `path` or `pathB64`, one of which has to be there.
+pub(super) fn required(readable: Option<String>, base64: Option<&str>) -> Result<PathBuf, Error> {
+    required_as(PATH, readable, base64)
+}
+
+fn required_as(
     fields: (&'static str, &'static str),
     readable: Option<String>,
     base64: Option<&str>,
@@ -82,7 +88,7 @@ impl ReadArguments {
     /// The operation.
     pub fn into_op(self) -> Result<fs::Read, Error> {
         Ok(fs::Read {
-            path: required(PATH, self.path, self.path_b64.as_deref())?,
+            path: required(self.path, self.path_b64.as_deref())?,
             offset: self.offset,
             length: self.length.filter(|length| *length > 0),
         })
@@ -110,6 +116,34 @@ pub struct WriteArguments {
     pub mode: Option<String>,
     /// Overwrite in place where no rename can replace the file; the answer says so in `atomic`.
     pub in_place: bool,
+    /// Only when this is there now: an `ETag`, the BLAKE3 digest of the content in hex, or `absent` for no file.
+    pub if_match: Option<String>,
+}
+
+/// What somebody believes to be in a file: `absent`, 64 hex digits of a BLAKE3 digest, or an `ETag` with or without its
+/// quotes.
+pub fn base(field: &'static str, text: &str) -> Result<fs::Base, Error> {
+    let bare = text.strip_prefix('"').and_then(|text| text.strip_suffix('"'));
+    let bare = bare.unwrap_or(text);
+    if bare == "absent" {
+        return Ok(fs::Base::Absent);
+    }
+    if let Ok(digest) = blake3::Hash::from_hex(bare) {
+        return Ok(fs::Base::Content(digest));
+    }
+    if bare.is_empty()
+        || !bare
+            .bytes()
+            .all(|byte| byte.is_ascii_hexdigit() || matches!(byte, b'-' | b'.'))
+    {
+        return Err(Error::Invalid {
+            field,
+            reason: format!(
+                "{text:.80?} is neither an ETag of ours, nor a BLAKE3 digest in hex, nor \"absent\""
+            ),
+        });
+    }
+    Ok(fs::Base::Version(bare.to_owned()))
 }
 
 impl WriteArguments {
@@ -127,7 +161,7 @@ impl WriteArguments {
             }
         };
         Ok(fs::Write {
-            path: required(PATH, self.path, self.path_b64.as_deref())?,
+            path: required(self.path, self.path_b64.as_deref())?,
             create_parents: self.create_parents.unwrap_or(true),
             append: self.append,
             mode: self.mode.as_deref().map(mode).transpose()?,
@@ -136,6 +170,11 @@ impl WriteArguments {
             } else {
                 InPlace::IfConfigured
             },
+            base: self
+                .if_match
+                .as_deref()
+                .map(|text| base("ifMatch", text))
+                .transpose()?,
             body: fs::Body::Bytes(body.into()),
         })
     }
@@ -151,17 +190,63 @@ pub struct ListArguments {
     pub path_b64: Option<String>,
     /// Descend into directories, never through symbolic links.
     pub recursive: bool,
+    /// With `recursive`: levels below the directory, from 1; all of them when absent.
+    pub depth: Option<u64>,
+    /// Names that begin with a dot, and what lies below them; true when absent.
+    pub hidden: Option<bool>,
+    /// Leave out what `.gitignore` and `.ignore` files name.
+    pub ignore_files: bool,
+    /// Only what one of these globs names, wherever it lies; with `!` in front, not that and nothing below it.
+    pub glob: Option<Globs>,
+    /// Entries at most, from 1.
+    pub limit: Option<u64>,
+    /// The `nextCursor` of an answer: only what comes behind it.
+    pub cursor: Option<String>,
 }
 
 impl ListArguments {
     /// The operation; no path is the workspace root.
     pub fn into_op(self) -> Result<fs::List, Error> {
         let path = path(PATH, self.path, self.path_b64.as_deref())?.unwrap_or_default();
+        let globs = self.glob.map(|globs| globs.into_vec("glob")).transpose()?;
         Ok(fs::List {
             path,
             recursive: self.recursive,
+            select: fs::Select {
+                depth: above_zero("depth", self.depth)?,
+                hidden: self.hidden.unwrap_or(true),
+                ignore_files: self.ignore_files,
+                globs: globs.unwrap_or_default(),
+                after: self.cursor.as_deref().map(after_cursor).transpose()?,
+                limit: above_zero("limit", self.limit)?,
+            },
         })
     }
+}
+
+fn above_zero(field: &'static str, value: Option<u64>) -> Result<Option<usize>, Error> {
+    match value {
+        Some(0) => Err(Error::Invalid {
+            field,
+            reason: "must be above zero".into(),
+        }),
+        value => Ok(value.map(|value| usize::try_from(value).unwrap_or(usize::MAX))),
+    }
+}
+
+/// The path that a cursor stands for.
+fn after_cursor(cursor: &str) -> Result<PathBuf, Error> {
+    let after = PathBuf::from(OsString::from_vec(from_cursor("cursor", cursor)?));
+    let is_below = after
+        .components()
+        .all(|part| matches!(part, std::path::Component::Normal(_)));
+    if is_below && after.components().next().is_some() {
+        return Ok(after);
+    }
+    Err(Error::Invalid {
+        field: "cursor",
+        reason: "is none that a listing answered".into(),
+    })
 }
 
 /// Arguments of `fs.mkdir`.
@@ -182,14 +267,14 @@ impl MkdirArguments {
     /// The operation.
     pub fn into_op(self) -> Result<fs::Mkdir, Error> {
         Ok(fs::Mkdir {
-            path: required(PATH, self.path, self.path_b64.as_deref())?,
+            path: required(self.path, self.path_b64.as_deref())?,
             parents: self.parents.unwrap_or(true),
             mode: self.mode.as_deref().map(mode).transpose()?,
         })
     }
 }
 
-/// Move or rename; missing parents of the destination are not made.
+/// Move, rename or copy; missing parents of the destination are not made.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", default)]
 #[schema(as = FsMoveRequest)]
@@ -214,8 +299,8 @@ impl MoveRequest {
     /// The operation.
     pub fn into_op(self) -> Result<fs::Move, Error> {
         Ok(fs::Move {
-            from: required(("from", "fromB64"), self.from, self.from_b64.as_deref())?,
-            to: required(("to", "toB64"), self.to, self.to_b64.as_deref())?,
+            from: required_as(("from", "fromB64"), self.from, self.from_b64.as_deref())?,
+            to: required_as(("to", "toB64"), self.to, self.to_b64.as_deref())?,
             overwrite: self.overwrite.unwrap_or(false),
         })
     }
@@ -234,7 +319,7 @@ pub struct StatArguments {
 impl StatArguments {
     /// The path.
     pub fn into_path(self) -> Result<PathBuf, Error> {
-        required(PATH, self.path, self.path_b64.as_deref())
+        required(self.path, self.path_b64.as_deref())
     }
 }
 
@@ -253,7 +338,7 @@ pub struct RemoveArguments {
 impl RemoveArguments {
     /// The operation.
     pub fn into_op(self) -> Result<fs::Remove, Error> {
-        let path = required(PATH, self.path, self.path_b64.as_deref())?;
+        let path = required(self.path, self.path_b64.as_deref())?;
         Ok(fs::Remove {
             path,
             recursive: self.recursive,

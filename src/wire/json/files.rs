@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::text::{readable, to_base64};
+use super::text::{readable, to_base64, to_cursor};
 use super::time::rfc3339;
 use crate::fs::{self, Kind};
 
@@ -140,6 +140,9 @@ pub struct Listing {
     pub path_b64: Option<String>,
     /// What could be read.
     pub entries: Vec<Entry>,
+    /// There is more: the `cursor` that goes on behind the last entry.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next_cursor: Option<String>,
     /// What could not be read.
     pub unreadable: Vec<Unreadable>,
 }
@@ -151,12 +154,20 @@ impl From<&fs::Listing> for Listing {
             path,
             path_b64,
             entries: listing.entries.iter().map(Entry::from).collect(),
+            next_cursor: next_cursor(listing),
             unreadable: rows(&listing.unreadable),
         }
     }
 }
 
-fn rows(paths: &[(PathBuf, String)]) -> Vec<Unreadable> {
+/// The cursor of what comes behind a listing, where there is more.
+pub fn next_cursor(listing: &fs::Listing) -> Option<String> {
+    let next = listing.next.as_ref()?;
+    Some(to_cursor(next.as_os_str().as_bytes()))
+}
+
+/// What could not be done, row by row.
+pub(super) fn rows(paths: &[(PathBuf, String)]) -> Vec<Unreadable> {
     paths
         .iter()
         .map(|(path, reason)| Unreadable::new(Some(path), reason))

@@ -9,6 +9,8 @@ mod batch;
 mod decode;
 mod end;
 mod events;
+mod file_changes;
+mod file_metadata;
 mod file_requests;
 mod files;
 mod host;
@@ -30,18 +32,24 @@ mod update;
 pub use batch::{BatchReply, BatchRequest};
 pub use decode::{Unknown, decode};
 pub use end::{End, exit_code};
-pub use events::{STREAMS, decode_stream};
+pub use events::decode_stream;
+pub use file_changes::{EditRequest, Edited, UploadArguments, UploadId, UploadReply};
+pub use file_metadata::{
+    Archive, Changed, ChmodRequest, DigestReply, Done, PackArguments, SymlinkRequest, XattrRequest, Xattrs,
+};
 pub use file_requests::{
     ArchiveArguments, ListArguments, MkdirArguments, MoveRequest, ReadArguments, RemoveArguments,
-    StatArguments, WriteArguments, mode, path,
+    StatArguments, WriteArguments, base, mode, path,
 };
-pub use files::{Entry, FileContent, Listing, Moved, PathReply, Stat, Unpacked, Unreadable, Written};
+pub use files::{
+    Entry, FileContent, Listing, Moved, PathReply, Stat, Unpacked, Unreadable, Written, next_cursor,
+};
 pub use host::{Capabilities, Capability, Gpu, Limits, Metrics, Ping, Pong};
 pub use launch::LimitsRequest;
 pub use log_events::Framing;
 pub use log_text::LogsText;
 pub use logs::{FollowArguments, LogEntry, LogFormat, LogGap, LogLeftOut, LogsReply, LogsRequest, left_out};
-pub use operation::{Decoded, decode_op, encode_file, encode_reply};
+pub use operation::{Decoded, decode_op, encode_archive, encode_file, encode_reply};
 pub use process::{Config, ConfigPatch};
 pub use process_info::{Exited, Info, Infos, InputReply, Owner, SignalReply};
 pub use process_requests::{

@@ -6,13 +6,14 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    ArchiveArguments, BatchReply, BatchRequest, Capabilities, Config, ConfigPatch, CreateRequest, Encoding,
-    FileContent, IdArguments, Info, Infos, InputReply, InputRequest, ListArguments, Listing, LogsReply,
-    LogsRequest, LogsText, Metrics, MkdirArguments, MoveRequest, Moved, PathReply, Ping, Pong,
-    ProcessListArguments, ReadArguments, RemoveArguments, ResizeRequest, RunReply, RunRequest, SearchReply,
-    SearchRequest, SignalReply, SignalRequest, SizeReply, Snapshot, SnapshotArguments, Stat, StatArguments,
-    Unknown, Unpacked, UpdateAvailable, UpdateBegun, UpdateRequest, UpdateStatus, WaitArguments,
-    WriteArguments, Written, decode, text,
+    Archive, ArchiveArguments, BatchReply, BatchRequest, Capabilities, Changed, ChmodRequest, Config,
+    ConfigPatch, CreateRequest, DigestReply, Done, EditRequest, Edited, Encoding, FileContent, IdArguments,
+    Info, Infos, InputReply, InputRequest, ListArguments, Listing, LogsReply, LogsRequest, LogsText, Metrics,
+    MkdirArguments, MoveRequest, Moved, PackArguments, PathReply, Ping, Pong, ProcessListArguments,
+    ReadArguments, RemoveArguments, ResizeRequest, RunReply, RunRequest, SearchReply, SearchRequest,
+    SignalReply, SignalRequest, SizeReply, Snapshot, SnapshotArguments, Stat, StatArguments, SymlinkRequest,
+    Unknown, Unpacked, UpdateAvailable, UpdateBegun, UpdateRequest, UpdateStatus, UploadArguments, UploadId,
+    UploadReply, WaitArguments, WriteArguments, Written, XattrRequest, Xattrs, decode, text,
 };
 use crate::error::Error;
 use crate::ids::ProcessId;
@@ -71,14 +72,33 @@ pub fn decode_op(name: &str, payload: &[u8], config: &ProcessConfig) -> Result<D
         "process.config.set" => Op::ProcessConfigSet(strict::<ConfigPatch>(payload)?.into()),
         "fs.read" => Op::FsRead(strict::<ReadArguments>(payload)?.into_op()?),
         "fs.write" => Op::FsWrite(strict::<WriteArguments>(payload)?.into_op()?),
+        "fs.edit" => Op::FsEdit(strict::<EditRequest>(payload)?.into_op()?),
+        "fs.upload" => Op::FsUpload(Box::new(strict::<UploadArguments>(payload)?.into_op()?)),
+        "fs.upload.abort" => Op::FsUploadAbort {
+            id: strict::<UploadId>(payload)?.required()?,
+        },
         "fs.list" => Op::FsList(strict::<ListArguments>(payload)?.into_op()?),
         "fs.mkdir" => Op::FsMkdir(strict::<MkdirArguments>(payload)?.into_op()?),
         "fs.move" => Op::FsMove(strict::<MoveRequest>(payload)?.into_op()?),
+        "fs.copy" => Op::FsCopy(strict::<MoveRequest>(payload)?.into_op()?),
         "fs.stat" => Op::FsStat {
             path: strict::<StatArguments>(payload)?.into_path()?,
         },
+        "fs.digest" => Op::FsDigest {
+            path: strict::<StatArguments>(payload)?.into_path()?,
+        },
+        "fs.chmod" => Op::FsChmod(strict::<ChmodRequest>(payload)?.into_op()?),
+        "fs.symlink" => {
+            let (path, target) = strict::<SymlinkRequest>(payload)?.into_paths()?;
+            Op::FsSymlink { path, target }
+        }
+        "fs.xattrs" => Op::FsXattrs {
+            path: strict::<StatArguments>(payload)?.into_path()?,
+        },
+        "fs.xattr.set" => Op::FsXattrSet(strict::<XattrRequest>(payload)?.into_op()?),
         "fs.remove" => Op::FsRemove(strict::<RemoveArguments>(payload)?.into_op()?),
         "fs.unpack" => Op::FsUnpack(strict::<ArchiveArguments>(payload)?.into_op()?),
+        "fs.pack" => Op::FsPack(strict::<PackArguments>(payload)?.into_op()?),
         "fs.search" => Op::FsSearch(Box::new(strict::<SearchRequest>(payload)?.into_search()?)),
         "host.metrics" => strict::<Nothing>(payload).map(|_| Op::HostMetrics)?,
         "host.capabilities" => strict::<Nothing>(payload).map(|_| Op::HostCapabilities)?,
@@ -111,8 +131,8 @@ fn no_such(name: &str) -> Error {
     }
 }
 
-/// Encodes an answer. [`Reply::File`] is not among them: its caller reads the content at its own pace and limit and
-/// uses [`encode_file`].
+/// Encodes an answer. [`Reply::File`] and [`Reply::Packed`] are not among them: their caller reads the content at its own
+/// pace and limit and uses [`encode_file`] or [`encode_archive`].
 pub fn encode_reply(reply: &Reply, encoding: Encoding) -> Result<Vec<u8>, Error> {
     match reply {
         Reply::Pong { nonce, uptime_ms } => bytes(&Pong {
@@ -139,10 +159,21 @@ pub fn encode_reply(reply: &Reply, encoding: Encoding) -> Result<Vec<u8>, Error>
             reason: "the content of a file is encoded by encode_file".into(),
         }),
         Reply::Written(written) => bytes(&Written::from(written)),
+        Reply::Edited(edited) => bytes(&Edited::from(edited)),
+        Reply::UploadTaken(taken) => bytes(&UploadReply::from(taken)),
+        Reply::Done => bytes(&Done {}),
         Reply::Listing(listing) => bytes(&Listing::from(listing)),
         Reply::Path(path) => bytes(&PathReply::from(path.as_path())),
         Reply::Moved(moved) => bytes(&Moved::from(moved)),
         Reply::Stat(entry) => bytes(&Stat::from(entry.as_ref())),
+        Reply::Digest(digest) => bytes(&DigestReply {
+            blake3: digest.to_string(),
+        }),
+        Reply::Changed(changed) => bytes(&Changed::from(changed)),
+        Reply::Attributes(attributes) => bytes(&Xattrs::from(attributes.as_slice())),
+        Reply::Packed(_) => Err(Error::Internal {
+            reason: "an archive is encoded by encode_archive".into(),
+        }),
         Reply::Unpacked(unpacked) => bytes(&Unpacked::from(unpacked)),
         Reply::Searched(answer) => bytes(&SearchReply::from(answer)),
         Reply::Metrics(sample) => bytes(&Metrics::from(&**sample)),
@@ -160,6 +191,11 @@ pub fn encode_file(content: &[u8], offset: u64, total_size: u64) -> Result<Vec<u
         offset,
         total_size,
     })
+}
+
+/// Encodes an archive that was read whole.
+pub fn encode_archive(name: &str, content: &[u8]) -> Result<Vec<u8>, Error> {
+    bytes(&Archive::new(name, content))
 }
 
 fn bytes<T: Serialize>(value: &T) -> Result<Vec<u8>, Error> {
@@ -190,9 +226,17 @@ mod tests {
             | "process.logs"
             | "process.delete" => r#"{"id":"proc_1"}"#,
             "fs.write" => r#"{"path":"a","content":"x","mode":"0600"}"#,
-            "fs.move" => r#"{"from":"a","to":"b"}"#,
+            "fs.move" | "fs.copy" => r#"{"from":"a","to":"b"}"#,
+            "fs.edit" => r#"{"path":"a","replace":{"old":"x","new":"y"}}"#,
+            "fs.upload" => r#"{"id":"u","path":"a","seq":1,"offset":0,"contentB64":""}"#,
+            "fs.upload.abort" => r#"{"id":"u"}"#,
+            "fs.chmod" => r#"{"path":"a","mode":"0600"}"#,
+            "fs.symlink" => r#"{"path":"a","target":"b"}"#,
+            "fs.xattr.set" => r#"{"path":"a","name":"user.x"}"#,
             "fs.unpack" => r#"{"contentB64":""}"#,
-            "fs.read" | "fs.mkdir" | "fs.stat" | "fs.remove" => r#"{"pathB64":"Yf8="}"#,
+            "fs.read" | "fs.mkdir" | "fs.stat" | "fs.digest" | "fs.xattrs" | "fs.remove" => {
+                r#"{"pathB64":"Yf8="}"#
+            }
             _ => "",
         }
     }

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use std::os::unix::ffi::OsStrExt;
 
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 
 use crate::error::Error;
 use crate::exec::Kept;
@@ -23,6 +23,19 @@ pub(super) fn from_base64(field: &'static str, text: &str) -> Result<Vec<u8>, Er
     STANDARD.decode(text).map_err(|error| Error::Invalid {
         field,
         reason: format!("is not base64: {error}"),
+    })
+}
+
+/// A cursor, which may stand in a URL as it is: base64 of RFC 4648 section 5 without padding.
+pub(super) fn to_cursor(bytes: &[u8]) -> String {
+    URL_SAFE_NO_PAD.encode(bytes)
+}
+
+/// The bytes of a cursor.
+pub(super) fn from_cursor(field: &'static str, text: &str) -> Result<Vec<u8>, Error> {
+    URL_SAFE_NO_PAD.decode(text).map_err(|error| Error::Invalid {
+        field,
+        reason: format!("is none that was answered: {error}"),
     })
 }
 

@@ -7,9 +7,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use boxd::wire::proto::control_request::Op;
 use boxd::wire::proto::control_response::Result as Outcome;
-use boxd::wire::proto::{AgentError, ExecRequest};
+use boxd::wire::proto::{AgentError, ExecRequest, Extension, OpStart};
 use serde_json::{Value, json};
 
+use super::op::OpClient;
 use super::{Answer, Connection, ControlPlane, Daemon, Http, NatsServer, daemon};
 
 /// A way to the daemon.
@@ -171,6 +172,25 @@ impl Refusal {
 }
 
 impl Ways {
+    /// The lines that the streaming operation `name` says over NATS, to its end.
+    pub(crate) async fn stream(&self, name: &str, payload: &Value) -> Vec<Value> {
+        let start = OpStart {
+            ext: Some(Extension {
+                op: name.into(),
+                payload: payload.to_string().into(),
+            }),
+            ..OpStart::default()
+        };
+        let (started, mut client) = OpClient::start(&self.control, "streamed", start).await;
+        assert!(started.accepted, "{started:?}");
+        let said = client.finish().await;
+        let lines = said
+            .content
+            .split(|byte| *byte == b'\n')
+            .filter(|line| !line.is_empty());
+        lines.map(|line| serde_json::from_slice(line).unwrap()).collect()
+    }
+
     /// An ordinary daemon and broker.
     pub(crate) async fn start() -> Self {
         Self::with(Daemon::builder(), NatsServer::start()).await
