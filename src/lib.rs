@@ -24,6 +24,7 @@ pub mod stream;
 pub mod telemetry;
 pub mod tls;
 pub mod update;
+pub mod watch;
 pub mod web;
 pub mod wire;
 pub mod workspace;

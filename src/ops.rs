@@ -34,7 +34,7 @@ use crate::search;
 use crate::update;
 
 pub use batch::{Batch, BatchOutcome, BatchRun};
-pub use feed::{Event, Feed, Search, Streamed};
+pub use feed::{Event, Feed, Search, Streamed, Watch, Watched};
 pub use launch::{Create, Launch, Run};
 pub use logs::{
     Following, LeftOut, LogForm, LogLimits, LogPage, LogReader, LogStream, LogText, Logs, LogsReply,
@@ -196,6 +196,13 @@ pub enum Op {
     FsPack(fs::Pack),
     /// Search below a directory.
     FsSearch(Box<Search>),
+    /// Wait for changes in a tree.
+    FsWatch {
+        /// What is watched.
+        watch: Box<Watch>,
+        /// Longest wait.
+        wait: Duration,
+    },
     /// The cached sample of the machine.
     HostMetrics,
     /// What works here now.
@@ -273,6 +280,8 @@ pub enum Reply {
     Packed(fs::Packed),
     /// To [`Op::FsSearch`].
     Searched(search::Answer),
+    /// To [`Op::FsWatch`].
+    Watched(Watched),
     /// To [`Op::HostMetrics`].
     Metrics(Arc<host::Sample>),
     /// To [`Op::HostCapabilities`].

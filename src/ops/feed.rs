@@ -2,6 +2,7 @@
 //! down in its own framing.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::logs::{Following, LogReader, Logs, LogsReply};
 use super::{Call, Op, Reply, Rooms};
@@ -9,6 +10,7 @@ use crate::error::Error;
 use crate::exec::Process;
 use crate::search::{self, Said};
 use crate::stream::Item;
+use crate::watch;
 
 /// An operation whose answer is a stream of events.
 #[derive(Debug)]
@@ -17,6 +19,34 @@ pub enum Streamed {
     Follow(Box<Logs>),
     /// What a search finds, as it is found.
     Search(Box<Search>),
+    /// What changes in a tree.
+    Watch(Box<Watch>),
+}
+
+/// What is to be watched, and from where on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Watch {
+    /// The directory or file, as the caller gave it.
+    pub path: std::path::PathBuf,
+    /// What is below it too.
+    pub recursive: bool,
+    /// What of it: see [`watch::Request::globs`].
+    pub globs: Vec<String>,
+    /// How long changes are gathered.
+    pub window: Duration,
+    /// Behind the event with this id; `None` from now on.
+    pub since: Option<String>,
+}
+
+/// Some events of a watch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Watched {
+    /// The events, oldest first.
+    pub events: Vec<watch::Event>,
+    /// What to go on behind.
+    pub id: String,
+    /// Nothing comes any more.
+    pub is_over: bool,
 }
 
 /// A search and where it begins.
@@ -41,6 +71,10 @@ pub enum Event {
     Found(Box<search::Found>),
     /// A search has ended.
     Searched(Box<search::Summary>),
+    /// A watch stands: everything from now on is reported, behind the event with this id.
+    Watching(String),
+    /// Something changed in a tree.
+    Changed(watch::Event),
 }
 
 /// A stream of events; what makes them ends, where it ends with its reader, when this is dropped.
@@ -59,6 +93,11 @@ enum Source {
         is_new: bool,
     },
     Search(search::Running),
+    Watch {
+        follower: watch::Follower,
+        /// That it stands is to be said first.
+        is_new: bool,
+    },
 }
 
 impl Feed {
@@ -112,6 +151,14 @@ impl Feed {
                 self.is_over = said.iter().any(|said| matches!(said, Said::Done(_)));
                 Ok(said.into_iter().map(Event::from).collect())
             }
+            Source::Watch { follower, is_new } => {
+                if std::mem::take(is_new) {
+                    return Ok(vec![Event::Watching(follower.id())]);
+                }
+                let events = follower.next().await;
+                self.is_over = events.is_empty();
+                Ok(events.into_iter().map(Event::Changed).collect())
+            }
         }
     }
 }
@@ -130,16 +177,6 @@ impl From<Said> for Event {
         match said {
             Said::Found(found) => Self::Found(found),
             Said::Done(summary) => Self::Searched(summary),
-        }
-    }
-}
-
-impl Streamed {
-    /// The row of the table whose scope it needs.
-    pub fn operation(&self) -> &'static str {
-        match self {
-            Self::Follow(_) => "process.logs",
-            Self::Search(_) => "fs.search",
         }
     }
 }
@@ -164,6 +201,17 @@ impl Rooms {
                 let running = self.search(call, *search).await?;
                 Ok(Feed::new(Source::Search(running), place))
             }
+            Streamed::Watch(watch) => {
+                self.admit(call, "fs.watch")?;
+                let follower = self.watch(call, *watch).await?;
+                Ok(Feed::new(
+                    Source::Watch {
+                        follower,
+                        is_new: true,
+                    },
+                    place,
+                ))
+            }
         }
     }
 
@@ -171,5 +219,35 @@ impl Rooms {
     pub(super) async fn search(&self, call: &Call, search: Search) -> Result<search::Running, Error> {
         let path = self.unconfined(call, "fs.search", &search.path)?;
         self.searches.start(path, search.request).await
+    }
+
+    /// Follows a watch.
+    async fn watch(&self, call: &Call, watch: Watch) -> Result<watch::Follower, Error> {
+        let path = self.unconfined(call, "fs.watch", &watch.path)?;
+        let request = watch::Request {
+            owner: Arc::clone(&call.principal.id),
+            path,
+            recursive: watch.recursive,
+            globs: watch.globs,
+            window: watch.window,
+        };
+        self.watches.follow(request, watch.since.as_deref()).await
+    }
+
+    /// Waits for the next events of a watch, for so long at most.
+    pub(super) async fn watch_once(
+        &self,
+        call: &Call,
+        watch: Watch,
+        wait: Duration,
+    ) -> Result<Watched, Error> {
+        let mut follower = self.watch(call, watch).await?;
+        let events = tokio::time::timeout(wait, follower.next()).await;
+        let is_over = events.as_ref().is_ok_and(Vec::is_empty);
+        Ok(Watched {
+            events: events.unwrap_or_default(),
+            id: follower.id(),
+            is_over,
+        })
     }
 }

@@ -41,6 +41,7 @@ impl Rooms {
                 let running = self.search(call, *search).await?;
                 running.answer().await.map(Reply::Searched)
             }
+            Op::FsWatch { watch, wait } => self.watch_once(call, *watch, wait).await.map(Reply::Watched),
             other => Err(Error::Internal {
                 reason: format!("{} is no operation on files", other.name()),
             }),

@@ -25,6 +25,7 @@ use crate::pty::{self, Terminals};
 use crate::search::Searches;
 use crate::telemetry::Metrics;
 use crate::update::Updater;
+use crate::watch::Watches;
 use crate::workspace::Workspace;
 
 /// One request: who asks, under which id, and whether a repeat must not run again.
@@ -48,6 +49,7 @@ pub struct Rooms {
     pub(super) files: Arc<Files>,
     pub(super) uploads: Uploads,
     pub(super) searches: Searches,
+    pub(super) watches: Arc<Watches>,
     host: Arc<Host>,
     updater: Arc<Updater>,
     pub(super) ledger: Ledger,
@@ -115,6 +117,7 @@ impl Rooms {
             files,
             uploads: Uploads::default(),
             searches: Searches::default(),
+            watches: Arc::new(Watches::new(tasks.clone())),
             host,
             updater,
             ledger,
@@ -202,6 +205,7 @@ impl Rooms {
         rows.extend(self.engine.capabilities());
         rows.extend(self.files.capabilities());
         rows.extend(self.searches.capabilities());
+        rows.extend(self.watches.capabilities());
         rows.extend(self.host.capabilities());
         rows
     }
@@ -292,7 +296,8 @@ impl Rooms {
             | Op::FsRemove(_)
             | Op::FsUnpack(_)
             | Op::FsPack(_)
-            | Op::FsSearch(_) => self.dispatch_files(call, op).await,
+            | Op::FsSearch(_)
+            | Op::FsWatch { .. } => self.dispatch_files(call, op).await,
             Op::HostMetrics => Ok(Reply::Metrics(self.host.sample())),
             Op::HostCapabilities => Ok(Reply::Capabilities(self.capabilities())),
             Op::UpdateStatus => Ok(Reply::UpdateStatus(self.updater.status())),

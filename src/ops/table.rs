@@ -279,6 +279,13 @@ pub const OPERATIONS: &[Operation] = &[
         "Search what files hold, or what they are called.",
     ),
     row(
+        "fs.watch",
+        Scope::Read,
+        true,
+        false,
+        "Wait for changes below a directory.",
+    ),
+    row(
         "host.metrics",
         Scope::Read,
         true,
@@ -361,6 +368,7 @@ impl Op {
             Self::FsUnpack(_) => "fs.unpack",
             Self::FsPack(_) => "fs.pack",
             Self::FsSearch(_) => "fs.search",
+            Self::FsWatch { .. } => "fs.watch",
             Self::HostMetrics => "host.metrics",
             Self::HostCapabilities => "host.capabilities",
             Self::UpdateStatus => "update.status",

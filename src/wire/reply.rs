@@ -65,6 +65,7 @@ pub fn outcome(name: &'static str, reply: Reply, limit: u64) -> Result<Outcome, 
         | Reply::Unpacked(_)
         | Reply::Packed(_)
         | Reply::Searched(_)
+        | Reply::Watched(_)
         | Reply::Capabilities(_)
         | Reply::UpdateStatus(_)
         | Reply::UpdateAvailable(_) => {

@@ -28,6 +28,7 @@ const ARROWS: &[(&str, &[&[&str]])] = &[
     ("pty", &[&["exec", "sys"]]),
     ("fs", &[&["exec", "sys"]]),
     ("search", &[]),
+    ("watch", &[]),
     ("git", &[&["exec"]]),
     ("kernel", &[&["exec"]]),
     ("desktop", &[&["exec"]]),
@@ -64,7 +65,7 @@ const ARROWS: &[(&str, &[&[&str]])] = &[
 
 /// What does the work.
 const ROOMS: &[&str] = &[
-    "exec", "pty", "fs", "search", "git", "kernel", "desktop", "host", "update",
+    "exec", "pty", "fs", "search", "watch", "git", "kernel", "desktop", "host", "update",
 ];
 
 /// What moves the bytes.
@@ -91,7 +92,7 @@ const AT_HOME: &[(&str, &[&str])] = &[
     ("utoipa", &["src/doors/http", "src/wire/json"]),
     ("utoipa_axum", &["src/doors/http"]),
     ("async_nats", &["src/doors/nats", "src/cli/call"]),
-    ("ignore", &["src/search", "src/fs"]),
+    ("ignore", &["src/search", "src/fs", "src/watch"]),
     ("grep_searcher", &["src/search"]),
     ("x11rb", &["src/desktop"]),
     ("git2", &["src/git"]),

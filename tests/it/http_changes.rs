@@ -295,3 +295,44 @@ async fn an_archive_comes_out_as_tar_reads_it() {
         .await
         .problem(400, "invalid_request");
 }
+
+#[tokio::test]
+async fn a_watch_is_resumed_where_it_was_cut() {
+    let ways = Ways::start().await;
+    let root = ways.daemon.workspace().canonicalize().unwrap();
+    let watch = async |body: Value| {
+        let answer = ways.http.post("/v1/ops/fs.watch", &body).await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        answer.json()
+    };
+    let begun = watch(json!({})).await;
+    assert_eq!(begun["events"], json!([]));
+    std::fs::write(root.join("a"), "x").unwrap();
+    let seen = watch(json!({ "since": begun["id"], "waitMs": 20_000 })).await;
+    assert_eq!(seen["events"][0]["type"], "created", "{seen}");
+    assert_eq!(seen["events"][0]["path"], root.join("a").to_str().unwrap());
+    std::fs::rename(root.join("a"), root.join("b")).unwrap();
+    let path = format!("/v1/fs/watch?since={}", seen["id"].as_str().unwrap());
+    let request = ways
+        .http
+        .request(Method::GET, &path)
+        .body(Full::<Bytes>::default())
+        .unwrap();
+    let mut body = ways.http.open(request).await.into_body();
+    let mut text = String::new();
+    while !text.contains("event: renamed") {
+        use http_body_util::BodyExt;
+        let frame = body.frame().await.unwrap().unwrap();
+        text.push_str(std::str::from_utf8(frame.data_ref().unwrap()).unwrap());
+    }
+    assert!(text.starts_with("event: ready\nid: "), "{text}");
+    assert!(text.contains("\"from\":"), "{text}");
+    ways.http
+        .get("/v1/fs/watch?since=other-1")
+        .await
+        .problem(404, "not_found");
+    ways.http
+        .get("/v1/fs/watch?path=none")
+        .await
+        .problem(404, "not_found");
+}

@@ -38,6 +38,7 @@ mod fs_kinds;
 mod fs_links;
 mod fs_names;
 mod fs_reach;
+mod fs_watch;
 mod harness;
 mod harness_test;
 mod host;

@@ -247,6 +247,7 @@ fn cases() -> Vec<Case> {
     cases.extend(cases_that_end_processes());
     cases.extend(file_cases());
     cases.extend(cases_of_changes());
+    cases.extend(cases_of_metadata());
     let unknown = || (json!({ "no such field": 1 }), "invalid_request");
     cases.extend([
         case(
@@ -529,6 +530,12 @@ fn cases_of_changes() -> Vec<Case> {
             |answer, directory| answer == &json!({}) && !directory.join("never").exists(),
             (json!({ "id": "none" }), "not_found"),
         ),
+    ]
+}
+
+/// What copies files, and what tells and changes what the file system says of them.
+fn cases_of_metadata() -> Vec<Case> {
+    vec![
         case(
             "fs.copy",
             json!({ "from": "DIR/tree", "to": "DIR/copied" }),
@@ -673,6 +680,12 @@ fn file_cases() -> Vec<Case> {
                     && answer["stats"]["binarySkipped"] == 1
             },
             (json!({ "path": "DIR/tree", "pattern": "(" }), "invalid_request"),
+        ),
+        case(
+            "fs.watch",
+            json!({ "path": "DIR/tree" }),
+            |answer, _| answer["events"] == json!([]) && answer["ended"] == false && answer["id"].is_string(),
+            (json!({ "path": "DIR/tree", "since": "none-1" }), "not_found"),
         ),
         case(
             "fs.unpack",

@@ -124,6 +124,9 @@ impl Front {
 fn is_event_stream(request: &Request<Body>) -> bool {
     let path = request.uri().path();
     let follows = |query: &str| query.split('&').any(|pair| pair == "follow=true");
+    if request.method() == Method::GET && path == "/v1/fs/watch" {
+        return true;
+    }
     request.method() == Method::GET
         && (path.starts_with("/v1/processes/") || path.starts_with("/v1/terminals/"))
         && path.ends_with("/logs")

@@ -79,6 +79,7 @@ pub(super) fn documented() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(fs::stat))
         .routes(routes!(fs::upload_batch))
         .routes(routes!(search::search))
+        .routes(routes!(search::watch))
         .routes(routes!(changes::edit))
         .routes(routes!(changes::copy))
         .routes(routes!(changes::chmod))

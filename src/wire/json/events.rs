@@ -1,11 +1,14 @@
 //! What streaming operations say, whichever they are: one event in one framing, and their requests by stable name.
 
-use super::{FollowArguments, Framing, Match, SearchEnd, SearchRequest, Unknown, decode};
+use super::{
+    FollowArguments, Framing, Match, SearchEnd, SearchRequest, Unknown, WatchArguments, WatchEvent,
+    WatchReady, decode,
+};
 use crate::error::Error;
 use crate::ops::{Event, Streamed};
 
 /// The streaming operations by their stable names; `fs.pack` streams bytes and not events.
-const STREAMS: [&str; 3] = ["process.follow", "fs.search", "fs.pack"];
+const STREAMS: [&str; 4] = ["process.follow", "fs.search", "fs.watch", "fs.pack"];
 
 /// Decodes the payload of the streaming operation `name`.
 ///
@@ -19,6 +22,10 @@ pub fn decode_stream(name: &str, payload: &[u8]) -> Result<Streamed, Error> {
         "fs.search" => {
             let search: SearchRequest = decode(payload, Unknown::Refused)?;
             Ok(Streamed::Search(Box::new(search.into_search()?)))
+        }
+        "fs.watch" => {
+            let watch: WatchArguments = decode(payload, Unknown::Refused)?;
+            Ok(Streamed::Watch(Box::new(watch.into_watch()?)))
         }
         unknown => Err(Error::Unsupported {
             what: format!("streaming operation {unknown:?}"),
@@ -35,8 +42,13 @@ impl Framing {
             Event::Started(process) => self.started(process, into),
             Event::Log(item) => self.item(item, into),
             Event::Exited(process) => self.exit(process, into),
-            Event::Found(found) => self.event("match", None, &Match::from(&**found), into),
-            Event::Searched(summary) => self.event("end", None, &SearchEnd::from(&**summary), into),
+            Event::Found(found) => self.event("match", None::<u64>, &Match::from(&**found), into),
+            Event::Watching(id) => self.event("ready", Some(id), &WatchReady { id }, into),
+            Event::Changed(event) => {
+                let change = WatchEvent::from(event);
+                self.event(change.kind, Some(&event.id), &change.body, into)
+            }
+            Event::Searched(summary) => self.event("end", None::<u64>, &SearchEnd::from(&**summary), into),
         }
     }
 }

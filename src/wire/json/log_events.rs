@@ -1,5 +1,6 @@
 //! What a process writes as events: `text/event-stream` and one JSON object per line. Each event is a piece of a body.
 
+use std::fmt::Display;
 use std::io::Write as _;
 
 use serde::Serialize;
@@ -71,14 +72,14 @@ impl Framing {
     /// A process was started.
     pub fn started(self, process: &Process, into: &mut Vec<u8>) -> Result<(), Error> {
         let process_id = process.id().to_string();
-        self.event("started", None, &Started { process_id }, into)
+        self.event("started", None::<u64>, &Started { process_id }, into)
     }
 
     /// Output, or the lack of it. A gap has no id: a reader that resumes behind it is told of it again.
     pub fn item(self, item: &Item, into: &mut Vec<u8>) -> Result<(), Error> {
         match item {
             Item::Record(record) => self.event("log", Some(record.seq), &LogEntry::from(record), into),
-            Item::Gap(gap) => self.event("gap", None, &LogGap::from(gap), into),
+            Item::Gap(gap) => self.event("gap", None::<u64>, &LogGap::from(gap), into),
         }
     }
 
@@ -97,7 +98,7 @@ impl Framing {
 
     /// The end of what was asked for, which is not that of the process.
     pub fn end(self, sequence: u64, left_out: Vec<LogLeftOut>, into: &mut Vec<u8>) -> Result<(), Error> {
-        self.event("end", None, &Read { sequence, left_out }, into)
+        self.event("end", None::<u64>, &Read { sequence, left_out }, into)
     }
 
     /// The stream ends here because of a failure.
@@ -106,7 +107,7 @@ impl Framing {
             code: error.code().as_str(),
             detail: error.to_string(),
         };
-        self.event("error", None, &failed, into)
+        self.event("error", None::<u64>, &failed, into)
     }
 
     /// Nothing happened for a while.
@@ -116,14 +117,14 @@ impl Framing {
                 into.extend_from_slice(b": ping\n\n");
                 Ok(())
             }
-            Self::Ndjson => self.event("ping", None, &Nothing {}, into),
+            Self::Ndjson => self.event("ping", None::<u64>, &Nothing {}, into),
         }
     }
 
     pub(super) fn event<T: Serialize>(
         self,
         name: &str,
-        id: Option<u64>,
+        id: Option<impl Display>,
         body: &T,
         into: &mut Vec<u8>,
     ) -> Result<(), Error> {

@@ -28,6 +28,7 @@ mod terminal;
 mod text;
 mod time;
 mod update;
+mod watch;
 
 pub use batch::{BatchReply, BatchRequest};
 pub use decode::{Unknown, decode};
@@ -61,3 +62,4 @@ pub use search::{Globs, Match, SearchEnd, SearchReply, SearchRequest};
 pub use terminal::{ClientMessage, LockRequest, ResizeRequest, SizeReply, Snapshot, SnapshotArguments};
 pub use time::{http_date, rfc3339};
 pub use update::{UpdateAvailable, UpdateBegun, UpdateRequest, UpdateStatus};
+pub use watch::{WatchArguments, WatchEvent, WatchReady, WatchReply};

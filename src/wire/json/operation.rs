@@ -13,7 +13,8 @@ use super::{
     ReadArguments, RemoveArguments, ResizeRequest, RunReply, RunRequest, SearchReply, SearchRequest,
     SignalReply, SignalRequest, SizeReply, Snapshot, SnapshotArguments, Stat, StatArguments, SymlinkRequest,
     Unknown, Unpacked, UpdateAvailable, UpdateBegun, UpdateRequest, UpdateStatus, UploadArguments, UploadId,
-    UploadReply, WaitArguments, WriteArguments, Written, XattrRequest, Xattrs, decode, text,
+    UploadReply, WaitArguments, WatchArguments, WatchReply, WriteArguments, Written, XattrRequest, Xattrs,
+    decode, text,
 };
 use crate::error::Error;
 use crate::ids::ProcessId;
@@ -100,6 +101,14 @@ pub fn decode_op(name: &str, payload: &[u8], config: &ProcessConfig) -> Result<D
         "fs.unpack" => Op::FsUnpack(strict::<ArchiveArguments>(payload)?.into_op()?),
         "fs.pack" => Op::FsPack(strict::<PackArguments>(payload)?.into_op()?),
         "fs.search" => Op::FsSearch(Box::new(strict::<SearchRequest>(payload)?.into_search()?)),
+        "fs.watch" => {
+            let asked = strict::<WatchArguments>(payload)?;
+            let wait = asked.wait()?;
+            Op::FsWatch {
+                watch: Box::new(asked.into_watch()?),
+                wait,
+            }
+        }
         "host.metrics" => strict::<Nothing>(payload).map(|_| Op::HostMetrics)?,
         "host.capabilities" => strict::<Nothing>(payload).map(|_| Op::HostCapabilities)?,
         "update.status" => strict::<Nothing>(payload).map(|_| Op::UpdateStatus)?,
@@ -176,6 +185,7 @@ pub fn encode_reply(reply: &Reply, encoding: Encoding) -> Result<Vec<u8>, Error>
         }),
         Reply::Unpacked(unpacked) => bytes(&Unpacked::from(unpacked)),
         Reply::Searched(answer) => bytes(&SearchReply::from(answer)),
+        Reply::Watched(watched) => bytes(&WatchReply::from(watched)),
         Reply::Metrics(sample) => bytes(&Metrics::from(&**sample)),
         Reply::Capabilities(rows) => bytes(&Capabilities::from(rows.clone())),
         Reply::UpdateStatus(status) => bytes(&UpdateStatus::from(status)),

@@ -1,0 +1,141 @@
+//! The watch room: what changes in a tree, as numbered events that can be resumed.
+//!
+//! The kernel's events (inotify) are only hints where to look: what is reported is the difference between the disk and
+//! what was reported before, so that an event that was lost, doubled or overtaken changes nothing. Where hints are missing
+//! (its queue ran over, or no more directories may be watched) an `overflow` says so, and the exact difference follows
+//! from looking at all of it.
+//!
+//! ```text
+//!   source.rs (inotify) --hints--> running.rs --batch--> update.rs: disk against tree.rs --changes--> ring.rs --> followers
+//! ```
+//!
+//! A directory that comes into the tree is watched first and read then, so that nothing in it is missed; its content is
+//! reported with it. A rename inside the tree is one event, and speaks for everything below it. Links are entries and not
+//! followed. A watch belongs to the caller who asked for it; callers' followers of the same request share it, and it
+//! lives on for a minute without any, so that whoever was cut off goes on behind the last event it saw.
+//!
+//! It speaks to inotify itself and not through a library that keys watches by path: a directory that is replaced by
+//! another of the same name would lose its watch there.
+
+mod event;
+mod limits;
+mod ring;
+mod running;
+mod scan;
+mod source;
+mod tell;
+#[cfg(test)]
+mod tests;
+mod tree;
+mod update;
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ignore::overrides::OverrideBuilder;
+use parking_lot::Mutex;
+
+use crate::capability::Capability;
+use crate::error::Error;
+use crate::lifecycle::Tasks;
+
+pub use event::{Change, Event, Kind};
+pub use ring::Follower;
+use ring::Ring;
+
+/// Watches of one caller at once.
+const WATCHES: usize = 32;
+
+/// What is to be watched.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Request {
+    /// Whose watch it is.
+    pub owner: Arc<str>,
+    /// A directory, or one file; absolute.
+    pub path: PathBuf,
+    /// What is below it too.
+    pub recursive: bool,
+    /// Only what one of these globs names, wherever it lies; with `!` in front, not that and nothing below it.
+    pub globs: Vec<String>,
+    /// How long changes are gathered before they are reported.
+    pub window: Duration,
+}
+
+/// The watch room.
+#[derive(Debug)]
+pub struct Watches {
+    running: Mutex<HashMap<Request, Arc<Ring>>>,
+    tasks: Tasks,
+}
+
+impl Watches {
+    /// The room; its watches end with `tasks`.
+    pub fn new(tasks: Tasks) -> Self {
+        Self {
+            running: Mutex::default(),
+            tasks,
+        }
+    }
+
+    /// What works here.
+    pub fn capabilities(&self) -> Vec<Capability> {
+        vec![Capability::available("fs.watch")]
+    }
+
+    /// Follows what `request` watches, from now on, or behind the event `since` of the same watch. From the moment that
+    /// this is answered every change is reported.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] when the watch that `since` names has ended: what changed meanwhile is not known, so list the
+    /// tree and watch anew. [`Error::Overloaded`] when there are too many watches, or the tree is too large.
+    pub async fn follow(self: &Arc<Self>, request: Request, since: Option<&str>) -> Result<Follower, Error> {
+        if let Some(ring) = self.running.lock().get(&request) {
+            return ring.follow(since);
+        }
+        if let Some(since) = since {
+            return Err(ring::ended(since));
+        }
+        self.check_quota(&request.owner)?;
+        let mut globs = OverrideBuilder::new("");
+        let invalid = |error: ignore::Error| Error::Invalid {
+            field: "glob",
+            reason: error.to_string(),
+        };
+        for glob in &request.globs {
+            globs.add(glob).map_err(invalid)?;
+        }
+        let globs = globs.build().map_err(invalid)?;
+        let begun = running::begin(request.clone(), globs).await?;
+        let ring = Arc::clone(begun.ring());
+        let follower = ring.follow(None)?;
+        {
+            let mut running = self.running.lock();
+            if let Some(other) = running.get(&request) {
+                // Somebody asked for the same meanwhile.
+                return other.follow(None);
+            }
+            running.insert(request.clone(), ring);
+        }
+        let (watches, tasks) = (Arc::clone(self), self.tasks.clone());
+        drop(self.tasks.detach("watch", async move {
+            begun.run(&tasks).await;
+            watches.running.lock().remove(&request);
+        }));
+        Ok(follower)
+    }
+
+    fn check_quota(&self, owner: &Arc<str>) -> Result<(), Error> {
+        let running = self.running.lock();
+        let count = running.keys().filter(|request| request.owner == *owner).count();
+        if count < WATCHES {
+            return Ok(());
+        }
+        Err(Error::Overloaded {
+            what: "the number of watches of one caller",
+            reason: format!("{count} stand, {WATCHES} may; one ends a minute after its last follower"),
+        })
+    }
+}
