@@ -10,6 +10,7 @@ pub mod enroll;
 pub mod error;
 pub mod exec;
 pub mod fs;
+pub mod git;
 pub mod host;
 pub mod ids;
 pub mod lifecycle;

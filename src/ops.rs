@@ -16,6 +16,7 @@ mod principal;
 mod process_config;
 mod processes;
 mod remembered;
+mod repositories;
 mod table;
 mod uploads;
 
@@ -27,6 +28,7 @@ use bytes::Bytes;
 use crate::capability::Capability;
 use crate::exec::{self, Process};
 use crate::fs;
+use crate::git;
 use crate::host;
 use crate::ids::ProcessId;
 use crate::pty;
@@ -203,6 +205,27 @@ pub enum Op {
         /// Longest wait.
         wait: Duration,
     },
+    /// Ask about a repository.
+    GitAsk {
+        /// The repository or anything in it, as the caller gave it.
+        path: std::path::PathBuf,
+        /// What is asked.
+        query: git::Query,
+    },
+    /// Change a repository.
+    GitAct {
+        /// The repository or anything in it, as the caller gave it.
+        path: std::path::PathBuf,
+        /// How.
+        action: Box<git::Action>,
+    },
+    /// Move objects between repositories.
+    GitTransfer {
+        /// The repository or anything in it, as the caller gave it; of a clone, where it is to be.
+        path: std::path::PathBuf,
+        /// Which, and from where.
+        transfer: Box<git::Transfer>,
+    },
     /// The cached sample of the machine.
     HostMetrics,
     /// What works here now.
@@ -282,6 +305,10 @@ pub enum Reply {
     Searched(search::Answer),
     /// To [`Op::FsWatch`].
     Watched(Watched),
+    /// To [`Op::GitAsk`].
+    GitAnswer(git::Answer),
+    /// To [`Op::GitAct`] and [`Op::GitTransfer`].
+    GitDid(git::Did),
     /// To [`Op::HostMetrics`].
     Metrics(Arc<host::Sample>),
     /// To [`Op::HostCapabilities`].

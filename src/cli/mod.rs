@@ -7,6 +7,7 @@ mod connect;
 mod doctor;
 mod exit;
 mod flags;
+mod git_credential;
 mod man;
 mod openapi;
 mod output;
@@ -66,6 +67,7 @@ enum Verb {
     Token(Box<token::Token>),
     Update(Box<update::Update>),
     Rehearse(rehearse::Rehearse),
+    GitCredential(git_credential::GitCredential),
     Openapi(openapi::Openapi),
     Completions(completions::Completions),
     Man(man::Manual),
@@ -91,6 +93,7 @@ pub fn main() -> ExitCode {
         Verb::Token(token) => token.run().map(|()| ExitCode::SUCCESS),
         Verb::Update(update) => update.run(startup),
         Verb::Rehearse(rehearse) => rehearse.run(),
+        Verb::GitCredential(asked) => asked.run(),
         Verb::Openapi(_) => openapi::print().map(|()| ExitCode::SUCCESS),
         Verb::Completions(completions) => completions.run().map(|()| ExitCode::SUCCESS),
         Verb::Man(man) => man.run().map(|()| ExitCode::SUCCESS),

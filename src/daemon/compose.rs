@@ -1,5 +1,6 @@
 //! From the configuration to what each room and door wants to know.
 
+use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,6 +10,7 @@ use crate::doors::{http, nats, relay};
 use crate::error::Error;
 use crate::exec::{self, Engine, Prepared, Spool};
 use crate::fs::Files;
+use crate::git::Git;
 use crate::host::Host;
 use crate::ids::InstanceId;
 use crate::lifecycle::Tasks;
@@ -96,9 +98,10 @@ pub(super) fn rooms(
     Ok(Arc::new(Rooms::new(Parts {
         workspace: config.workspace.clone(),
         updater: Updater::new(updates, origin, Arc::clone(&engine)),
-        engine,
         pty: config.pty,
         files: Arc::new(Files::new(config.fs.clone(), config.workspace.clone())),
+        git: Arc::new(Git::new(Arc::clone(&engine), path_of(config))),
+        engine,
         host,
         ledger,
         metrics,
@@ -106,6 +109,12 @@ pub(super) fn rooms(
         tasks: tasks.clone(),
         started,
     })))
+}
+
+/// Where commands are looked up.
+fn path_of(config: &Config) -> Option<&OsStr> {
+    let found = config.children.iter().find(|(name, _)| name == "PATH");
+    found.map(|(_, value)| value.as_os_str())
 }
 
 /// The HTTP door.

@@ -5,9 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::logs::{Following, LogReader, Logs, LogsReply};
+use super::repositories::{Underway, done};
 use super::{Call, Op, Reply, Rooms};
 use crate::error::Error;
 use crate::exec::Process;
+use crate::git;
 use crate::search::{self, Said};
 use crate::stream::Item;
 use crate::watch;
@@ -21,6 +23,13 @@ pub enum Streamed {
     Search(Box<Search>),
     /// What changes in a tree.
     Watch(Box<Watch>),
+    /// How far a transfer of git is.
+    Git {
+        /// The repository, as the caller gave it.
+        path: std::path::PathBuf,
+        /// What is moved.
+        transfer: Box<git::Transfer>,
+    },
 }
 
 /// What is to be watched, and from where on.
@@ -75,6 +84,10 @@ pub enum Event {
     Watching(String),
     /// Something changed in a tree.
     Changed(watch::Event),
+    /// How far git is.
+    Progress(git::Progress),
+    /// What git has done.
+    Did(Box<git::Did>),
 }
 
 /// A stream of events; what makes them ends, where it ends with its reader, when this is dropped.
@@ -98,6 +111,7 @@ enum Source {
         /// That it stands is to be said first.
         is_new: bool,
     },
+    Git(Underway),
 }
 
 impl Feed {
@@ -159,6 +173,14 @@ impl Feed {
                 self.is_over = events.is_empty();
                 Ok(events.into_iter().map(Event::Changed).collect())
             }
+            Source::Git(underway) => {
+                if let Some(progress) = underway.progress.recv().await {
+                    return Ok(vec![Event::Progress(progress)]);
+                }
+                self.is_over = true;
+                let did = done((&mut underway.work.0).await)?;
+                Ok(vec![Event::Did(Box::new(did))])
+            }
         }
     }
 }
@@ -200,6 +222,10 @@ impl Rooms {
                 self.admit(call, "fs.search")?;
                 let running = self.search(call, *search).await?;
                 Ok(Feed::new(Source::Search(running), place))
+            }
+            Streamed::Git { path, transfer } => {
+                let underway = self.transfer(call, &path, *transfer)?;
+                Ok(Feed::new(Source::Git(underway), place))
             }
             Streamed::Watch(watch) => {
                 self.admit(call, "fs.watch")?;

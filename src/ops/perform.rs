@@ -18,6 +18,7 @@ use crate::capability::Capability;
 use crate::error::Error;
 use crate::exec::{Engine, Registry};
 use crate::fs::{Begin, Files, Upload};
+use crate::git::Git;
 use crate::host::Host;
 use crate::ids::RequestId;
 use crate::lifecycle::Tasks;
@@ -50,6 +51,7 @@ pub struct Rooms {
     pub(super) uploads: Uploads,
     pub(super) searches: Searches,
     pub(super) watches: Arc<Watches>,
+    pub(super) git: Arc<Git>,
     host: Arc<Host>,
     updater: Arc<Updater>,
     pub(super) ledger: Ledger,
@@ -77,6 +79,8 @@ pub struct Parts {
     pub pty: pty::Config,
     /// Files.
     pub files: Arc<Files>,
+    /// Repositories.
+    pub git: Arc<Git>,
     /// Metrics and capacity.
     pub host: Arc<Host>,
     /// The daemon's own executable.
@@ -101,6 +105,7 @@ impl Rooms {
             engine,
             pty,
             files,
+            git,
             host,
             updater,
             ledger,
@@ -118,6 +123,7 @@ impl Rooms {
             uploads: Uploads::default(),
             searches: Searches::default(),
             watches: Arc::new(Watches::new(tasks.clone())),
+            git,
             host,
             updater,
             ledger,
@@ -206,6 +212,7 @@ impl Rooms {
         rows.extend(self.files.capabilities());
         rows.extend(self.searches.capabilities());
         rows.extend(self.watches.capabilities());
+        rows.extend(self.git.capabilities());
         rows.extend(self.host.capabilities());
         rows
     }
@@ -298,6 +305,9 @@ impl Rooms {
             | Op::FsPack(_)
             | Op::FsSearch(_)
             | Op::FsWatch { .. } => self.dispatch_files(call, op).await,
+            Op::GitAsk { .. } | Op::GitAct { .. } | Op::GitTransfer { .. } => {
+                self.dispatch_git(call, op).await
+            }
             Op::HostMetrics => Ok(Reply::Metrics(self.host.sample())),
             Op::HostCapabilities => Ok(Reply::Capabilities(self.capabilities())),
             Op::UpdateStatus => Ok(Reply::UpdateStatus(self.updater.status())),

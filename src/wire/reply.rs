@@ -9,12 +9,13 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::proto::control_response::Result as Outcome;
 use super::proto::{
     AgentUpdateApplyResponse, ExecResponse, FsEntry, FsEntryKind, FsListResponse, FsMkdirResponse,
-    FsMoveResponse, FsRemoveResponse, FsStatResponse, FsWriteResponse, GpuSample, HostCapacitySample,
-    MetricsSample, PingResponse,
+    FsMoveResponse, FsRemoveResponse, FsStatResponse, FsWriteResponse, GitFileStatus, GitResponse, GitStatus,
+    GpuSample, HostCapacitySample, MetricsSample, PingResponse,
 };
 use crate::error::Error;
 use crate::exec;
 use crate::fs;
+use crate::git;
 use crate::host;
 use crate::ops::Reply;
 use crate::stream::Channel;
@@ -66,6 +67,8 @@ pub fn outcome(name: &'static str, reply: Reply, limit: u64) -> Result<Outcome, 
         | Reply::Packed(_)
         | Reply::Searched(_)
         | Reply::Watched(_)
+        | Reply::GitAnswer(_)
+        | Reply::GitDid(_)
         | Reply::Capabilities(_)
         | Reply::UpdateStatus(_)
         | Reply::UpdateAvailable(_) => {
@@ -93,6 +96,40 @@ fn ran(finished: &exec::Finished, limit: u64) -> Result<ExecResponse, Error> {
         timed_out: finished.end.timed_out,
         duration_ms: finished.end.wall.as_millis() as u64,
     })
+}
+
+/// A run of the git program; with its output read where it is a status.
+pub fn git(reply: &Reply, is_status: bool, limit: u64) -> Result<Outcome, Error> {
+    let Reply::Ran(finished) = reply else {
+        return Err(Error::Internal {
+            reason: "git was answered as something else".into(),
+        });
+    };
+    let ran = ran(finished, limit)?;
+    let status = (is_status && ran.exit_code == 0).then(|| git_status(&ran.stdout));
+    Ok(Outcome::Git(GitResponse {
+        exit_code: ran.exit_code,
+        stdout: ran.stdout,
+        stderr: ran.stderr,
+        status,
+    }))
+}
+
+fn git_status(stdout: &[u8]) -> GitStatus {
+    let found = git::porcelain(stdout);
+    let file = |file: &git::PorcelainFile| GitFileStatus {
+        path: String::from_utf8_lossy(&file.path).into_owned(),
+        code: file.code.clone(),
+        staged: file.staged,
+    };
+    GitStatus {
+        clean: found.files.is_empty(),
+        files: found.files.iter().map(file).collect(),
+        branch: found.branch,
+        upstream: found.upstream,
+        ahead: found.ahead,
+        behind: found.behind,
+    }
 }
 
 /// The code of a leader that returned one by itself, else -1.

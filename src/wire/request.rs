@@ -13,7 +13,7 @@ use bytes::Bytes;
 use super::proto::PtyOpenRequest;
 use super::proto::{
     AgentUpdateApplyRequest, ExecRequest, FsListRequest, FsMkdirRequest, FsMoveRequest, FsReadRequest,
-    FsRemoveRequest, FsWriteBegin, FsWriteRequest, OperationResourcePolicy,
+    FsRemoveRequest, FsWriteBegin, FsWriteRequest, GitOp, GitRequest, OperationResourcePolicy,
 };
 use crate::error::Error;
 use crate::exec;
@@ -107,6 +107,48 @@ fn launch(request: ExecRequest) -> Result<(Launch, Bytes), Error> {
         ..Launch::new(command)
     };
     Ok((launch, request.stdin))
+}
+
+/// A run of the git program: the subcommand of its op, then the arguments; and whether its output is a status.
+pub fn git(request: GitRequest, keep: exec::Keep) -> Result<(Op, bool), Error> {
+    let op = request.op();
+    let subcommand: &[&str] = match op {
+        GitOp::Status => &["status", "--porcelain=v2", "--branch", "-z"],
+        GitOp::Diff => &["diff"],
+        GitOp::Log => &["log"],
+        GitOp::Add => &["add"],
+        GitOp::Commit => &["commit"],
+        GitOp::Branch => &["branch"],
+        GitOp::Checkout => &["checkout"],
+        GitOp::Pull => &["pull"],
+        GitOp::Push => &["push"],
+        GitOp::Raw => &[],
+        GitOp::Unspecified => {
+            return Err(Error::Invalid {
+                field: "op",
+                reason: "names no operation of git that this version knows".into(),
+            });
+        }
+    };
+    let words = ["git", "--no-pager"].iter().chain(subcommand).map(OsString::from);
+    let words = words.chain(request.args.into_iter().map(OsString::from));
+    let quiet = [
+        ("GIT_TERMINAL_PROMPT", "0"),
+        ("GIT_PAGER", "cat"),
+        ("PAGER", "cat"),
+    ];
+    let quiet = quiet.map(|(name, value)| (OsString::from(name), OsString::from(value)));
+    let run = Op::ProcessRun(Box::new(Run {
+        launch: Launch {
+            cwd: request.cwd.into(),
+            environment: exec::Environment::Overlay(quiet.into()),
+            ..Launch::new(exec::Command::Argv(words.collect()))
+        },
+        stdin: Bytes::new(),
+        keep,
+        log_bytes: None,
+    }));
+    Ok((run, op == GitOp::Status))
 }
 
 fn command(words: Vec<String>, shell: bool) -> Result<exec::Command, Error> {

@@ -8,9 +8,8 @@ use boxd::wire::proto::control_response::Result as Outcome;
 use boxd::wire::proto::{
     AgentError, ControlRequest, ControlResponse, DesktopScreenshotRequest, ErrorCode, ExecRequest,
     ExecResponse, Extension, FsEntryKind, FsListRequest, FsMkdirRequest, FsMoveRequest, FsReadRequest,
-    FsRemoveRequest, FsStatRequest, FsWriteRequest, GitRequest, Hello, MetricsRequest, OpLostReason, OpQuery,
-    OpState, OperationResourcePolicy, PingRequest, PtyOpenRequest, ReservedOp, ResumeRequest,
-    UpdateMayProceedRequest,
+    FsRemoveRequest, FsStatRequest, FsWriteRequest, Hello, MetricsRequest, OpLostReason, OpQuery, OpState,
+    OperationResourcePolicy, PingRequest, PtyOpenRequest, ReservedOp, ResumeRequest, UpdateMayProceedRequest,
 };
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -111,12 +110,11 @@ async fn rooms_that_do_not_exist_are_unsupported_and_not_advertised() {
     let _daemon = Daemon::builder().connection(&link).start();
     let hello = hellos.next().await;
     let capabilities = hello.capabilities.unwrap();
-    assert!(capabilities.exec && capabilities.filesystem);
-    assert!(!capabilities.git && !capabilities.pty && !capabilities.desktop && capabilities.op_stream);
+    assert!(capabilities.exec && capabilities.filesystem && capabilities.git);
+    assert!(!capabilities.pty && !capabilities.desktop && capabilities.op_stream);
     assert!(!capabilities.browser_bridge);
     assert!(!capabilities.desktop_unavailable_reason.is_empty());
     for op in [
-        Op::Git(GitRequest::default()),
         Op::PtyOpen(PtyOpenRequest::default()),
         Op::DesktopScreenshot(DesktopScreenshotRequest::default()),
         Op::Reserved36(ReservedOp {}),

@@ -15,6 +15,7 @@ use serde_json::{Map, Value, json};
 use crate::harness::daemon::BOXD;
 use crate::harness::releases::Releases;
 use crate::harness::{Daemon, NatsServer, Ways};
+use crate::parity_git;
 
 /// A way to say `name` and a JSON payload to the daemon.
 #[derive(Debug, Clone, Copy)]
@@ -133,7 +134,7 @@ fn text(value: &Value) -> Option<String> {
 }
 
 /// One operation with a payload, and what must be true of the answer.
-struct Case {
+pub(crate) struct Case {
     operation: &'static str,
     /// `DIR` stands for the directory of the door.
     payload: Value,
@@ -193,7 +194,7 @@ fn on(
     }
 }
 
-fn case(
+pub(crate) fn case(
     operation: &'static str,
     payload: Value,
     holds: fn(&Value, &Path) -> bool,
@@ -248,6 +249,7 @@ fn cases() -> Vec<Case> {
     cases.extend(file_cases());
     cases.extend(cases_of_changes());
     cases.extend(cases_of_metadata());
+    cases.extend(parity_git::cases());
     let unknown = || (json!({ "no such field": 1 }), "invalid_request");
     cases.extend([
         case(
@@ -306,7 +308,11 @@ fn cases() -> Vec<Case> {
 async fn ways() -> (Ways, Releases) {
     let releases = Releases::new();
     releases.publish(env!("CARGO_PKG_VERSION"), b"what runs", |_| {});
-    let builder = Daemon::builder()
+    let mut builder = Daemon::builder();
+    for (name, value) in parity_git::FIXED {
+        builder = builder.environment(name, value);
+    }
+    let builder = builder
         .environment("BOXD_UPDATE_PUBLIC_KEYS", &releases.key)
         .environment("BOXD_UPDATE_BASE_URL", releases.base());
     (Ways::with(builder, NatsServer::start()).await, releases)
@@ -783,6 +789,7 @@ async fn every_operation_answers_the_same_through_every_door() {
     let workspace = ways.daemon.workspace();
     for door in DOORS {
         prepare(&workspace.join(door.directory()));
+        parity_git::prepare(&workspace.join(door.directory()));
     }
     let cases = cases();
     for row in OPERATIONS {
@@ -825,6 +832,7 @@ async fn every_operation_is_refused_alike_through_every_door() {
     for door in DOORS {
         let directory = ways.daemon.workspace().join(door.directory());
         prepare(&directory);
+        parity_git::prepare(&directory);
         std::fs::rename(directory.join("to move"), directory.join("moved")).unwrap();
     }
     for case in &cases() {

@@ -12,6 +12,7 @@ use crate::config::Config;
 use crate::error::Error;
 use crate::exec::{self, Engine};
 use crate::fs::{self, Files};
+use crate::git::Git;
 use crate::host::Host;
 use crate::ids::{InstanceId, RequestId};
 use crate::lifecycle::Tasks;
@@ -35,6 +36,11 @@ impl Trial {
     /// Puts the rooms together; must be called on a runtime.
     pub(super) fn new(config: &Config) -> Result<Self, Error> {
         let (tasks, workspace) = (Tasks::new(), config.workspace.clone());
+        let path = config
+            .children
+            .iter()
+            .find(|(name, _)| name == "PATH")
+            .map(|(_, value)| value.clone());
         let engine = exec::Config {
             linger: config.exec.linger,
             kill_grace: config.exec.kill_grace,
@@ -48,9 +54,10 @@ impl Trial {
         };
         let parts = Parts {
             updater: Updater::new(config.update.clone(), origin, Arc::clone(&engine)),
-            engine,
             pty: config.pty,
             files: Arc::new(Files::new(config.fs.clone(), workspace.clone())),
+            git: Arc::new(Git::new(Arc::clone(&engine), path.as_deref())),
+            engine,
             host: Arc::new(Host::new(workspace.root.clone())),
             ledger: Ledger::open(LedgerConfig {
                 directory: None,

@@ -19,6 +19,8 @@ mod events;
 mod file;
 mod front;
 mod fs;
+mod git;
+mod git_changes;
 mod host;
 mod listener;
 mod listing;

@@ -10,8 +10,8 @@ use utoipa_axum::routes;
 
 use super::error::Problem;
 use super::{
-    Behind, changes, fs, host, logs, openapi, operations, process, processes, search, stored, terminal,
-    terminals, update,
+    Behind, changes, fs, git, git_changes, host, logs, openapi, operations, process, processes, search,
+    stored, terminal, terminals, update,
 };
 use crate::error::Error;
 use crate::ops::{Call, Op, Reply};
@@ -88,6 +88,7 @@ pub(super) fn documented() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(changes::digest))
         .routes(routes!(changes::download_batch))
         .routes(routes!(changes::abort_upload))
+        .merge(repositories())
         .routes(routes!(stored::get_mcp, stored::put_mcp, stored::delete_mcp))
         .routes(routes!(
             stored::get_skills,
@@ -96,6 +97,34 @@ pub(super) fn documented() -> OpenApiRouter<Arc<App>> {
         ))
         .routes(routes!(operations::perform))
         .routes(routes!(openapi::document))
+}
+
+/// Those of repositories.
+fn repositories() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new()
+        .routes(routes!(git::status))
+        .routes(routes!(git::diff))
+        .routes(routes!(git::log))
+        .routes(routes!(git::show))
+        .routes(routes!(git::blame))
+        .routes(routes!(git::branches, git_changes::create_branch))
+        .routes(routes!(git_changes::delete_branch))
+        .routes(routes!(git::remotes, git_changes::set_remote))
+        .routes(routes!(git::worktrees, git_changes::add_worktree))
+        .routes(routes!(git_changes::remove_worktree))
+        .routes(routes!(git::repositories))
+        .routes(routes!(git_changes::init))
+        .routes(routes!(git_changes::add))
+        .routes(routes!(git_changes::restore))
+        .routes(routes!(git_changes::reset))
+        .routes(routes!(git_changes::commit))
+        .routes(routes!(git_changes::switch))
+        .routes(routes!(git_changes::stash))
+        .routes(routes!(git_changes::tag))
+        .routes(routes!(git_changes::clone))
+        .routes(routes!(git_changes::fetch))
+        .routes(routes!(git_changes::pull))
+        .routes(routes!(git_changes::push))
 }
 
 /// The routes with the answers for everything else.

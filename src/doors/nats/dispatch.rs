@@ -18,7 +18,7 @@ use super::opstream::{self, Asked};
 use super::subjects::{FamilyKind, may_reply_to};
 use super::{content, extension, pty, route};
 use crate::error::Error;
-use crate::exec::Limits;
+use crate::exec::{Keep, Limits};
 use crate::ids::RequestId;
 use crate::ops::{self, Call, Op, Reply};
 use crate::wire::proto::control_request::Op as WireOp;
@@ -65,6 +65,11 @@ struct Work {
 
 enum Body {
     Op(Op),
+    /// A run of the git program.
+    Git {
+        run: Op,
+        is_status: bool,
+    },
     Extension {
         name: String,
         payload: Bytes,
@@ -149,6 +154,11 @@ fn answer_inline(generation: &Arc<Generation>, family: FamilyKind, request: Cont
             op: Box::new(op),
             limits,
         }),
+        WireOp::Git(asked) => {
+            let (run, is_status) = request::git(asked, Keep::first(generation.max_payload as u64))?;
+            let run = request::limited(run, limits)?;
+            Ok(Body::Git { run, is_status })
+        }
         op => {
             let mut op = route::operation(op, generation.max_payload as u64)?;
             if let Op::UpdateApply(apply) = &mut op {
@@ -208,7 +218,7 @@ async fn perform(generation: &Arc<Generation>, work: Work, bytes: usize) -> Answ
     let (link, max_payload) = (&generation.link, generation.max_payload);
     let Work { request_id, op, body } = work;
     let weight = match &body {
-        Body::Op(Op::ProcessRun(_)) => Weight::Heavy,
+        Body::Op(Op::ProcessRun(_)) | Body::Git { .. } => Weight::Heavy,
         Body::Extension { name, .. } if extension::is_heavy(name) => Weight::Heavy,
         Body::Start { start, .. } if matches!(start.op, Some(op_start::Op::Exec(_))) => Weight::Heavy,
         Body::Pty { op, .. } if matches!(**op, WireOp::PtyOpen(_)) => Weight::Heavy,
@@ -238,12 +248,18 @@ async fn perform(generation: &Arc<Generation>, work: Work, bytes: usize) -> Answ
         idempotency_key: (!request_id.is_empty()).then(|| request_id.clone()),
     };
     let outcome = match body {
-        Body::Op(Op::ProcessRun(_)) if link.ops.knows(&request_id) => {
+        Body::Op(Op::ProcessRun(_)) | Body::Git { .. } if link.ops.knows(&request_id) => {
             let used = Error::Conflict {
                 what: format!("request {request_id:?}"),
                 reason: "a streamed operation has this id".into(),
             };
             Err(agent_error(&used, op))
+        }
+        Body::Git { run, is_status } => {
+            let ran = link.door.rooms.perform(&call, run).await;
+            let told = ran.and_then(|ran| reply::git(&ran, is_status, max_payload as u64));
+            told.map(Success::Outcome)
+                .map_err(|error| failed(&call, op, &error))
         }
         Body::Op(operation) => perform_op(link, &call, &request_id, op, operation, max_payload).await,
         Body::Extension {
@@ -305,11 +321,14 @@ async fn perform_op(
         Ok(reply) => reply::outcome(name, reply, limit).map(Success::Outcome),
         Err(error) => Err(error),
     };
-    outcome.map_err(|error| {
-        tracing::debug!(id = %call.request_id, op, error = &error as &dyn std::error::Error, "an operation failed");
-        match error {
-            Error::Overloaded { .. } => refused(&error, Breaker::Wait, op),
-            error => agent_error(&error, op),
-        }
-    })
+    outcome.map_err(|error| failed(call, op, &error))
+}
+
+/// What is told of a failure.
+fn failed(call: &Call, op: &'static str, error: &Error) -> AgentError {
+    tracing::debug!(id = %call.request_id, op, error = error as &dyn std::error::Error, "an operation failed");
+    match error {
+        Error::Overloaded { .. } => refused(error, Breaker::Wait, op),
+        error => agent_error(error, op),
+    }
 }

@@ -59,6 +59,7 @@ fn capabilities(link: &LinkConfig, works: &[Capability]) -> Capabilities {
         ]
         .into_iter()
         .all(available),
+        git: available("git.status") && available("git.commit"),
         op_stream: available("process.create"),
         pty: available("process.create") && link.relay.is_some(),
         operation_resource_policy: [

@@ -73,7 +73,10 @@ pub(super) fn operation(op: WireOp, max_payload: u64) -> Result<Op, Error> {
             let reason = "an extension is known by its name alone".into();
             return Err(Error::Internal { reason });
         }
-        WireOp::Git(_) => "this version of boxd has no git operations; exec can run the git program",
+        WireOp::Git(_) => {
+            let reason = "git is answered by a run of its program".into();
+            return Err(Error::Internal { reason });
+        }
         WireOp::PtyOpen(_) | WireOp::PtyWrite(_) | WireOp::PtyResize(_) | WireOp::PtyClose(_) => {
             let reason = format!("{} is the affair of terminals", name(&op));
             return Err(Error::Internal { reason });

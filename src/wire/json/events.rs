@@ -1,14 +1,24 @@
 //! What streaming operations say, whichever they are: one event in one framing, and their requests by stable name.
 
 use super::{
-    FollowArguments, Framing, Match, SearchEnd, SearchRequest, Unknown, WatchArguments, WatchEvent,
-    WatchReady, decode,
+    FollowArguments, Framing, GitProgress, GitTransfer, Match, SearchEnd, SearchRequest, Unknown,
+    WatchArguments, WatchEvent, WatchReady, decode, git_did,
 };
 use crate::error::Error;
+use crate::git::Transfer;
 use crate::ops::{Event, Streamed};
 
 /// The streaming operations by their stable names; `fs.pack` streams bytes and not events.
-const STREAMS: [&str; 4] = ["process.follow", "fs.search", "fs.watch", "fs.pack"];
+const STREAMS: [&str; 8] = [
+    "process.follow",
+    "fs.search",
+    "fs.watch",
+    "fs.pack",
+    "git.clone",
+    "git.fetch",
+    "git.pull",
+    "git.push",
+];
 
 /// Decodes the payload of the streaming operation `name`.
 ///
@@ -26,6 +36,14 @@ pub fn decode_stream(name: &str, payload: &[u8]) -> Result<Streamed, Error> {
         "fs.watch" => {
             let watch: WatchArguments = decode(payload, Unknown::Refused)?;
             Ok(Streamed::Watch(Box::new(watch.into_watch()?)))
+        }
+        _ if Transfer::NAMES.contains(&name) => {
+            let transfer: GitTransfer = decode(payload, Unknown::Refused)?;
+            let (path, transfer) = transfer.into_parts(name)?;
+            Ok(Streamed::Git {
+                path,
+                transfer: Box::new(transfer),
+            })
         }
         unknown => Err(Error::Unsupported {
             what: format!("streaming operation {unknown:?}"),
@@ -48,6 +66,10 @@ impl Framing {
                 let change = WatchEvent::from(event);
                 self.event(change.kind, Some(&event.id), &change.body, into)
             }
+            Event::Progress(progress) => {
+                self.event("progress", None::<u64>, &GitProgress::from(progress), into)
+            }
+            Event::Did(did) => self.event("done", None::<u64>, &git_did(did), into),
             Event::Searched(summary) => self.event("end", None::<u64>, &SearchEnd::from(&**summary), into),
         }
     }

@@ -13,6 +13,8 @@ mod file_changes;
 mod file_metadata;
 mod file_requests;
 mod files;
+mod git_replies;
+mod git_requests;
 mod host;
 mod launch;
 mod log_events;
@@ -45,6 +47,8 @@ pub use file_requests::{
 pub use files::{
     Entry, FileContent, Listing, Moved, PathReply, Stat, Unpacked, Unreadable, Written, next_cursor,
 };
+pub use git_replies::{GitProgress, git_answer, git_did};
+pub use git_requests::{GitChange, GitQuery, GitTransfer};
 pub use host::{Capabilities, Capability, Gpu, Limits, Metrics, Ping, Pong};
 pub use launch::LimitsRequest;
 pub use log_events::Framing;

@@ -7,16 +7,17 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Archive, ArchiveArguments, BatchReply, BatchRequest, Capabilities, Changed, ChmodRequest, Config,
-    ConfigPatch, CreateRequest, DigestReply, Done, EditRequest, Edited, Encoding, FileContent, IdArguments,
-    Info, Infos, InputReply, InputRequest, ListArguments, Listing, LogsReply, LogsRequest, LogsText, Metrics,
-    MkdirArguments, MoveRequest, Moved, PackArguments, PathReply, Ping, Pong, ProcessListArguments,
-    ReadArguments, RemoveArguments, ResizeRequest, RunReply, RunRequest, SearchReply, SearchRequest,
-    SignalReply, SignalRequest, SizeReply, Snapshot, SnapshotArguments, Stat, StatArguments, SymlinkRequest,
-    Unknown, Unpacked, UpdateAvailable, UpdateBegun, UpdateRequest, UpdateStatus, UploadArguments, UploadId,
-    UploadReply, WaitArguments, WatchArguments, WatchReply, WriteArguments, Written, XattrRequest, Xattrs,
-    decode, text,
+    ConfigPatch, CreateRequest, DigestReply, Done, EditRequest, Edited, Encoding, FileContent, GitChange,
+    GitQuery, GitTransfer, IdArguments, Info, Infos, InputReply, InputRequest, ListArguments, Listing,
+    LogsReply, LogsRequest, LogsText, Metrics, MkdirArguments, MoveRequest, Moved, PackArguments, PathReply,
+    Ping, Pong, ProcessListArguments, ReadArguments, RemoveArguments, ResizeRequest, RunReply, RunRequest,
+    SearchReply, SearchRequest, SignalReply, SignalRequest, SizeReply, Snapshot, SnapshotArguments, Stat,
+    StatArguments, SymlinkRequest, Unknown, Unpacked, UpdateAvailable, UpdateBegun, UpdateRequest,
+    UpdateStatus, UploadArguments, UploadId, UploadReply, WaitArguments, WatchArguments, WatchReply,
+    WriteArguments, Written, XattrRequest, Xattrs, decode, git_answer, git_did, text,
 };
 use crate::error::Error;
+use crate::git::{Action, Query, Transfer};
 use crate::ids::ProcessId;
 use crate::ops::{self, OPERATIONS, Op, ProcessConfig, Reply};
 
@@ -109,6 +110,9 @@ pub fn decode_op(name: &str, payload: &[u8], config: &ProcessConfig) -> Result<D
                 wait,
             }
         }
+        _ if Query::NAMES.contains(&name) => strict::<GitQuery>(payload)?.into_op(name)?,
+        _ if Action::NAMES.contains(&name) => strict::<GitChange>(payload)?.into_op(name)?,
+        _ if Transfer::NAMES.contains(&name) => strict::<GitTransfer>(payload)?.into_op(name)?,
         "host.metrics" => strict::<Nothing>(payload).map(|_| Op::HostMetrics)?,
         "host.capabilities" => strict::<Nothing>(payload).map(|_| Op::HostCapabilities)?,
         "update.status" => strict::<Nothing>(payload).map(|_| Op::UpdateStatus)?,
@@ -186,6 +190,8 @@ pub fn encode_reply(reply: &Reply, encoding: Encoding) -> Result<Vec<u8>, Error>
         Reply::Unpacked(unpacked) => bytes(&Unpacked::from(unpacked)),
         Reply::Searched(answer) => bytes(&SearchReply::from(answer)),
         Reply::Watched(watched) => bytes(&WatchReply::from(watched)),
+        Reply::GitAnswer(answer) => bytes(&git_answer(answer)),
+        Reply::GitDid(did) => bytes(&git_did(did)),
         Reply::Metrics(sample) => bytes(&Metrics::from(&**sample)),
         Reply::Capabilities(rows) => bytes(&Capabilities::from(rows.clone())),
         Reply::UpdateStatus(status) => bytes(&UpdateStatus::from(status)),
@@ -237,6 +243,11 @@ mod tests {
             | "process.delete" => r#"{"id":"proc_1"}"#,
             "fs.write" => r#"{"path":"a","content":"x","mode":"0600"}"#,
             "fs.move" | "fs.copy" => r#"{"from":"a","to":"b"}"#,
+            "git.blame" => r#"{"file":"a"}"#,
+            "git.branch.create" | "git.branch.delete" | "git.tag" | "git.remote.set" => r#"{"name":"a"}"#,
+            "git.switch" => r#"{"to":"a"}"#,
+            "git.worktree.add" | "git.worktree.remove" => r#"{"worktree":"a"}"#,
+            "git.clone" => r#"{"url":"a","path":"b"}"#,
             "fs.edit" => r#"{"path":"a","replace":{"old":"x","new":"y"}}"#,
             "fs.upload" => r#"{"id":"u","path":"a","seq":1,"offset":0,"contentB64":""}"#,
             "fs.upload.abort" => r#"{"id":"u"}"#,

@@ -1,0 +1,171 @@
+//! The git room: what a repository is in, as structured answers, and what changes it.
+//!
+//! A repository is hostile input: its configuration names programs (`core.fsmonitor`, filters, hooks, textconv, ssh commands).
+//! What only reads goes through libgit2, which runs none of them, and never writes the index. What changes goes through the
+//! git program, so that the machine's own hooks, credentials and configuration apply; for callers who may not run programs,
+//! hooks are off and a repository that names programs is refused.
+//!
+//! ```text
+//!   open.rs -> status.rs diff.rs history.rs refs.rs     libgit2, on the blocking pool
+//!   command.rs -> program.rs                            the git program, born by the process engine
+//!   remote.rs -> program.rs, credential.rs              clone, fetch, pull, push, with progress
+//!   porcelain.rs                                        pure: `git status --porcelain=v2` for the control wire
+//! ```
+//!
+//! Paths are absolute and resolved by the caller; how far a caller may reach is the caller's affair too.
+
+mod command;
+mod credential;
+mod diff;
+mod history;
+mod open;
+mod porcelain;
+mod program;
+mod progress;
+mod refs;
+mod remote;
+mod request;
+mod safety;
+mod status;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+
+use crate::capability::Capability;
+use crate::error::Error;
+use crate::exec::Engine;
+
+pub use credential::{Asked, Credential, helper};
+pub use diff::{Delta, Diff, Hunk, HunkLine, LineKind};
+pub use history::{Blame, BlameHunk, Commit, Log, Person, Shown};
+pub use porcelain::{PorcelainFile, PorcelainStatus, porcelain};
+pub use program::Did;
+pub use progress::Progress;
+pub use refs::{Branch, Remote, Worktree};
+pub use request::{Action, DiffOf, Query, ResetMode, StashVerb, Transfer, Trust};
+pub use status::{Entry, Status};
+
+/// The git room.
+#[derive(Debug)]
+pub struct Git {
+    engine: Arc<Engine>,
+    program: bool,
+}
+
+/// What a question is answered with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each is the answer to the question of its name")]
+pub enum Answer {
+    Status(Status),
+    Diff(Diff),
+    Log(Log),
+    Shown(Shown),
+    Blame(Blame),
+    Branches(Vec<Branch>),
+    Remotes(Vec<Remote>),
+    Worktrees(Vec<Worktree>),
+    Repositories(Vec<std::path::PathBuf>),
+}
+
+impl Git {
+    /// The room; `path` is the `PATH` in which the git program is looked for once, to say whether it is there.
+    pub fn new(engine: Arc<Engine>, path: Option<&std::ffi::OsStr>) -> Self {
+        let found = |directory: std::path::PathBuf| directory.join("git").is_file();
+        let program = path.is_some_and(|path| std::env::split_paths(path).any(found));
+        Self { engine, program }
+    }
+
+    /// What works here.
+    pub fn capabilities(&self) -> Vec<Capability> {
+        let mut rows: Vec<_> = Query::NAMES.into_iter().map(Capability::available).collect();
+        for name in Action::NAMES.into_iter().chain(Transfer::NAMES) {
+            rows.push(if self.program {
+                Capability::available(name)
+            } else {
+                Capability::missing(
+                    name,
+                    "there is no git program in PATH",
+                    Some("apt-get install git".into()),
+                )
+            });
+        }
+        rows
+    }
+
+    /// Answers a question about the repository that `path` lies in. Runs no program and changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] for no repository and for an unknown revision, [`Error::Unsupported`] for one that libgit2
+    /// cannot read (SHA-256), [`Error::Denied`] for one that belongs to somebody else.
+    pub async fn ask(&self, path: &Path, query: Query) -> Result<Answer, Error> {
+        let path = path.to_owned();
+        let work = tokio::task::spawn_blocking(move || answer(&path, &query));
+        work.await.map_err(|panic| Error::Internal {
+            reason: format!("a look at a repository panicked: {panic}"),
+        })?
+    }
+
+    /// Changes the repository at `path`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Overloaded`], to be tried again, while another git holds a lock; [`Error::Conflict`] with what git said
+    /// when it would not; [`Error::Unsupported`] without the program.
+    pub async fn act(&self, path: &Path, action: Action, trust: Trust) -> Result<Did, Error> {
+        command::act(&self.engine, path, action, trust).await
+    }
+
+    /// Moves objects between the repository at `path` and another one; progress goes to `progress` as it comes.
+    ///
+    /// # Errors
+    ///
+    /// As [`Git::act`]; [`Error::Forbidden`] when the remote refuses the credentials.
+    pub async fn transfer(
+        &self,
+        path: &Path,
+        transfer: Transfer,
+        trust: Trust,
+        progress: Option<mpsc::Sender<Progress>>,
+    ) -> Result<Did, Error> {
+        remote::transfer(&self.engine, path, transfer, trust, progress).await
+    }
+}
+
+fn answer(path: &Path, query: &Query) -> Result<Answer, Error> {
+    if let Query::Discover { depth } = query {
+        return open::discover(path, *depth).map(Answer::Repositories);
+    }
+    let repository = open::open(path)?;
+    match query {
+        Query::Status { ignored, untracked } => {
+            status::status(&repository, *ignored, *untracked).map(Answer::Status)
+        }
+        Query::Diff {
+            of,
+            paths,
+            context,
+            stat_only,
+        } => diff::diff(&repository, of, paths, *context, *stat_only).map(Answer::Diff),
+        Query::Log {
+            revision,
+            path,
+            skip,
+            limit,
+        } => history::log(&repository, revision.as_deref(), path.as_deref(), *skip, *limit).map(Answer::Log),
+        Query::Show { revision, path } => {
+            history::show(&repository, revision, path.as_deref()).map(Answer::Shown)
+        }
+        Query::Blame { path, revision } => {
+            history::blame(&repository, path, revision.as_deref()).map(Answer::Blame)
+        }
+        Query::Branches => refs::branches(&repository).map(Answer::Branches),
+        Query::Remotes => refs::remotes(&repository).map(Answer::Remotes),
+        Query::Worktrees => refs::worktrees(&repository).map(Answer::Worktrees),
+        Query::Discover { .. } => Err(Error::Internal {
+            reason: "repositories are looked for without one".into(),
+        }),
+    }
+}
