@@ -18,6 +18,8 @@
 //! another of the same name would lose its watch there.
 
 mod event;
+#[cfg(test)]
+mod life_tests;
 mod limits;
 mod ring;
 mod running;
@@ -43,6 +45,8 @@ use crate::lifecycle::Tasks;
 
 pub use event::{Change, Event, Kind};
 pub use ring::Follower;
+
+use limits::LINGER;
 use ring::Ring;
 
 /// Watches of one caller at once.
@@ -68,6 +72,8 @@ pub struct Request {
 pub struct Watches {
     running: Mutex<HashMap<Request, Arc<Ring>>>,
     tasks: Tasks,
+    /// How long a watch stands without a follower.
+    linger: Duration,
 }
 
 impl Watches {
@@ -76,6 +82,7 @@ impl Watches {
         Self {
             running: Mutex::default(),
             tasks,
+            linger: LINGER,
         }
     }
 
@@ -92,13 +99,13 @@ impl Watches {
     /// [`Error::NotFound`] when the watch that `since` names has ended: what changed meanwhile is not known, so list the
     /// tree and watch anew. [`Error::Overloaded`] when there are too many watches, or the tree is too large.
     pub async fn follow(self: &Arc<Self>, request: Request, since: Option<&str>) -> Result<Follower, Error> {
-        if let Some(ring) = self.running.lock().get(&request) {
-            return ring.follow(since);
-        }
         if let Some(since) = since {
-            return Err(ring::ended(since));
+            let known = self.running.lock().get(&request).cloned();
+            return known.map_or_else(|| Err(ring::ended(since)), |ring| ring.resume(since));
         }
-        self.check_quota(&request.owner)?;
+        if let Some(joined) = join(&self.running.lock(), &request)? {
+            return Ok(joined);
+        }
         let mut globs = OverrideBuilder::new("");
         let invalid = |error: ignore::Error| Error::Invalid {
             field: "glob",
@@ -108,34 +115,46 @@ impl Watches {
             globs.add(glob).map_err(invalid)?;
         }
         let globs = globs.build().map_err(invalid)?;
-        let begun = running::begin(request.clone(), globs).await?;
+        let begun = running::begin(request.clone(), globs, self.linger).await?;
         let ring = Arc::clone(begun.ring());
-        let follower = ring.follow(None)?;
-        {
+        let follower = {
             let mut running = self.running.lock();
-            if let Some(other) = running.get(&request) {
-                // Somebody asked for the same meanwhile.
-                return other.follow(None);
+            // Others may have come meanwhile.
+            if let Some(joined) = join(&running, &request)? {
+                return Ok(joined);
             }
-            running.insert(request.clone(), ring);
-        }
+            running.insert(request.clone(), Arc::clone(&ring));
+            ring.begin()
+        };
         let (watches, tasks) = (Arc::clone(self), self.tasks.clone());
         drop(self.tasks.detach("watch", async move {
             begun.run(&tasks).await;
-            watches.running.lock().remove(&request);
+            watches.forget(&request, &ring);
         }));
         Ok(follower)
     }
 
-    fn check_quota(&self, owner: &Arc<str>) -> Result<(), Error> {
-        let running = self.running.lock();
-        let count = running.keys().filter(|request| request.owner == *owner).count();
-        if count < WATCHES {
-            return Ok(());
+    fn forget(&self, request: &Request, ring: &Arc<Ring>) {
+        let mut running = self.running.lock();
+        // The place may be another watch's by now.
+        if running.get(request).is_some_and(|now| Arc::ptr_eq(now, ring)) {
+            running.remove(request);
         }
-        Err(Error::Overloaded {
-            what: "the number of watches of one caller",
-            reason: format!("{count} stand, {WATCHES} may; one ends a minute after its last follower"),
-        })
     }
+}
+
+/// A follower of the watch that stands for `request`; `None` when there is none, and another one may begin.
+fn join(running: &HashMap<Request, Arc<Ring>>, request: &Request) -> Result<Option<Follower>, Error> {
+    if let Some(joined) = running.get(request).and_then(Ring::join) {
+        return Ok(Some(joined));
+    }
+    let stands = |(other, ring): &(&Request, &Arc<Ring>)| other.owner == request.owner && !ring.is_over();
+    let count = running.iter().filter(stands).count();
+    if count < WATCHES {
+        return Ok(None);
+    }
+    Err(Error::Overloaded {
+        what: "the number of watches of one caller",
+        reason: format!("{count} stand, {WATCHES} may; one ends a minute after its last follower"),
+    })
 }
