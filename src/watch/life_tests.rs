@@ -136,14 +136,14 @@ async fn whoever_was_cut_off_when_it_was_gone_is_told_so() {
     let (watches, _tasks) = room();
     let mut follower = opened(&watches, request(&root)).await;
     let id = follower.id();
-    let gone = Change::Gone { path: root.clone() };
+    let gone = [Change::Gone { path: root.clone() }];
     let mut other = watches.follow(request(&root), Some(&id)).await.unwrap();
     std::fs::rename(&root, place.root.join("elsewhere")).unwrap();
-    assert_eq!(changes(&mut other).await, [gone.clone()]);
-    assert_eq!(changes(&mut follower).await, [gone.clone()]);
+    assert_eq!(changes(&mut other).await, gone);
+    assert_eq!(changes(&mut follower).await, gone);
     assert_eq!(changes(&mut follower).await, []);
     let mut again = watches.follow(request(&root), Some(&id)).await.unwrap();
-    assert_eq!(changes(&mut again).await, [gone.clone()]);
+    assert_eq!(changes(&mut again).await, gone);
     assert_eq!(changes(&mut again).await, []);
     assert_eq!(
         watches.follow(request(&root), None).await.unwrap_err().code(),

@@ -15,7 +15,33 @@
 //! lives on for a minute without any, so that whoever was cut off goes on behind the last event it saw.
 //!
 //! It speaks to inotify itself and not through a library that keys watches by path: a directory that is replaced by
-//! another of the same name would lose its watch there.
+//! another of the same name would lose its watch there, and one that is renamed would be called by its old name.
+//!
+//! # What followers see
+//!
+//! | event | says |
+//! |---|---|
+//! | `created` | something is there that was not; a directory that comes with content is followed by an event for each entry in it, parents first |
+//! | `modified` | its content or what the file system says of it (mode, owner, times) changed, or another file took its place; once for all that happens in one window |
+//! | `removed` | it is not there any more; what was below a directory comes before it |
+//! | `renamed` | it has another name in the same tree, and everything below it with it; what had that name before is gone. An editor that writes a temporary file and renames it is this |
+//! | `overflow` | hints are missing: the kernel's queue ran over, or it allows no more watches; the reason names the limit to raise |
+//! | `rescanned` | everything was looked at: all differences since the `overflow` came before this |
+//! | `gap` | events that this follower has not seen are not kept any more: list the tree to know what is there |
+//! | `gone` | the watched directory was removed or moved away, with whatever is known below it: the last event |
+//!
+//! What is moved out of the tree is removed with everything below it, and what is moved in is created with it. Where a glob
+//! names a path and not a name alone, a directory that is renamed is told as removed and created, since its place decides
+//! what of it is watched. So is what was renamed while hints were missing and is not the same file for certain.
+//!
+//! **Resuming.** Who was cut off asks for the same thing again behind the last id it saw, within 60 seconds after the last
+//! follower left (or after `gone`). An id of a watch that is not known any more, of another caller or of another request is
+//! [`Error::NotFound`]: what changed meanwhile cannot be told, so list the tree and watch anew.
+//!
+//! **Limits.** The newest 65,536 events of a watch are kept, in at most 32 MiB; a tree has at most 2,000,000 entries, and a
+//! watch whose tree grows beyond ends. Where the kernel allows no more watches, directories without one are looked at every
+//! half a second, less often where that takes long: their changes come late and not never. What is mounted over a watched
+//! directory is told only when that directory is looked at again.
 
 mod event;
 #[cfg(test)]

@@ -71,7 +71,9 @@ impl Ring {
         }
         {
             let mut events = self.events.lock();
-            changes.into_iter().for_each(|change| events.add(change));
+            for change in changes {
+                events.add(change);
+            }
         }
         self.news.notify_waiters();
     }

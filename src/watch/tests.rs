@@ -297,6 +297,10 @@ async fn an_event_comes_soon() {
         times.push(began.elapsed());
     }
     times.sort();
+    println!(
+        "events come after p50 {:?}, p95 {:?}, their window of 20 ms included",
+        times[20], times[37]
+    );
     // The benchmark holds it to 50 ms; here others want the processor too.
     assert!(times[37] < Duration::from_millis(500), "{times:?}");
 }
