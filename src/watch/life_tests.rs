@@ -237,6 +237,33 @@ async fn a_directory_renamed_to_where_another_glob_counts_is_told_as_two() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_lies_deeper_than_one_path_may_be_long_is_told_too() {
+    use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat};
+    let place = place();
+    let (watches, _tasks) = room();
+    let mut follower = opened(&watches, request(&place.root)).await;
+    let name = "n".repeat(200);
+    let mut at = openat(CWD, &place.root, OFlags::DIRECTORY, Mode::empty()).unwrap();
+    let mut path = place.root.clone();
+    for _ in 0..30 {
+        mkdirat(&at, &name, Mode::RWXU).unwrap();
+        at = openat(&at, &name, OFlags::DIRECTORY, Mode::empty()).unwrap();
+        path.push(&name);
+    }
+    let path = path.join("file");
+    assert!(path.as_os_str().len() > 4096);
+    let (written, kind) = (OFlags::WRONLY | OFlags::CREATE, Kind::File);
+    let file = openat(&at, "file", written, Mode::RWXU).unwrap();
+    let created = Change::Created {
+        path: path.clone(),
+        kind,
+    };
+    while !changes(&mut follower).await.contains(&created) {}
+    std::io::Write::write_all(&mut std::fs::File::from(file), b"x").unwrap();
+    assert_eq!(changes(&mut follower).await, [Change::Modified { path, kind }]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn when_the_daemon_stops_watches_end() {
     let place = place();
     let (watches, tasks) = room();

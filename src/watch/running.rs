@@ -24,6 +24,8 @@ use crate::lifecycle::Tasks;
 
 /// How soon what could not be looked at is looked at again.
 const AGAIN: Duration = Duration::from_millis(20);
+/// After so many times it is not where it was, and its place is looked at.
+const TRIES: u32 = 10;
 /// How often it is looked whether anybody still follows.
 const LOOK_AROUND: Duration = Duration::from_secs(5);
 
@@ -53,6 +55,8 @@ struct State {
     descriptor: OwnedFd,
     /// What is to be looked at again, because its directory was just being moved.
     rest: Places,
+    /// How often in a row some of that could not be looked at.
+    tries: u32,
     /// Some directory has no watch of the kernel.
     has_unwatched: bool,
 }
@@ -133,6 +137,7 @@ fn root(request: &Request, globs: Override, descriptor: OwnedFd) -> Result<State
         },
         descriptor,
         rest: Places::new(),
+        tries: 0,
         has_unwatched: false,
     })
 }
@@ -271,6 +276,11 @@ impl Watch {
         let outcome = self.with(move |state| {
             let mut update = Update::new(&mut state.tree, &state.filter, state.descriptor.as_fd());
             let mut places = std::mem::take(&mut state.rest);
+            state.tries = if places.is_empty() { 0 } else { state.tries + 1 };
+            if state.tries > TRIES {
+                let ids: Vec<_> = places.keys().copied().collect();
+                update.doubt(&ids, &mut places);
+            }
             update.forget_watches(&hints.ended, &mut places);
             if overflow {
                 return update.rescan_all();

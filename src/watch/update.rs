@@ -119,6 +119,16 @@ impl<'a> Update<'a> {
         }
     }
 
+    /// Adds the places of directories themselves, which may be others by now, as where something is mounted over them.
+    pub(super) fn doubt(&self, ids: &[DirectoryId], places: &mut Places) {
+        for id in ids.iter().filter(|id| **id != ROOT) {
+            if let Some(known) = self.tree.directories.get(id) {
+                let names = places.entry(known.parent).or_default();
+                names.entry(known.name.clone()).or_default();
+            }
+        }
+    }
+
     /// The directory that the kernel watches under this number.
     pub(super) fn by_watch(&self, watch: i32) -> Option<DirectoryId> {
         self.tree.by_watch.get(&watch).copied()
@@ -150,12 +160,14 @@ impl<'a> Update<'a> {
             }
         }
         // What is still known and could not be looked through is looked at with what has no watch.
-        for id in std::mem::take(&mut self.unseen) {
-            let known = self.tree.directories.get_mut(&id);
+        let unseen = std::mem::take(&mut self.unseen);
+        for id in &unseen {
+            let known = self.tree.directories.get_mut(id);
             if let Some(watch) = known.and_then(|known| known.watch.take()) {
                 self.tree.by_watch.remove(&watch);
             }
         }
+        self.doubt(&unseen, &mut places);
         self.outcome.rest = places;
         self.outcome
     }
@@ -175,13 +187,14 @@ impl<'a> Update<'a> {
             return;
         }
         self.watch_again(id);
-        let Some(directory) = scan::open(self.tree, id) else {
+        let names = scan::open(self.tree, id).and_then(|directory| scan::names(directory.as_fd()));
+        let Some(names) = names else {
             self.unseen.push(id);
             return;
         };
         let known = self.tree.directories.get(&id).map(|known| &known.entries);
         let known = known.into_iter().flat_map(|entries| entries.keys().cloned());
-        let names = scan::names(directory.as_fd()).into_iter().chain(known);
+        let names = names.into_iter().chain(known);
         places
             .entry(id)
             .or_default()
@@ -373,7 +386,11 @@ impl<'a> Update<'a> {
             self.unseen.push(id);
             return;
         };
-        for name in scan::names(directory.as_fd()) {
+        let Some(names) = scan::names(directory.as_fd()) else {
+            self.unseen.push(id);
+            return;
+        };
+        for name in names {
             let Some(facts) = scan::look(directory.as_fd(), &name) else {
                 continue;
             };
