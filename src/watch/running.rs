@@ -16,7 +16,7 @@ use super::event::Change;
 use super::limits::{ENTRIES, HALF, LOOKS, POLL, POLL_SLOWEST};
 use super::ring::Ring;
 use super::scan;
-use super::source::{Hints, Source};
+use super::source::{self, Hints, Source};
 use super::tree::{ROOT, Tree};
 use super::update::{Filter, Outcome, Places, Update};
 use crate::error::Error;
@@ -73,16 +73,18 @@ pub(super) async fn begin(request: Request, globs: Override, linger: Duration) -
             source,
         },
     };
-    let source = Source::open().map_err(failed)?;
+    let mut source = Source::open().map_err(failed)?;
     let descriptor = source.duplicate().map_err(failed)?;
     let window = request.window;
     let first = blocking(move || {
         let mut state = root(&request, globs, descriptor)?;
-        let outcome =
-            Update::new(&mut state.tree, &state.filter, state.descriptor.as_fd()).rescan(vec![ROOT]);
-        Ok((state, outcome))
+        let descriptor = state.descriptor.as_fd();
+        let above = source::add_above(descriptor, &state.tree.path);
+        let outcome = Update::new(&mut state.tree, &state.filter, descriptor).rescan(vec![ROOT]);
+        Ok((state, outcome, above))
     });
-    let (mut state, outcome) = first.await??;
+    let (mut state, outcome, above) = first.await??;
+    source.set_above(above);
     if outcome.is_too_large {
         return Err(too_large());
     }

@@ -166,8 +166,10 @@ async fn single_changes_are_told_as_what_they_are() {
             kind
         }]
     );
+    let began = Instant::now();
     std::fs::remove_dir(&root).unwrap();
     assert_eq!(next().await, [Change::Gone { path: root.clone() }]);
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
     assert_eq!(next().await, []);
 }
 
