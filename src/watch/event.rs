@@ -72,6 +72,21 @@ pub enum Change {
     },
 }
 
+impl Change {
+    /// About so many bytes are taken by its texts.
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Self::Created { path, .. }
+            | Self::Modified { path, .. }
+            | Self::Removed { path, .. }
+            | Self::Gone { path } => path.as_os_str().len(),
+            Self::Renamed { from, to, .. } => from.as_os_str().len() + to.as_os_str().len(),
+            Self::Overflow { reason } => reason.len(),
+            Self::Rescanned { .. } | Self::Gap { .. } => 0,
+        }
+    }
+}
+
 /// A change with its number.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {

@@ -15,3 +15,9 @@ pub(super) const HALF: Duration = Duration::from_millis(10);
 pub(super) const POLL: Duration = Duration::from_millis(500);
 /// How often at least.
 pub(super) const POLL_SLOWEST: Duration = Duration::from_secs(30);
+/// Events of one watch that are kept for those who come back, or are slow.
+pub(super) const KEPT: usize = 65_536;
+/// Bytes that they may take.
+pub(super) const KEPT_BYTES: usize = 32 << 20;
+/// Looks at trees at once: a file system that hangs takes no more threads of the pool than these.
+pub(super) const LOOKS: usize = 64;

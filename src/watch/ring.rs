@@ -3,16 +3,14 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::event::{Change, Event};
+use super::limits::{KEPT, KEPT_BYTES};
 use crate::error::Error;
 
-/// Events that are kept.
-const KEPT: usize = 65_536;
 /// Events that a follower takes at once.
 const PIECE: usize = 1024;
 
@@ -23,15 +21,34 @@ pub(super) struct Ring {
     name: String,
     events: Mutex<Events>,
     news: Notify,
-    followers: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
 struct Events {
     kept: VecDeque<Change>,
+    bytes: usize,
     /// Of the first that is kept; numbers begin at 1.
     first: u64,
+    followers: usize,
     is_over: bool,
+}
+
+impl Events {
+    fn newest(&self) -> u64 {
+        self.first + self.kept.len() as u64 - 1
+    }
+
+    fn add(&mut self, change: Change) {
+        self.bytes += size_of::<Change>() + change.bytes();
+        self.kept.push_back(change);
+        while self.kept.len() > KEPT || self.bytes > KEPT_BYTES {
+            let Some(oldest) = self.kept.pop_front() else {
+                break;
+            };
+            self.bytes -= size_of::<Change>() + oldest.bytes();
+            self.first += 1;
+        }
+    }
 }
 
 impl Ring {
@@ -44,7 +61,6 @@ impl Ring {
                 ..Events::default()
             }),
             news: Notify::new(),
-            followers: AtomicUsize::new(0),
         })
     }
 
@@ -53,12 +69,12 @@ impl Ring {
         if changes.is_empty() {
             return;
         }
-        let mut events = self.events.lock();
-        events.kept.extend(changes);
-        let surplus = events.kept.len().saturating_sub(KEPT);
-        events.kept.drain(..surplus);
-        events.first += surplus as u64;
-        drop(events);
+        {
+            let mut events = self.events.lock();
+            for change in changes {
+                events.add(change);
+            }
+        }
         self.news.notify_waiters();
     }
 
@@ -68,34 +84,51 @@ impl Ring {
         self.news.notify_waiters();
     }
 
-    /// Resolves when nobody follows. Cancel-safe.
-    pub(super) fn is_followed(&self) -> bool {
-        self.followers.load(Ordering::Relaxed) > 0
+    /// Ends it when nobody follows, at once with the look whether somebody does; says whether it is over.
+    pub(super) fn end_when_alone(&self) -> bool {
+        let mut events = self.events.lock();
+        events.is_over |= events.followers == 0;
+        events.is_over
     }
 
-    /// A follower from now on, or behind the event with the id `since`.
-    pub(super) fn follow(self: &Arc<Self>, since: Option<&str>) -> Result<Follower, Error> {
-        let newest = {
-            let events = self.events.lock();
-            events.first + events.kept.len() as u64 - 1
-        };
-        let seen = match since {
-            None => newest,
-            Some(since) => {
-                let sequence = since
-                    .strip_prefix(&self.name)
-                    .and_then(|rest| rest.strip_prefix('-'));
-                let sequence = sequence.and_then(|number| number.parse().ok());
-                sequence
-                    .filter(|sequence| *sequence <= newest)
-                    .ok_or_else(|| ended(since))?
-            }
-        };
-        self.followers.fetch_add(1, Ordering::Relaxed);
-        Ok(Follower {
-            ring: Arc::clone(self),
-            seen,
-        })
+    /// Whether nothing comes any more.
+    pub(super) fn is_over(&self) -> bool {
+        self.events.lock().is_over
+    }
+
+    /// Whether anybody follows.
+    pub(super) fn is_followed(&self) -> bool {
+        self.events.lock().followers > 0
+    }
+
+    /// The follower who asked for the watch: it has every event.
+    pub(super) fn begin(self: &Arc<Self>) -> Follower {
+        self.follower(&mut self.events.lock(), 0)
+    }
+
+    /// A follower from now on; `None` when nothing comes any more.
+    pub(super) fn join(self: &Arc<Self>) -> Option<Follower> {
+        let mut events = self.events.lock();
+        let newest = events.newest();
+        (!events.is_over).then(|| self.follower(&mut events, newest))
+    }
+
+    /// A follower behind the event with the id `since`, also of a watch that is over and still known.
+    pub(super) fn resume(self: &Arc<Self>, since: &str) -> Result<Follower, Error> {
+        let mut events = self.events.lock();
+        let newest = events.newest();
+        let sequence = since
+            .strip_prefix(&self.name)
+            .and_then(|rest| rest.strip_prefix('-'));
+        let sequence = sequence.and_then(|number| number.parse().ok());
+        let seen = sequence.filter(|sequence| *sequence <= newest);
+        Ok(self.follower(&mut events, seen.ok_or_else(|| ended(since))?))
+    }
+
+    fn follower(self: &Arc<Self>, events: &mut Events, seen: u64) -> Follower {
+        events.followers += 1;
+        let ring = Arc::clone(self);
+        Follower { ring, seen }
     }
 
     fn event(&self, sequence: u64, change: Change) -> Event {
@@ -161,8 +194,7 @@ impl Follower {
 
 impl Drop for Follower {
     fn drop(&mut self) {
-        self.ring.followers.fetch_sub(1, Ordering::Relaxed);
-        self.ring.news.notify_waiters();
+        self.ring.events.lock().followers -= 1;
     }
 }
 
@@ -181,22 +213,48 @@ mod tests {
     #[tokio::test]
     async fn a_follower_has_every_event_once_or_is_told_of_a_gap() {
         let ring = Ring::new();
-        let mut follower = ring.follow(None).unwrap();
+        let mut follower = ring.begin();
         ring.push((0..3).map(change).collect());
         let first = follower.next().await;
         assert_eq!(
             first.iter().map(|event| event.sequence).collect::<Vec<_>>(),
             [1, 2, 3]
         );
-        let mut resumed = ring.follow(Some(&first[0].id)).unwrap();
+        let mut resumed = ring.resume(&first[0].id).unwrap();
         assert_eq!(resumed.next().await, first[1..]);
         ring.push((0..KEPT + 5).map(change).collect());
         let behind = follower.next().await;
         assert_eq!(behind[0].change, Change::Gap { from: 4, to: 8 });
         assert_eq!(behind[1].sequence, 9);
-        assert!(ring.follow(Some("other-1")).is_err());
-        assert!(ring.follow(Some(&format!("{}-999999999", ring.name))).is_err());
+        assert!(ring.resume("other-1").is_err());
+        assert!(ring.resume(&format!("{}-999999999", ring.name)).is_err());
         ring.end();
         while !follower.next().await.is_empty() {}
+    }
+
+    #[tokio::test]
+    async fn who_joins_is_told_nothing_from_before_and_comes_in_time_or_not_at_all() {
+        let ring = Ring::new();
+        ring.push(vec![change(1), change(2)]);
+        let mut joined = ring.join().unwrap();
+        ring.push(vec![change(3)]);
+        assert_eq!(joined.next().await[0].sequence, 3);
+        assert!(!ring.end_when_alone(), "it is followed");
+        drop(joined);
+        assert!(ring.end_when_alone() && ring.join().is_none());
+    }
+
+    #[tokio::test]
+    async fn long_paths_are_kept_in_bounded_memory() {
+        let ring = Ring::new();
+        let mut follower = ring.begin();
+        for _ in 0..KEPT_BYTES / 4096 * 2 {
+            let path = PathBuf::from("x".repeat(4096));
+            ring.push(vec![Change::Gone { path }]);
+        }
+        assert!(ring.events.lock().bytes <= KEPT_BYTES);
+        let first = follower.next().await;
+        assert!(matches!(first[0].change, Change::Gap { from: 1, .. }));
+        assert_eq!(first[1].sequence, first[0].sequence + 1);
     }
 }

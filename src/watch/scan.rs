@@ -3,7 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{
     AtFlags, CWD, Dir, FileType, Mode, OFlags, Statx, StatxFlags, StatxTimestamp, openat, statx,
@@ -18,14 +18,30 @@ pub(super) fn open(tree: &Tree, id: DirectoryId) -> Option<OwnedFd> {
     let below = tree.below(id)?;
     let path = if id == ROOT { Path::new(".") } else { &below };
     let known = tree.directories.get(&id)?;
-    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let opened = match openat(&tree.root, path, flags | OFlags::RDONLY, Mode::empty()) {
+    let opened = match enter(tree.root.as_fd(), path, OFlags::RDONLY) {
         // Its entries may be looked at by name all the same.
-        Err(Errno::ACCESS) => openat(&tree.root, path, flags | OFlags::PATH, Mode::empty()),
+        Err(Errno::ACCESS) => enter(tree.root.as_fd(), path, OFlags::PATH),
         opened => opened,
     };
     let directory = opened.ok()?;
     (of(directory.as_fd())?.identity == known.identity).then_some(directory)
+}
+
+/// Opens a directory below `top` in steps, so that no depth is too deep for one path.
+fn enter(top: BorrowedFd<'_>, below: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
+    const STEP: usize = 2048;
+    let directory = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let (mut at, mut step): (Option<OwnedFd>, _) = (None, PathBuf::new());
+    for name in below {
+        if step.as_os_str().len() > STEP {
+            let from = at.as_ref().map_or(top, AsFd::as_fd);
+            at = Some(openat(from, &step, directory | OFlags::PATH, Mode::empty())?);
+            step.clear();
+        }
+        step.push(name);
+    }
+    let from = at.as_ref().map_or(top, AsFd::as_fd);
+    openat(from, &step, directory | flags, Mode::empty())
 }
 
 /// Whether the path of the tree still leads to it.
@@ -53,16 +69,21 @@ fn look_at(directory: BorrowedFd<'_>, path: &Path, flags: AtFlags) -> Option<Fac
     Some(facts(&stat))
 }
 
-/// The names in a directory; none in one that cannot be read.
-pub(super) fn names(directory: BorrowedFd<'_>) -> Vec<OsString> {
-    let Ok(entries) = Dir::read_from(directory.as_fd()) else {
-        return Vec::new();
+/// The names in a directory, none in one that must not be read; `None` when it cannot be read now.
+pub(super) fn names(directory: BorrowedFd<'_>) -> Option<Vec<OsString>> {
+    let entries = match Dir::read_from(directory) {
+        Err(Errno::ACCESS) => return Some(Vec::new()),
+        entries => entries.ok()?,
     };
-    let names = entries.flatten().filter_map(|entry| {
+    let mut names = Vec::new();
+    for entry in entries {
+        let entry = entry.ok()?;
         let name = entry.file_name().to_bytes();
-        (name != b"." && name != b"..").then(|| OsStr::from_bytes(name).to_owned())
-    });
-    names.collect()
+        if name != b"." && name != b".." {
+            names.push(OsStr::from_bytes(name).to_owned());
+        }
+    }
+    Some(names)
 }
 
 /// As far as they are compared.

@@ -5,7 +5,8 @@ use std::ffi::OsString;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::Path;
 
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, Reader, WatchFlags};
 use rustix::io::Errno;
@@ -51,8 +52,13 @@ impl Hints {
         !self.halves.is_empty()
     }
 
-    fn take(&mut self, event: &inotify::Event<'_>) {
+    fn take(&mut self, event: &inotify::Event<'_>, above: Option<&Above>) {
         let flags = event.events();
+        if let Some(above) = above.filter(|above| above.watch == event.wd()) {
+            let name = event.file_name();
+            self.selves |= name.is_some_and(|name| name.to_bytes() == above.name.as_bytes());
+            return;
+        }
         if flags.contains(ReadFlags::QUEUE_OVERFLOW) {
             self.overflow = true;
             return;
@@ -80,9 +86,21 @@ impl Hints {
     }
 }
 
+/// The watch of the directory that the root lies in, which tells when the root goes: the descriptor of a directory that is
+/// held keeps the kernel from telling that at the directory itself.
+#[derive(Debug)]
+pub(super) struct Above {
+    watch: i32,
+    /// The root's name there.
+    name: OsString,
+}
+
 /// The descriptor.
 #[derive(Debug)]
-pub(super) struct Source(AsyncFd<OwnedFd>);
+pub(super) struct Source {
+    descriptor: AsyncFd<OwnedFd>,
+    above: Option<Above>,
+}
 
 impl Source {
     /// Opens one; inside a runtime.
@@ -91,18 +109,27 @@ impl Source {
         // SAFETY: the descriptor is owned by what is registered, and lives as long.
         #[expect(unsafe_code, reason = "registering cannot know whose a descriptor is")]
         let registered = unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE) };
-        Ok(Self(registered?))
+        Ok(Self {
+            descriptor: registered?,
+            above: None,
+        })
     }
 
     /// The descriptor, for adding watches also from another thread.
     pub(super) fn duplicate(&self) -> io::Result<OwnedFd> {
-        self.0.get_ref().try_clone()
+        self.descriptor.get_ref().try_clone()
+    }
+
+    /// Has what the root lies in tell when it goes.
+    pub(super) fn set_above(&mut self, above: Option<Above>) {
+        self.above = above;
     }
 
     /// Waits for hints and takes what there is. Cancel-safe: what was taken is in `hints`.
     pub(super) async fn gather(&self, hints: &mut Hints) -> io::Result<()> {
-        let mut ready = self.0.readable().await?;
-        match ready.try_io(|descriptor| Err::<(), _>(read(descriptor.get_ref(), hints))) {
+        let above = self.above.as_ref();
+        let mut ready = self.descriptor.readable().await?;
+        match ready.try_io(|descriptor| Err::<(), _>(read(descriptor.get_ref(), hints, above))) {
             Ok(Err(error)) => Err(error),
             Ok(Ok(())) | Err(_) => Ok(()),
         }
@@ -110,7 +137,7 @@ impl Source {
 
     /// Takes what there is now.
     pub(super) fn drain(&self, hints: &mut Hints) -> io::Result<()> {
-        match read(self.0.get_ref(), hints) {
+        match read(self.descriptor.get_ref(), hints, self.above.as_ref()) {
             error if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
             error => Err(error),
         }
@@ -118,12 +145,12 @@ impl Source {
 }
 
 /// Reads until there is nothing more, which is an error too: `EAGAIN`.
-fn read(descriptor: &OwnedFd, hints: &mut Hints) -> io::Error {
+fn read(descriptor: &OwnedFd, hints: &mut Hints, above: Option<&Above>) -> io::Error {
     let mut space = [const { MaybeUninit::uninit() }; 16 << 10];
     let mut reader = Reader::new(descriptor, &mut space);
     loop {
         match reader.next() {
-            Ok(event) => hints.take(&event),
+            Ok(event) => hints.take(&event, above),
             Err(Errno::INTR) => {}
             Err(errno) => return errno.into(),
         }
@@ -133,6 +160,14 @@ fn read(descriptor: &OwnedFd, hints: &mut Hints) -> io::Error {
 /// Watches the directory behind an open descriptor.
 pub(super) fn add(source: BorrowedFd<'_>, directory: BorrowedFd<'_>) -> Result<i32, Errno> {
     inotify::add_watch(source, format!("/proc/self/fd/{}", directory.as_raw_fd()), MASK)
+}
+
+/// Watches the directory that `root` lies in; `None` where that cannot be watched, so that the root has to be looked at.
+pub(super) fn add_above(source: BorrowedFd<'_>, root: &Path) -> Option<Above> {
+    let mask = WatchFlags::DELETE | WatchFlags::MOVED_FROM | WatchFlags::ONLYDIR | WatchFlags::MASK_ADD;
+    let name = root.file_name()?.to_owned();
+    let watch = inotify::add_watch(source, root.parent()?, mask).ok()?;
+    Some(Above { watch, name })
 }
 
 /// Ends a watch.

@@ -8,10 +8,10 @@ use super::*;
 
 /// What somebody knows who only sees events.
 #[derive(Debug, Default)]
-struct Known(BTreeMap<PathBuf, Kind>);
+pub(super) struct Known(pub(super) BTreeMap<PathBuf, Kind>);
 
 impl Known {
-    fn of(root: &Path) -> Self {
+    pub(super) fn of(root: &Path) -> Self {
         let mut known = Self::default();
         let mut waiting = vec![root.to_owned()];
         while let Some(directory) = waiting.pop() {
@@ -34,7 +34,7 @@ impl Known {
     }
 
     /// Applies one event; what it speaks of must be known, or not, as it says.
-    fn apply(&mut self, change: &Change) {
+    pub(super) fn apply(&mut self, change: &Change) {
         match change {
             Change::Created { path, kind } => {
                 assert!(
@@ -70,7 +70,7 @@ impl Known {
     }
 }
 
-fn request(path: &Path) -> Request {
+pub(super) fn request(path: &Path) -> Request {
     Request {
         owner: Arc::from("somebody"),
         path: path.to_owned(),
@@ -80,13 +80,13 @@ fn request(path: &Path) -> Request {
     }
 }
 
-fn room() -> (Arc<Watches>, Tasks) {
+pub(super) fn room() -> (Arc<Watches>, Tasks) {
     let tasks = Tasks::new();
     (Arc::new(Watches::new(tasks.clone())), tasks)
 }
 
 /// Applies events until what is known is what is there.
-async fn until_known(follower: &mut Follower, known: &mut Known, root: &Path) -> Vec<Change> {
+pub(super) async fn until_known(follower: &mut Follower, known: &mut Known, root: &Path) -> Vec<Change> {
     let mut changes = Vec::new();
     let began = Instant::now();
     loop {
@@ -166,8 +166,10 @@ async fn single_changes_are_told_as_what_they_are() {
             kind
         }]
     );
+    let began = Instant::now();
     std::fs::remove_dir(&root).unwrap();
     assert_eq!(next().await, [Change::Gone { path: root.clone() }]);
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
     assert_eq!(next().await, []);
 }
 
@@ -297,6 +299,10 @@ async fn an_event_comes_soon() {
         times.push(began.elapsed());
     }
     times.sort();
+    println!(
+        "events come after p50 {:?}, p95 {:?}, their window of 20 ms included",
+        times[20], times[37]
+    );
     // The benchmark holds it to 50 ms; here others want the processor too.
     assert!(times[37] < Duration::from_millis(500), "{times:?}");
 }

@@ -39,6 +39,12 @@ impl Facts {
         self.identity.kind
     }
 
+    /// Whether more than its name has changed, which changes the last of its times.
+    pub(super) fn has_other_content(&self, other: &Self) -> bool {
+        let is_directory = self.kind() == Kind::Directory;
+        self.mode != other.mode || (!is_directory && (self.size, self.times.0) != (other.size, other.times.0))
+    }
+
     /// Whether it is the same file that has changed. What changes in a directory is told by its entries.
     pub(super) fn has_changed(&self, other: &Self) -> bool {
         match self.kind() {

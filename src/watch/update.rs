@@ -26,6 +26,8 @@ pub(super) type Places = HashMap<DirectoryId, HashMap<OsString, bool>>;
 #[derive(Debug, Clone)]
 pub(super) struct Filter {
     pub(super) globs: Override,
+    /// A glob names a path and not a name alone.
+    pub(super) speaks_of_paths: bool,
     pub(super) recursive: bool,
     /// Only this entry of the root.
     pub(super) only: Option<OsString>,
@@ -82,6 +84,12 @@ pub(super) struct Update<'a> {
     pub(super) tree: &'a mut Tree,
     pub(super) filter: &'a Filter,
     source: BorrowedFd<'a>,
+    /// Entries that were renamed and have changed, too.
+    changed: Vec<(PathBuf, Kind)>,
+    /// Directories to look through that are not where they were: they may have been renamed.
+    unseen: Vec<DirectoryId>,
+    /// Watches are asked for anew also where there should be one.
+    renews: bool,
     pub(super) outcome: Outcome,
 }
 
@@ -91,6 +99,9 @@ impl<'a> Update<'a> {
             tree,
             filter,
             source,
+            changed: Vec::new(),
+            unseen: Vec::new(),
+            renews: false,
             outcome: Outcome::default(),
         }
     }
@@ -108,26 +119,55 @@ impl<'a> Update<'a> {
         }
     }
 
+    /// Adds the places of directories themselves, which may be others by now, as where something is mounted over them.
+    pub(super) fn doubt(&self, ids: &[DirectoryId], places: &mut Places) {
+        for id in ids.iter().filter(|id| **id != ROOT) {
+            if let Some(known) = self.tree.directories.get(id) {
+                let names = places.entry(known.parent).or_default();
+                names.entry(known.name.clone()).or_default();
+            }
+        }
+    }
+
     /// The directory that the kernel watches under this number.
     pub(super) fn by_watch(&self, watch: i32) -> Option<DirectoryId> {
         self.tree.by_watch.get(&watch).copied()
     }
 
     /// Looks at everything.
-    pub(super) fn rescan_all(self) -> Outcome {
+    pub(super) fn rescan_all(mut self) -> Outcome {
+        // That the kernel has ended one may be among what it could not tell.
+        self.renews = true;
         let ids = all(self.tree);
         self.rescan(ids)
     }
 
     /// Looks at `places` and reports every difference.
     pub(super) fn look(mut self, mut places: Places) -> Outcome {
-        while !places.is_empty() {
+        loop {
+            let unseen = std::mem::take(&mut self.unseen);
+            let count = unseen.len();
+            for id in unseen {
+                self.all_of(id, &mut places);
+            }
+            if places.is_empty() {
+                break;
+            }
             let before = places.len();
             places = self.round(places);
-            if places.len() == before {
+            if places.len() == before && self.unseen.len() >= count {
                 break;
             }
         }
+        // What is still known and could not be looked through is looked at with what has no watch.
+        let unseen = std::mem::take(&mut self.unseen);
+        for id in &unseen {
+            let known = self.tree.directories.get_mut(id);
+            if let Some(watch) = known.and_then(|known| known.watch.take()) {
+                self.tree.by_watch.remove(&watch);
+            }
+        }
+        self.doubt(&unseen, &mut places);
         self.outcome.rest = places;
         self.outcome
     }
@@ -143,13 +183,18 @@ impl<'a> Update<'a> {
 
     /// Adds every place in a directory, known or not, and has it watched.
     fn all_of(&mut self, id: DirectoryId, places: &mut Places) {
+        if !self.tree.directories.contains_key(&id) {
+            return;
+        }
         self.watch_again(id);
-        let Some(directory) = scan::open(self.tree, id) else {
+        let names = scan::open(self.tree, id).and_then(|directory| scan::names(directory.as_fd()));
+        let Some(names) = names else {
+            self.unseen.push(id);
             return;
         };
         let known = self.tree.directories.get(&id).map(|known| &known.entries);
         let known = known.into_iter().flat_map(|entries| entries.keys().cloned());
-        let names = scan::names(directory.as_fd()).into_iter().chain(known);
+        let names = names.into_iter().chain(known);
         places
             .entry(id)
             .or_default()
@@ -231,10 +276,9 @@ impl<'a> Update<'a> {
         for (below, kind) in created {
             self.say(&below, kind, |path, kind| Change::Created { path, kind });
         }
-        for (below, kind) in modified
-            .into_iter()
-            .chain(replaced.into_iter().map(|path| (path, Kind::File)))
-        {
+        let replaced = replaced.into_iter().map(|path| (path, Kind::File));
+        let changed = std::mem::take(&mut self.changed);
+        for (below, kind) in modified.into_iter().chain(replaced).chain(changed) {
             self.say(&below, kind, |path, kind| Change::Modified { path, kind });
         }
     }
@@ -275,7 +319,9 @@ impl<'a> Update<'a> {
                 self.outcome.is_too_large = true;
                 break;
             }
-            let candidates_for_it = waiting.get_mut(&facts.identity);
+            // Where a directory lies may decide what of it is watched: then it is another one in another place.
+            let is_other = facts.kind() == Kind::Directory && self.filter.speaks_of_paths;
+            let candidates_for_it = waiting.get_mut(&facts.identity).filter(|_| !is_other);
             let index = candidates_for_it.and_then(|known| {
                 let at = known
                     .iter()
@@ -286,6 +332,9 @@ impl<'a> Update<'a> {
                 let gone = &mut missing[index];
                 if let Some(directory) = gone.directory.take() {
                     self.tree.attach(directory, parent, &name);
+                }
+                if gone.facts.has_other_content(&facts) {
+                    self.changed.push((below.clone(), facts.kind()));
                 }
                 moved.insert(index);
                 renames.push((gone.below.clone(), below, facts.kind()));
@@ -334,9 +383,14 @@ impl<'a> Update<'a> {
         let id = self.tree.add(parent, name, facts);
         self.watch_again(id);
         let (Some(directory), Some(below)) = (scan::open(self.tree, id), self.tree.below(id)) else {
+            self.unseen.push(id);
             return;
         };
-        for name in scan::names(directory.as_fd()) {
+        let Some(names) = scan::names(directory.as_fd()) else {
+            self.unseen.push(id);
+            return;
+        };
+        for name in names {
             let Some(facts) = scan::look(directory.as_fd(), &name) else {
                 continue;
             };
@@ -352,12 +406,8 @@ impl<'a> Update<'a> {
 
     /// Has the kernel watch a directory, where it does not yet.
     fn watch_again(&mut self, id: DirectoryId) {
-        if self
-            .tree
-            .directories
-            .get(&id)
-            .is_none_or(|known| known.watch.is_some())
-        {
+        let known = self.tree.directories.get(&id);
+        if known.is_none_or(|known| known.watch.is_some() && !self.renews) {
             return;
         }
         let Some(directory) = scan::open(self.tree, id) else {
@@ -372,8 +422,11 @@ impl<'a> Update<'a> {
                 {
                     other.watch = None;
                 }
-                if let Some(known) = self.tree.directories.get_mut(&id) {
-                    known.watch = Some(watch);
+                let known = self.tree.directories.get_mut(&id);
+                if let Some(before) = known.and_then(|known| known.watch.replace(watch))
+                    && before != watch
+                {
+                    self.tree.by_watch.remove(&before);
                 }
             }
             Err(errno) => self.outcome.unwatched = Some(errno),
