@@ -174,6 +174,7 @@ fn flag_link(config: &Config) -> Option<nats::LinkConfig> {
                 .relay_token
                 .clone()
                 .unwrap_or_else(|| Secret::new(String::new())),
+            allow_plaintext: config.nats.allow_plaintext,
         }),
     })
 }

@@ -265,6 +265,7 @@ impl Nats {
     pub async fn close(&self) {
         let links = self.generations();
         let told = join_all(links.iter().map(|generation| generation.link.ops.have_told()));
+        let told = futures_util::future::join(told, self.door.ports.farewell(LAST_EXITS));
         if tokio::time::timeout(LAST_EXITS, told).await.is_err() {
             tracing::debug!("a client takes no more of an operation, and does not learn how it ended");
         }

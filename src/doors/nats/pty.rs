@@ -1,11 +1,12 @@
 //! The terminal operations of the wire. A terminal is a process like any other; what is particular here is the channel over
 //! which its bytes flow.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::error::agent_error;
 use super::link::Link;
-use crate::doors::relay::{Endpoint, Owner};
+use crate::doors::relay::{Endpoint, Owner, Whereabouts};
 use crate::error::Error;
 use crate::exec::{Exit, Limits};
 use crate::ids::ProcessId;
@@ -33,7 +34,7 @@ pub(super) fn is_ours(op: &WireOp) -> bool {
 
 /// Performs one of them.
 pub(super) async fn perform(
-    link: &Link,
+    link: &Arc<Link>,
     call: &Call,
     name: &str,
     op: WireOp,
@@ -60,7 +61,7 @@ pub(super) async fn perform(
 }
 
 async fn open_terminal(
-    link: &Link,
+    link: &Arc<Link>,
     call: &Call,
     name: &str,
     open: PtyOpenRequest,
@@ -81,7 +82,16 @@ async fn open_terminal(
     let Reply::Process(process) = created else {
         return Err(plain(unexpected()));
     };
-    let ports = link.door.ports.terminal(&endpoint, &owner, &process);
+    // Tokens are renewed in the link's file: whenever the relay is dialed, it is with what stands there.
+    let present = Arc::clone(link);
+    let whereabouts: Whereabouts = Arc::new(move || {
+        let endpoint = present.config().relay.clone()?;
+        Some(Endpoint {
+            allow_plaintext: present.door.config.allow_plaintext,
+            ..endpoint
+        })
+    });
+    let ports = link.door.ports.terminal(&endpoint.url, whereabouts, &owner, &process);
     let channel = match tokio::time::timeout(REGISTER, ports).await {
         Ok(channel) => channel,
         Err(_) => Err(Error::Timeout {
@@ -190,5 +200,6 @@ pub(super) fn endpoint(url: Option<&str>, token: Option<&str>) -> Option<Endpoin
     Some(Endpoint {
         url: url.to_owned(),
         token: crate::telemetry::Secret::new(token.unwrap_or_default().to_owned()),
+        allow_plaintext: false,
     })
 }

@@ -27,12 +27,17 @@ pub(super) struct Query {
 }
 
 /// As what somebody attaches.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Role {
     /// The machine.
     Producer,
     /// Somebody who looks.
-    Viewer { epoch: u64, mode: Mode },
+    Viewer {
+        /// What its token calls it.
+        viewer: String,
+        epoch: u64,
+        mode: Mode,
+    },
 }
 
 impl Query {
@@ -127,6 +132,7 @@ pub(super) fn admit(
             is_for(claims.port == key.port, "port")?;
             is_for(claims.agent_id.is_none_or(|agent| agent == key.agent), "agent")?;
             Role::Viewer {
+                viewer: claims.viewer_id,
                 epoch: claims.lease_epoch,
                 mode: claims.mode,
             }
@@ -234,6 +240,7 @@ mod tests {
         let admitted = |open: &StreamOpen| admit(&query(), None, open, SECRET, 100).unwrap().1;
         assert_eq!(admitted(&open(StreamRole::Agent, &producer("a"))), Role::Producer);
         let looks = Role::Viewer {
+            viewer: "v".into(),
             epoch: 3,
             mode: Mode::View,
         };

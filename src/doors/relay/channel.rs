@@ -8,11 +8,13 @@
 use std::collections::VecDeque;
 
 use super::direction::{Direction, Frame};
-use crate::wire::proto::{DesktopInput, StreamClose};
+use crate::wire::proto::{DesktopInput, StreamClose, desktop_input};
 use crate::wire::relay_token::Mode;
 
 /// Pointer and key events that wait for a producer; more are too old to be of use.
 const INPUTS: usize = 1024;
+/// Bytes of the name or text of a key.
+const KEY: usize = 4096;
 
 /// An end of a channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,6 +65,8 @@ pub(super) enum Taken {
     ViewOnly,
     /// Somebody newer took its place.
     Replaced,
+    /// It is larger than anything that belongs here.
+    TooLarge,
 }
 
 #[derive(Debug)]
@@ -114,22 +118,28 @@ impl Channel {
         let id = self.number();
         self.producer = Some(id);
         self.closed = None;
-        self.to_viewer.sender_attached();
         Attached {
             id,
             first: self.to_producer.receiver_attached(resume),
         }
     }
 
-    /// A viewer attaches, in the place of whoever did before.
-    pub(super) fn attach_viewer(&mut self, epoch: u64, mode: Mode, resume: u64) -> Result<Attached, Stale> {
+    /// The viewer called `viewer` attaches, in the place of whoever did before. One that has seen nothing yet counts its
+    /// own frames from 0; one that has goes on.
+    pub(super) fn attach_viewer(
+        &mut self,
+        viewer: &str,
+        epoch: u64,
+        mode: Mode,
+        resume: u64,
+    ) -> Result<Attached, Stale> {
         if epoch < self.floor {
             return Err(Stale { floor: self.floor });
         }
         self.floor = epoch;
         let id = self.number();
         self.viewer = Some(Viewer { id, mode });
-        self.to_producer.sender_attached();
+        self.to_producer.sender_attached(viewer, resume == 0);
         Ok(Attached {
             id,
             first: self.to_viewer.receiver_attached(resume),
@@ -151,6 +161,7 @@ impl Channel {
         match side {
             Side::Producer => {
                 self.producer = None;
+                self.inputs.clear();
                 self.to_producer.receiver_left();
             }
             Side::Viewer => {
@@ -193,7 +204,15 @@ impl Channel {
     /// Takes pointer and keys from a viewer; the oldest of too many go.
     pub(super) fn input(&mut self, id: u64, input: DesktopInput) -> Taken {
         let taken = self.may_write(Side::Viewer, id);
-        if taken == Taken::Yes {
+        let size = match &input.event {
+            Some(desktop_input::Event::Key(key)) => key.key.len(),
+            _ => 0,
+        };
+        if size > KEY {
+            return Taken::TooLarge;
+        }
+        // A click of before is worth nothing to a machine that comes back.
+        if taken == Taken::Yes && self.producer.is_some() {
             if self.inputs.len() == INPUTS {
                 self.inputs.pop_front();
             }
@@ -209,7 +228,7 @@ impl Channel {
             (Taken::Yes, Side::Producer) => self.closed = Some(close),
             (Taken::Yes, Side::Viewer) => self.left = Some(close),
             // Who only looks leaves without a word.
-            (Taken::ViewOnly | Taken::Replaced, _) => {}
+            (Taken::ViewOnly | Taken::Replaced | Taken::TooLarge, _) => {}
         }
         taken
     }
@@ -272,7 +291,7 @@ mod tests {
         assert_eq!(channel.frame(Side::Producer, producer, frame(0)), Taken::Yes);
         assert_eq!(channel.close(Side::Producer, producer, close()), Taken::Yes);
         for _ in 0..2 {
-            let viewer = channel.attach_viewer(0, Mode::Control, 0).unwrap();
+            let viewer = channel.attach_viewer("v", 0, Mode::Control, 0).unwrap();
             assert_eq!(viewer.first, 0);
             assert_eq!(channel.next(Side::Viewer, viewer.id), Next::Frame(frame(0)));
             assert_eq!(channel.next(Side::Viewer, viewer.id), Next::Close(close()));
@@ -294,13 +313,13 @@ mod tests {
     #[test]
     fn who_comes_later_takes_the_place_unless_its_lease_is_older() {
         let mut channel = Channel::new(1000);
-        let first = channel.attach_viewer(2, Mode::Control, 0).unwrap();
+        let first = channel.attach_viewer("v", 2, Mode::Control, 0).unwrap();
         assert_eq!(
-            channel.attach_viewer(1, Mode::Control, 0),
+            channel.attach_viewer("v", 1, Mode::Control, 0),
             Err(Stale { floor: 2 })
         );
         assert_eq!(channel.next(Side::Viewer, first.id), Next::Nothing, "it stays");
-        let second = channel.attach_viewer(2, Mode::Control, 0).unwrap();
+        let second = channel.attach_viewer("v", 2, Mode::Control, 0).unwrap();
         assert_eq!(channel.next(Side::Viewer, first.id), Next::Replaced);
         assert_eq!(channel.frame(Side::Viewer, first.id, frame(0)), Taken::Replaced);
         channel.detach(Side::Viewer, first.id);
@@ -321,7 +340,7 @@ mod tests {
     fn who_may_only_look_sends_nothing() {
         let mut channel = Channel::new(1000);
         let producer = channel.attach_producer(0).id;
-        let viewer = channel.attach_viewer(0, Mode::View, 0).unwrap().id;
+        let viewer = channel.attach_viewer("v", 0, Mode::View, 0).unwrap().id;
         assert_eq!(channel.frame(Side::Viewer, viewer, frame(0)), Taken::ViewOnly);
         assert_eq!(channel.input(viewer, DesktopInput::default()), Taken::ViewOnly);
         assert_eq!(channel.close(Side::Viewer, viewer, close()), Taken::ViewOnly);

@@ -15,7 +15,6 @@ use super::admit::{Query, Role, admit};
 use super::channel::{Next, Side, Taken};
 use super::direction::Frame;
 use super::hub::{Hub, Shared};
-use super::rate::Rate;
 use super::server::Limits;
 use crate::error::Error;
 use crate::wire::proto::{
@@ -114,11 +113,11 @@ where
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let (key, role) = admit(query, hub.only_live(query), &open, &limits.secret, now.as_secs())?;
     let channel = key.channel.clone();
-    let (shared, attached) = hub.attach(key, role, open.resume_from_seq)?;
     let side = match role {
         Role::Producer => Side::Producer,
         Role::Viewer { .. } => Side::Viewer,
     };
+    let (shared, attached) = hub.attach(key, role, open.resume_from_seq)?;
     // From here on it is detached however this ends.
     let attachment = Attachment {
         hub: Arc::clone(hub),
@@ -197,7 +196,7 @@ impl Attachment {
     where
         S: AsyncRead + AsyncWrite + Send + Unpin,
     {
-        let mut rate = Rate::new(limits.rate, limits.burst, Instant::now());
+        let allowed = (limits.rate, limits.burst);
         let bytes = self.hub.counts.bytes.with_label_values(&[name(self.side)]);
         // What has come at once is told at once: the other end is woken for a batch and not for each frame.
         let mut untold = 0;
@@ -228,7 +227,7 @@ impl Attachment {
                 Packet::Close(_) => return self.gone(untold),
                 Packet::Text(_) | Packet::Ping(_) | Packet::Pong(_) | Packet::Frame(_) => continue,
             };
-            if !rate.allows(message.len(), Instant::now()) {
+            if !self.shared.allows(self.side, message.len(), allowed, Instant::now()) {
                 self.hub.counts.rate_limited.inc();
                 let what = format!("more than {} bytes a second", limits.rate);
                 return Gone::Closed(StreamCloseReason::RateLimited, what);
@@ -287,6 +286,9 @@ impl Attachment {
             other => return Err(wrong(format!("{} does not belong here", other.name()))),
         };
         drop(channel);
+        if taken == Taken::TooLarge {
+            return Err(wrong("a key has a name of more than 4096 bytes".into()));
+        }
         if taken == Taken::ViewOnly {
             self.hub.counts.view_only.inc();
         }

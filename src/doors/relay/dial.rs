@@ -99,6 +99,12 @@ async fn connect(endpoint: &Endpoint, channel: &StreamChannel) -> Result<Socket,
             )));
         }
     };
+    if !is_tls && !endpoint.allow_plaintext && !crate::web::is_this_machine(host) {
+        return Err(invalid(format!(
+            "{} would send the token unencrypted; use wss://, or set nats.allow_plaintext",
+            endpoint.url
+        )));
+    }
     let port = uri.port_u16().unwrap_or(usual);
     let stream = crate::web::dial(host, port, is_tls)
         .await

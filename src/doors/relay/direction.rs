@@ -1,8 +1,8 @@
 //! Frames on their way from one end of a channel to the other, in a ring bounded by bytes. Pure.
 //!
 //! A frame keeps the sequence that its sender gave it, so that whoever receives can say where to go on. The direction from
-//! viewers is numbered anew for each of them: a viewer that begins at 0 is another one, and the producer is to see one
-//! sequence that only grows.
+//! viewers is numbered anew: each viewer counts its own frames, goes on with them when it comes back, also behind others, and
+//! the producer is to see one sequence that only grows.
 
 use std::collections::VecDeque;
 
@@ -35,6 +35,20 @@ impl Frame {
     }
 }
 
+/// Senders that are known at once; who was here longest ago is a new one when it comes back.
+const SENDERS: usize = 64;
+/// A relay that was restarted does not know how far a viewer was. One whose first frame lies so close before what the
+/// producer expects says again what it is not sure of; else it counts otherwise, because it was not the first.
+const UNSURE: u64 = 16;
+
+/// One of several that send in the same direction, one after the other.
+#[derive(Debug)]
+struct Sender {
+    name: String,
+    /// In its own numbers: the first frame that came, and what comes next.
+    numbers: Option<(u64, u64)>,
+}
+
 /// One direction of a channel.
 #[derive(Debug)]
 pub(super) struct Direction {
@@ -45,12 +59,10 @@ pub(super) struct Direction {
     limit: usize,
     /// What comes next is numbered so at least.
     next: u64,
-    /// Whether senders that begin anew are taken for others.
+    /// Senders are told apart, and their frames numbered here.
     renumbers: bool,
-    /// Added to what the sender says.
-    offset: u64,
-    /// Whether the sender that is attached has sent a frame.
-    begun: bool,
+    /// Those that are known, the one that is attached last.
+    senders: Vec<Sender>,
     /// Whether a frame was ever handed on.
     delivered: bool,
     /// There is somebody who receives, who is sent this one next and has so many bytes before it.
@@ -67,8 +79,7 @@ impl Direction {
             limit,
             next: 0,
             renumbers,
-            offset: 0,
-            begun: false,
+            senders: Vec::new(),
             delivered: false,
             receiving: false,
             sent: 0,
@@ -76,21 +87,30 @@ impl Direction {
         }
     }
 
-    /// Another sender is there, or the same one again.
-    pub(super) fn sender_attached(&mut self) {
-        self.begun = false;
+    /// Somebody sends from now on; `begins` says that it counts from its first frame, whatever came of it before.
+    pub(super) fn sender_attached(&mut self, name: &str, begins: bool) {
+        let known = self.senders.iter().position(|sender| sender.name == name);
+        let mut sender = match known {
+            Some(at) => self.senders.remove(at),
+            None => Sender {
+                name: name.to_owned(),
+                numbers: None,
+            },
+        };
+        if begins {
+            sender.numbers = None;
+        }
+        if self.senders.len() == SENDERS {
+            self.senders.remove(0);
+        }
+        self.senders.push(sender);
     }
 
     /// Takes a frame of the sender; false when it was there already.
     pub(super) fn take(&mut self, frame: Frame) -> bool {
-        if self.renumbers && !self.begun && frame.seq == 0 {
-            self.offset = self.next;
-        }
-        self.begun = true;
-        let seq = frame.seq.saturating_add(self.offset);
-        if seq < self.next {
+        let Some(seq) = self.number(frame.seq) else {
             return false;
-        }
+        };
         self.next = seq.saturating_add(1);
         let frame = frame.numbered(seq);
         self.bytes += frame.message.len();
@@ -100,6 +120,32 @@ impl Direction {
         self.ring.push_back(frame);
         self.shrink();
         true
+    }
+
+    /// The number of a frame that its sender calls `seq`; `None` when it was there already.
+    fn number(&mut self, seq: u64) -> Option<u64> {
+        let sender = self.senders.last_mut().filter(|_| self.renumbers);
+        let Some(sender) = sender else {
+            return (seq >= self.next).then_some(seq);
+        };
+        let after = seq.saturating_add(1);
+        let number = match &mut sender.numbers {
+            Some((_, next)) if seq < *next => return None,
+            Some((_, next)) => {
+                let missing = seq - *next;
+                *next = after;
+                self.next.saturating_add(missing)
+            }
+            none => {
+                *none = Some((seq, after));
+                if is_unsure(seq, self.next) && !self.delivered && self.ring.is_empty() {
+                    // What comes before is known to whoever receives.
+                    return (seq >= self.next).then_some(seq);
+                }
+                self.next
+            }
+        };
+        Some(number)
     }
 
     /// Lets go of the oldest, but never of what somebody waits for.
@@ -126,26 +172,28 @@ impl Direction {
         first
     }
 
-    /// Whoever receives has seen more than we know of, because we began after it did: what a sender that begins at 0 has sent
-    /// comes behind that.
+    /// Whoever receives has seen more than we know of, because we began after it did: what has come here counts on behind
+    /// that, unless it is said again.
     fn begin_at(&mut self, resume: u64) {
         let begins = self.ring.front().map_or(0, |frame| frame.seq);
         if begins > 0 || resume <= begins {
             return;
         }
+        let first = match self.senders.as_slice() {
+            [only] => only.numbers.map(|(first, _)| first),
+            _ => None,
+        };
+        let shift = first.filter(|first| is_unsure(*first, resume)).unwrap_or(resume);
         let ring = std::mem::take(&mut self.ring);
         self.ring = ring
             .into_iter()
             .map(|frame| {
-                let seq = frame.seq + resume;
+                let seq = frame.seq + shift;
                 frame.numbered(seq)
             })
             .collect();
         self.bytes = self.ring.iter().map(|frame| frame.message.len()).sum();
-        if self.begun {
-            self.offset += resume;
-        }
-        self.next += resume;
+        self.next += shift;
     }
 
     /// Nobody receives any more.
@@ -175,6 +223,11 @@ impl Direction {
     pub(super) fn has_room(&self) -> bool {
         !self.receiving || self.waiting < self.limit / 2 || self.waiting == 0
     }
+}
+
+/// Whether a sender that begins at `first` says again what lies before `expected`.
+fn is_unsure(first: u64, expected: u64) -> bool {
+    first > 0 && first <= expected && expected - first <= UNSURE
 }
 
 #[cfg(test)]
@@ -267,43 +320,74 @@ mod tests {
 
     #[test]
     fn viewers_one_after_the_other_are_one_sequence_for_the_producer() {
-        let mut direction = Direction::new(100, true);
+        let mut direction = Direction::new(1000, true);
         direction.receiver_attached(0);
-        direction.sender_attached();
+        direction.sender_attached("a", true);
         direction.take(frame(0, "a"));
         direction.take(frame(1, "b"));
-        // The same one goes on after its connection was cut; what it says again is known.
-        direction.sender_attached();
-        assert!(!direction.take(frame(1, "b")));
+        // The same one goes on after its connection was cut; what it says again is known, also the first.
+        direction.sender_attached("a", false);
+        for known in ["a", "b"].iter().zip(0..) {
+            assert!(!direction.take(frame(known.1, known.0)));
+        }
         assert!(direction.take(frame(2, "c")));
         // Another one begins at 0.
-        direction.sender_attached();
+        direction.sender_attached("b", true);
         direction.take(frame(0, "d"));
         direction.take(frame(1, "e"));
+        // The first comes back, and goes on with its own numbers.
+        direction.sender_attached("a", false);
+        assert!(!direction.take(frame(2, "c")));
+        assert!(direction.take(frame(3, "f")));
+        // Its page is loaded anew.
+        direction.sender_attached("a", true);
+        assert!(direction.take(frame(0, "g")));
         let seen = all(&mut direction);
-        assert_eq!(seen, told(&[(0, "a"), (1, "b"), (2, "c"), (3, "d"), (4, "e")]));
+        let expected = [(0, "a"), (1, "b"), (2, "c"), (3, "d"), (4, "e"), (5, "f"), (6, "g")];
+        assert_eq!(seen, told(&expected));
     }
 
     #[test]
-    fn after_a_restart_of_the_relay_the_producer_hears_the_viewer_that_was_first() {
-        let mut direction = Direction::new(100, true);
-        direction.sender_attached();
+    fn after_a_restart_of_the_relay_the_producer_hears_every_viewer() {
+        let mut direction = Direction::new(1000, true);
+        direction.sender_attached("a", true);
         direction.take(frame(0, "x"));
         direction.take(frame(1, "y"));
         assert_eq!(direction.receiver_attached(50), 50);
         direction.take(frame(2, "z"));
         assert_eq!(all(&mut direction), told(&[(50, "x"), (51, "y"), (52, "z")]));
-        // One that goes on with its own numbers.
-        let mut direction = Direction::new(100, true);
-        direction.sender_attached();
-        direction.take(frame(49, "known"));
-        direction.take(frame(50, "new"));
-        assert_eq!(direction.receiver_attached(50), 50);
-        assert_eq!(all(&mut direction), told(&[(50, "new")]));
+        // One that was the first, and says again what it is not sure of.
+        for producer_first in [true, false] {
+            let mut direction = Direction::new(1000, true);
+            if producer_first {
+                assert_eq!(direction.receiver_attached(50), 50);
+            }
+            direction.sender_attached("a", false);
+            direction.take(frame(49, "known"));
+            direction.take(frame(50, "new"));
+            if !producer_first {
+                assert_eq!(direction.receiver_attached(50), 50);
+            }
+            assert_eq!(all(&mut direction), told(&[(50, "new")]), "{producer_first}");
+        }
+        // One that was not, and goes on with numbers of its own.
+        for producer_first in [true, false] {
+            let mut direction = Direction::new(1000, true);
+            if producer_first {
+                assert_eq!(direction.receiver_attached(50), 50);
+            }
+            direction.sender_attached("b", false);
+            direction.take(frame(6, "x"));
+            direction.take(frame(7, "y"));
+            if !producer_first {
+                assert_eq!(direction.receiver_attached(50), 50);
+            }
+            assert_eq!(all(&mut direction), told(&[(50, "x"), (51, "y")]), "{producer_first}");
+        }
         // The producer first, then a new viewer.
-        let mut direction = Direction::new(100, true);
+        let mut direction = Direction::new(1000, true);
         assert_eq!(direction.receiver_attached(50), 50);
-        direction.sender_attached();
+        direction.sender_attached("a", true);
         direction.take(frame(0, "x"));
         assert_eq!(all(&mut direction), told(&[(50, "x")]));
     }
@@ -334,7 +418,7 @@ mod tests {
             steps in proptest::collection::vec(step(), 1..80), renumbers in any::<bool>(),
         ) {
             let mut direction = Direction::new(1 << 20, renumbers);
-            direction.sender_attached();
+            direction.sender_attached("a", true);
             direction.receiver_attached(0);
             let data = |seq: u64| seq.to_string();
             let sent = |seq| frame(seq, &data(seq));
@@ -345,14 +429,12 @@ mod tests {
                         prop_assert!(direction.take(sent(next)));
                         next += 1;
                     },
-                    // It has begun: one that says 0 again would be another.
-                    Step::SenderBack(again) if next > again => {
-                        direction.sender_attached();
-                        for seq in (next - again).max(1)..next {
+                    Step::SenderBack(again) => {
+                        direction.sender_attached("a", false);
+                        for seq in next.saturating_sub(again)..next {
                             prop_assert!(!direction.take(sent(seq)));
                         }
                     }
-                    Step::SenderBack(_) => {}
                     Step::Receive(frames) => for _ in 0..frames {
                         let Some(frame) = direction.next() else { break };
                         prop_assert_eq!(frame.seq, expected);

@@ -10,7 +10,11 @@ use tokio::sync::Notify;
 
 use super::admit::{Key, Query, Role};
 use super::channel::{Attached, Channel, Side};
+use super::rate::Rate;
 use crate::error::Error;
+
+/// Channels at once: each may hold two rings.
+const CHANNELS: usize = 8192;
 
 /// The channels.
 pub(super) struct Hub {
@@ -27,6 +31,9 @@ pub(super) struct Shared {
     pub(super) news: Notify,
     /// There may be room for more.
     pub(super) room: Notify,
+    /// What each end may still send: dialing again does not fill it up.
+    producer_rate: Mutex<Option<Rate>>,
+    viewer_rate: Mutex<Option<Rate>>,
     /// Since when nobody is attached.
     idle: Mutex<Option<Instant>>,
 }
@@ -70,6 +77,12 @@ impl Hub {
     pub(super) fn attach(&self, key: Key, role: Role, resume: u64) -> Result<(Arc<Shared>, Attached), Error> {
         // Under one lock, so that nobody removes the channel in between.
         let mut channels = self.channels.lock();
+        if channels.len() >= CHANNELS && !channels.contains_key(&key) {
+            return Err(Error::Overloaded {
+                what: "the number of channels of this relay",
+                reason: format!("{CHANNELS} are known; those that nobody is attached to go after two minutes"),
+            });
+        }
         let shared = Arc::clone(
             channels
                 .entry(key)
@@ -77,8 +90,8 @@ impl Hub {
         );
         let attached = match role {
             Role::Producer => shared.channel.lock().attach_producer(resume),
-            Role::Viewer { epoch, mode } => {
-                let attached = shared.channel.lock().attach_viewer(epoch, mode, resume);
+            Role::Viewer { viewer, epoch, mode } => {
+                let attached = shared.channel.lock().attach_viewer(&viewer, epoch, mode, resume);
                 attached.map_err(|stale| Error::Forbidden {
                     reason: format!("the lease {epoch} is older than {}", stale.floor),
                 })?
@@ -127,8 +140,19 @@ impl Shared {
             channel: Mutex::new(Channel::new(ring)),
             news: Notify::new(),
             room: Notify::new(),
+            producer_rate: Mutex::default(),
+            viewer_rate: Mutex::default(),
             idle: Mutex::default(),
         }
+    }
+
+    /// Whether one end may send so many bytes now.
+    pub(super) fn allows(&self, side: Side, bytes: usize, (rate, burst): (u64, u64), now: Instant) -> bool {
+        let mut bucket = match side {
+            Side::Producer => self.producer_rate.lock(),
+            Side::Viewer => self.viewer_rate.lock(),
+        };
+        bucket.get_or_insert_with(|| Rate::new(rate, burst, now)).allows(bytes, now)
     }
 
     /// The connection of an attachment is gone.

@@ -19,7 +19,7 @@ mod tls;
 use crate::telemetry::Secret;
 
 pub use server::{Config, Server};
-pub use terminal::{Owner, Ports};
+pub use terminal::{Owner, Ports, Whereabouts};
 
 /// Where a relay is, and what a producer presents to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,4 +28,6 @@ pub struct Endpoint {
     pub url: String,
     /// The producer token.
     pub token: Secret<String>,
+    /// Whether `ws://` may be dialed when the relay is not on loopback: the token travels in clear then.
+    pub allow_plaintext: bool,
 }

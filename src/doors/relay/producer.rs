@@ -13,7 +13,7 @@ use bytes::Bytes;
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
 use parking_lot::Mutex;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio_tungstenite::tungstenite::Message as Packet;
 
 use super::Endpoint;
@@ -33,7 +33,26 @@ const FAREWELL: Duration = Duration::from_secs(5);
 /// The ping that confirms it.
 const LAST: &[u8] = b"last";
 /// What viewers say that waits for the source; then the relay waits.
-const INBOX: usize = 64;
+const INBOX: usize = 1024;
+
+/// Bytes that are said again before the relay is asked whether it has them.
+const AGAIN: usize = 128 << 10;
+/// Bytes a second that are tried first behind a refusal for too many, and the least.
+const PACE: (f64, f64) = (4.0 * 1024.0 * 1024.0, 16.0 * 1024.0);
+
+/// Where the relay is, and what opens it, as far as that is known now: tokens are renewed.
+pub type Whereabouts = Arc<dyn Fn() -> Option<Endpoint> + Send + Sync>;
+
+/// Whether the relay knows of a channel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum State {
+    /// Its bytes flow.
+    Attached,
+    /// It is dialed again.
+    Lost,
+    /// It said why not; it is asked again.
+    Refused(String),
+}
 
 /// What a source says.
 #[derive(Debug)]
@@ -63,11 +82,28 @@ type Sink = SplitSink<Socket, Packet>;
 
 /// A producer that is attached, before it runs.
 pub(super) struct Producer {
-    endpoint: Endpoint,
+    whereabouts: Whereabouts,
     channel: StreamChannel,
     shared: Arc<Shared>,
     inbox: mpsc::Sender<Said>,
+    state: watch::Sender<State>,
     socket: Socket,
+    /// Bytes a second, where the relay has said that there were too many.
+    pace: Option<f64>,
+}
+
+/// What those who wait for a channel look at.
+#[derive(Debug, Clone)]
+pub(super) struct Watched {
+    pub(super) state: watch::Receiver<State>,
+    shared: Arc<Shared>,
+}
+
+impl Watched {
+    /// Has a lost relay dialed now.
+    pub(super) fn dial_now(&self) {
+        self.shared.dial.notify_waiters();
+    }
 }
 
 /// What receiving and sending share.
@@ -76,12 +112,16 @@ struct Shared {
     session: Mutex<Session>,
     /// The relay confirmed something.
     confirmed: Notify,
+    /// Somebody wants the channel now.
+    dial: Notify,
 }
 
 /// How a connection ended.
 enum Ended {
     /// Dial again.
     Lost(String),
+    /// Dial again, and send less.
+    TooFast(String),
     /// There is nothing more to be done.
     Over,
 }
@@ -93,68 +133,121 @@ impl Producer {
     ///
     /// As [`attach`].
     pub(super) async fn open(
-        endpoint: Endpoint,
+        whereabouts: Whereabouts,
         channel: StreamChannel,
-    ) -> Result<(Self, mpsc::Receiver<Said>), Error> {
+    ) -> Result<(Self, mpsc::Receiver<Said>, Watched), Error> {
+        let endpoint = whereabouts().ok_or_else(|| no_relay(&channel))?;
         let (socket, first) = attach(&endpoint, &channel, 0).await?;
         let (inbox, said) = mpsc::channel(INBOX);
+        let (state, watched) = watch::channel(State::Attached);
+        let shared: Arc<Shared> = Arc::default();
         let producer = Self {
-            endpoint,
+            whereabouts,
             channel,
-            shared: Arc::default(),
+            shared: Arc::clone(&shared),
             inbox,
+            state,
             socket,
+            pace: None,
         };
         producer.connected(first);
-        Ok((producer, said))
+        let watched = Watched {
+            state: watched,
+            shared,
+        };
+        Ok((producer, said, watched))
     }
 
-    /// Runs until the source has ended and the relay knows, or the daemon stops.
+    /// Runs until the source has ended and the relay knows, or the daemon stops and the relay is lost.
     pub(super) async fn run(mut self, mut source: impl Source, tasks: &Tasks) {
         let mut ended = None;
         let mut pause = PAUSE.0;
         loop {
+            let before = self.shared.session.lock().progress();
             let (sink, stream) = self.socket.split();
             let connection = Connection {
                 channel: &self.channel,
                 shared: &self.shared,
                 inbox: &self.inbox,
+                pace: self.pace,
             };
-            let why = tokio::select! {
-                why = connection.run(sink, stream, &mut source, &mut ended) => why,
-                () = tasks.stopping() => return,
+            let why = match connection.run(sink, stream, &mut source, &mut ended).await {
+                Ended::Over => return,
+                Ended::Lost(why) => why,
+                Ended::TooFast(why) => {
+                    self.pace = Some(self.pace.map_or(PACE.0, |pace| (pace / 2.0).max(PACE.1)));
+                    why
+                }
             };
-            let Ended::Lost(why) = why else { return };
             tracing::info!(
                 channel = self.channel.channel_id,
                 why,
                 "the relay was lost, it is dialed again"
             );
-            self.socket = loop {
-                tokio::select! {
-                    () = tokio::time::sleep(pause.mul_f64(fastrand::f64())) => {}
-                    () = tasks.stopping() => return,
-                }
-                let resume = self.shared.session.lock().resume_from();
-                match attach(&self.endpoint, &self.channel, resume).await {
-                    Ok((socket, first)) => {
-                        pause = PAUSE.0;
-                        let lost = self.shared.session.lock().connected(first);
-                        warn_of(lost, &self.channel);
-                        break socket;
-                    }
-                    Err(error) => {
-                        pause = (pause * 2).min(PAUSE.1);
-                        tracing::debug!(channel = self.channel.channel_id, %error, "the relay cannot be attached to");
-                    }
-                }
+            // A connection that was of no use is no reason to hurry.
+            if self.shared.session.lock().progress() > before {
+                pause = PAUSE.0;
+            }
+            self.state.send_replace(State::Lost);
+            let Some(socket) = dial_again(&self.whereabouts, &self.channel, &self.shared, &self.state, &mut pause, tasks).await
+            else {
+                return;
             };
+            self.state.send_replace(State::Attached);
+            self.socket = socket;
         }
     }
 
     fn connected(&self, first: u64) {
         let lost = self.shared.session.lock().connected(first);
         warn_of(lost, &self.channel);
+    }
+}
+
+/// Dials until the relay takes the channel; `None` when the daemon stops.
+async fn dial_again(
+    whereabouts: &Whereabouts,
+    channel: &StreamChannel,
+    shared: &Shared,
+    state: &watch::Sender<State>,
+    pause: &mut Duration,
+    tasks: &Tasks,
+) -> Option<Socket> {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(pause.mul_f64(fastrand::f64())) => {}
+            () = shared.dial.notified() => {}
+            () = tasks.stopping() => return None,
+        }
+        *pause = (*pause * 2).min(PAUSE.1);
+        let resume = shared.session.lock().resume_from();
+        let attached = match whereabouts() {
+            Some(endpoint) => attach(&endpoint, channel, resume).await,
+            None => Err(no_relay(channel)),
+        };
+        match attached {
+            Ok((socket, first)) => {
+                let lost = shared.session.lock().connected(first);
+                warn_of(lost, channel);
+                return Some(socket);
+            }
+            Err(error @ Error::Forbidden { .. }) => {
+                let refused = State::Refused(error.to_string());
+                if state.send_replace(refused.clone()) != refused {
+                    tracing::warn!(channel = channel.channel_id, %error, "a channel waits for what lets it in again");
+                }
+            }
+            Err(error) => {
+                tracing::debug!(channel = channel.channel_id, %error, "the relay cannot be attached to");
+            }
+        }
+    }
+}
+
+fn no_relay(channel: &StreamChannel) -> Error {
+    Error::Unavailable {
+        what: "the relay".into(),
+        reason: format!("the connection of channel {} names none any more", channel.channel_id),
     }
 }
 
@@ -173,6 +266,7 @@ struct Connection<'a> {
     channel: &'a StreamChannel,
     shared: &'a Shared,
     inbox: &'a mpsc::Sender<Said>,
+    pace: Option<f64>,
 }
 
 impl Connection<'_> {
@@ -184,6 +278,8 @@ impl Connection<'_> {
         ended: &mut Option<StreamCloseReason>,
     ) -> Ended {
         tokio::select! {
+            // A word of farewell says more than a failed write.
+            biased;
             ended = self.receive(&mut stream) => ended,
             sent = self.send(&mut sink, source, ended) => match sent {
                 Ok(()) => Ended::Over,
@@ -200,8 +296,19 @@ impl Connection<'_> {
         ended: &mut Option<StreamCloseReason>,
     ) -> tokio_tungstenite::tungstenite::Result<()> {
         let again: Vec<Sent> = self.shared.session.lock().unconfirmed().cloned().collect();
+        let mut unasked = 0;
         for sent in again {
+            let (size, behind) = (sent.data.len(), sent.seq + 1);
             sink.feed(self.frame(sent)).await?;
+            self.keep_pace(sink, size).await?;
+            unasked += size;
+            if unasked >= AGAIN {
+                unasked = 0;
+                let ping = self.shared.session.lock().ask_behind(behind);
+                if let Some(ping) = ping {
+                    sink.send(Packet::Ping(ping)).await?;
+                }
+            }
         }
         let mut asking = tokio::time::interval(PING);
         while ended.is_none() {
@@ -213,7 +320,9 @@ impl Connection<'_> {
                 produced = source.next(), if has_room => match produced {
                     Produced::Frames(frames) => for data in frames {
                         let sent = self.shared.session.lock().send(data, unix_ms());
+                        let size = sent.data.len();
                         sink.feed(self.frame(sent)).await?;
+                        self.keep_pace(sink, size).await?;
                     },
                     Produced::End(reason) => *ended = Some(reason),
                 },
@@ -231,6 +340,15 @@ impl Connection<'_> {
         // Who receives tells when it is confirmed; without that it is said again over another connection.
         tokio::time::sleep(FAREWELL).await;
         Err(tokio_tungstenite::tungstenite::Error::ConnectionClosed)
+    }
+
+    /// Waits as long as so many bytes take, where the relay has said that they come too fast.
+    async fn keep_pace(&self, sink: &mut Sink, bytes: usize) -> tokio_tungstenite::tungstenite::Result<()> {
+        if let Some(pace) = self.pace {
+            sink.flush().await?;
+            tokio::time::sleep(Duration::from_secs_f64(bytes as f64 / pace)).await;
+        }
+        Ok(())
     }
 
     /// Flushes, with a ping behind what is not confirmed.
@@ -280,7 +398,9 @@ impl Connection<'_> {
         }
     }
 
+    /// Cancel-safe: a frame that could not be handed over was not received, and comes again.
     async fn take(&self, message: Message) -> Option<Ended> {
+        let place = self.inbox.reserve().await;
         let said = match message {
             Message::Frame(frame) => {
                 let received = self.shared.session.lock().received(frame.seq);
@@ -297,12 +417,12 @@ impl Connection<'_> {
                     tracing::warn!(channel = self.channel.channel_id, why);
                     return Some(Ended::Over);
                 }
-                StreamCloseReason::RateLimited | StreamCloseReason::TransportError => {
-                    return Some(Ended::Lost(format!(
-                        "{}: {}",
-                        close.reason().as_str_name(),
-                        close.message
-                    )));
+                reason @ (StreamCloseReason::RateLimited | StreamCloseReason::TransportError) => {
+                    let why = format!("{}: {}", reason.as_str_name(), close.message);
+                    return Some(match reason {
+                        StreamCloseReason::RateLimited => Ended::TooFast(why),
+                        _ => Ended::Lost(why),
+                    });
                 }
                 StreamCloseReason::Normal
                 | StreamCloseReason::ProcessExit
@@ -312,7 +432,9 @@ impl Connection<'_> {
             Message::Input(_) | Message::Open(_) | Message::OpenAck(_) => return None,
         };
         // A source that has ended takes nothing more.
-        let _ended_already = self.inbox.send(said).await;
+        if let Ok(place) = place {
+            place.send(said);
+        }
         None
     }
 }

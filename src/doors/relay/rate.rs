@@ -28,8 +28,12 @@ impl Rate {
         let passed: Duration = now.saturating_duration_since(self.at);
         self.at = now;
         self.left = (self.left + self.per_second * passed.as_secs_f64()).min(self.burst);
-        self.left -= bytes as f64;
-        self.left >= 0.0
+        // What is refused does not count: whoever waits long enough is let through.
+        let fits = self.left >= bytes as f64;
+        if fits {
+            self.left -= bytes as f64;
+        }
+        fits
     }
 }
 

@@ -46,6 +46,8 @@ pub(super) struct Session {
     /// A ping that is on its way: its number, and the number of the first frame behind it.
     asked: Option<(u64, u64)>,
     pings: u64,
+    /// Frames that were confirmed or received: whether a connection was of use.
+    progress: u64,
 }
 
 impl Session {
@@ -88,11 +90,16 @@ impl Session {
 
     /// The payload of a ping, where there is something to confirm and none is on its way.
     pub(super) fn ask(&mut self) -> Option<Bytes> {
+        self.ask_behind(self.next_sent)
+    }
+
+    /// The same, for the frames before `behind`: what is said again has not all been sent yet.
+    pub(super) fn ask_behind(&mut self, behind: u64) -> Option<Bytes> {
         if self.unconfirmed.is_empty() || self.asked.is_some() {
             return None;
         }
         self.pings += 1;
-        self.asked = Some((self.pings, self.next_sent));
+        self.asked = Some((self.pings, behind));
         Some(Bytes::copy_from_slice(&self.pings.to_be_bytes()))
     }
 
@@ -106,7 +113,13 @@ impl Session {
         while let Some(oldest) = self.unconfirmed.front().filter(|sent| sent.seq < behind) {
             self.bytes -= oldest.data.len();
             self.unconfirmed.pop_front();
+            self.progress += 1;
         }
+    }
+
+    /// Frames that were confirmed or received so far.
+    pub(super) fn progress(&self) -> u64 {
+        self.progress
     }
 
     /// A frame of the other end came.
@@ -116,6 +129,7 @@ impl Session {
         }
         let lost = seq - self.next_received;
         self.next_received = seq.saturating_add(1);
+        self.progress += 1;
         if lost == 0 {
             Received::New
         } else {

@@ -2,13 +2,14 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use tokio::sync::{OnceCell, mpsc};
+use tokio::sync::{Notify, OnceCell, mpsc};
 
-use super::Endpoint;
-use super::producer::{Produced, Producer, Said, Source};
+use super::producer::{Produced, Producer, Said, Source, State, Watched};
+pub use super::producer::Whereabouts;
 use crate::error::Error;
 use crate::exec::Process;
 use crate::ids::ProcessId;
@@ -33,7 +34,9 @@ pub struct Ports {
     terminals: Arc<Terminals>,
     tasks: Tasks,
     /// By the process and the relay's address; empty while the first of those who ask attaches.
-    live: Mutex<HashMap<Place, Arc<OnceCell<StreamChannel>>>>,
+    live: Mutex<HashMap<Place, Arc<OnceCell<(StreamChannel, Watched)>>>>,
+    /// A channel has ended.
+    gone: Notify,
 }
 
 /// Whose channel it is to be.
@@ -54,10 +57,12 @@ impl Ports {
             terminals: Arc::clone(terminals),
             tasks: tasks.clone(),
             live: Mutex::default(),
+            gone: Notify::new(),
         })
     }
 
-    /// The channel of a terminal; when this answers, its bytes flow. The same one for whoever asks again.
+    /// The channel of a terminal; when this answers, its bytes flow. The same one for whoever asks again. `whereabouts`
+    /// says where the relay is, whenever it is dialed.
     ///
     /// # Errors
     ///
@@ -65,28 +70,49 @@ impl Ports {
     /// reached.
     pub async fn terminal(
         self: &Arc<Self>,
-        endpoint: &Endpoint,
+        url: &str,
+        whereabouts: Whereabouts,
         owner: &Owner,
         process: &Arc<Process>,
     ) -> Result<StreamChannel, Error> {
-        let place = (process.id(), endpoint.url.clone());
+        let place = (process.id(), url.to_owned());
         let cell = Arc::clone(self.live.lock().entry(place.clone()).or_default());
         let opened = cell
-            .get_or_try_init(|| self.open(endpoint, owner, process, place.clone()))
+            .get_or_try_init(|| self.open(whereabouts, owner, process, place.clone()))
             .await;
-        if opened.is_err() {
-            self.live.lock().remove(&place);
-        }
-        opened.cloned()
+        let (channel, watched) = match opened {
+            Ok(opened) => opened.clone(),
+            Err(error) => {
+                self.live.lock().remove(&place);
+                return Err(error);
+            }
+        };
+        attached(watched).await?;
+        Ok(channel)
+    }
+
+    /// Waits until the relay knows that the terminals have ended, for so long at most.
+    pub async fn farewell(&self, limit: Duration) {
+        let all_gone = async {
+            loop {
+                let mut gone = std::pin::pin!(self.gone.notified());
+                gone.as_mut().enable();
+                if self.live.lock().is_empty() {
+                    return;
+                }
+                gone.await;
+            }
+        };
+        let _late_ones_are_left = tokio::time::timeout(limit, all_gone).await;
     }
 
     async fn open(
         self: &Arc<Self>,
-        endpoint: &Endpoint,
+        whereabouts: Whereabouts,
         owner: &Owner,
         process: &Arc<Process>,
         place: Place,
-    ) -> Result<StreamChannel, Error> {
+    ) -> Result<(StreamChannel, Watched), Error> {
         let channel = StreamChannel {
             channel_id: format!("pty-{}", uuid::Uuid::new_v4().simple()),
             workspace_id: owner.workspace_id.clone(),
@@ -94,7 +120,7 @@ impl Ports {
             kind: StreamKind::Pty.into(),
             port: PORT,
         };
-        let (producer, said) = Producer::open(endpoint.clone(), channel.clone()).await?;
+        let (producer, said, watched) = Producer::open(whereabouts, channel.clone()).await?;
         let source = Output {
             process: Arc::clone(process),
             terminals: Arc::clone(&self.terminals),
@@ -111,8 +137,31 @@ impl Ports {
         drop(self.tasks.detach("relay-producer", async move {
             producer.run(source, &ports.tasks).await;
             ports.live.lock().remove(&place);
+            ports.gone.notify_waiters();
         }));
-        Ok(channel)
+        Ok((channel, watched))
+    }
+}
+
+/// Waits until the relay knows of the channel; it is dialed at once.
+async fn attached(mut watched: Watched) -> Result<(), Error> {
+    let mut was_asked = false;
+    loop {
+        let state = watched.state.borrow_and_update().clone();
+        match state {
+            State::Attached => return Ok(()),
+            State::Refused(reason) if was_asked => return Err(Error::Forbidden { reason }),
+            State::Refused(_) | State::Lost => {
+                was_asked = true;
+                watched.dial_now();
+            }
+        }
+        if watched.state.changed().await.is_err() {
+            return Err(Error::Unavailable {
+                what: "the channel of the terminal".into(),
+                reason: "it has ended".into(),
+            });
+        }
     }
 }
 
