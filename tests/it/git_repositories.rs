@@ -204,7 +204,10 @@ async fn a_diff_knows_renames_binaries_and_lines() {
     let (_daemon, http, root) = start();
     std::fs::write(
         root.join("long"),
-        (0..50).map(|line| format!("{line}\n")).collect::<Vec<_>>().concat(),
+        (0..50)
+            .map(|line| format!("{line}\n"))
+            .collect::<Vec<_>>()
+            .concat(),
     )
     .unwrap();
     std::fs::write(root.join("blob"), b"\0\x01").unwrap();

@@ -11,7 +11,7 @@ use boxd::wire::proto::{
 use boxd::wire::relay::Message;
 
 use crate::harness::certificates::certificates;
-use crate::harness::relay::{Dial, End, Relay, token_of};
+use crate::harness::relay::{Dial, End, Relay, token_of, token_until, unix_time};
 use crate::harness::ways::unique_seconds;
 use crate::harness::{Connection, ControlPlane, Daemon, NatsServer, PATIENCE, Proxy, processes};
 
@@ -292,4 +292,113 @@ async fn a_relay_behind_tls_is_dialed_by_those_who_trust_it() {
     let control = ControlPlane::connect(&link).await;
     let refused = control.refused(Op::PtyOpen(shell("exec sleep 600"))).await;
     assert!(refused.message.contains("certificate"), "{refused:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_typed_while_nobody_reads_survives_every_cut() {
+    const FRAMES: u64 = 3000;
+    let relay = Relay::start();
+    let proxy = Proxy::before(([127, 0, 0, 1], relay.port).into());
+    let (_broker, daemon, control) = behind(&format!("ws://{}/stream", proxy.address())).await;
+    let line = format!(
+        "stty raw -echo; printf ready; until [ -e go ]; do sleep 0.02; done; head -c {} | cksum",
+        FRAMES * 20
+    );
+    let (_, channel) = open(&control, shell(&line)).await;
+    let mut viewer = Dial::at(&channel).attach(&relay).await.unwrap();
+    let mut next = 0;
+    read(&mut viewer, &mut next, "ready").await;
+    let mut all = Vec::new();
+    for seq in 0..FRAMES {
+        let data = format!("{seq:019}\n");
+        all.extend_from_slice(data.as_bytes());
+        assert!(viewer.send(seq, data).await);
+        if seq % 700 == 699 {
+            proxy.cut();
+        }
+    }
+    std::fs::write(daemon.workspace().join("typed"), &all).unwrap();
+    let sum = std::process::Command::new("cksum")
+        .stdin(std::fs::File::open(daemon.workspace().join("typed")).unwrap())
+        .output()
+        .unwrap();
+    let sum = String::from_utf8(sum.stdout).unwrap();
+    std::fs::write(daemon.workspace().join("go"), "").unwrap();
+    read(&mut viewer, &mut next, sum.trim()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn viewers_are_told_when_the_daemon_stops() {
+    let relay = Relay::start();
+    let (_broker, mut daemon, control) = behind(&relay.url()).await;
+    let (_, channel) = open(
+        &control,
+        shell("trap 'echo last words; exit' TERM; echo up; while :; do sleep 0.02; done"),
+    )
+    .await;
+    let mut viewer = Dial::at(&channel).attach(&relay).await.unwrap();
+    let mut next = 0;
+    read(&mut viewer, &mut next, "up").await;
+    let stopped = tokio::task::spawn_blocking(move || daemon.stop());
+    read(&mut viewer, &mut next, "last words").await;
+    assert_eq!(viewer.close().await, StreamCloseReason::ProcessExit);
+    assert!(stopped.await.unwrap().success());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_terminal_outlives_the_token_that_it_was_opened_with() {
+    let mut relay = Relay::start();
+    let broker = NatsServer::start();
+    let mut link = Connection::to(&broker.url());
+    let expires = unix_time(3);
+    link.relay = (
+        relay.url(),
+        token_until(&link.workspace_id, &link.agent_id, expires),
+    );
+    let daemon = Daemon::builder().connection(&link).start();
+    let control = ControlPlane::connect(&link).await;
+    let scoped = || PtyOpenRequest {
+        scope_id: "scope".into(),
+        ..shell("while read line; do echo got $line; done")
+    };
+    let (id, channel) = open(&control, scoped()).await;
+    while unix_time(0) <= expires {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    relay.restart();
+    // As `boxd connect --force` does.
+    link.relay.1 = token_of(&link.workspace_id, &link.agent_id);
+    link.write(&daemon.config_directory());
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    let again = loop {
+        match control.ask(Op::PtyOpen(scoped())).await.result {
+            Some(Outcome::PtyOpen(opened)) => break opened,
+            _ => assert!(tokio::time::Instant::now() < deadline, "it is refused for ever"),
+        }
+    };
+    assert_eq!((again.pty_id, again.channel.unwrap()), (id, channel.clone()));
+    let mut viewer = Dial::at(&channel).attach(&relay).await.unwrap();
+    viewer.send(0, "hello\n").await;
+    let mut seen = Vec::new();
+    while !String::from_utf8_lossy(&seen).contains("got hello") {
+        seen.extend_from_slice(&viewer.frame().await.1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_relay_that_takes_less_gets_everything_all_the_same() {
+    let relay = Relay::with(&["--rate", "2097152", "--burst", "2097152"]);
+    let (_broker, _daemon, control) = behind(&relay.url()).await;
+    let (_, channel) = open(
+        &control,
+        shell("stty -opost -echo; seq 1 800000; echo the end; sleep 60"),
+    )
+    .await;
+    let mut viewer = Dial::at(&channel).attach(&relay).await.unwrap();
+    let seen = read(&mut viewer, &mut 0, "the end").await;
+    let lines = seen
+        .split(|byte| *byte == b'\n')
+        .filter(|line| !line.is_empty())
+        .count();
+    assert_eq!(lines, 800_001);
 }

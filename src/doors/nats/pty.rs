@@ -91,7 +91,10 @@ async fn open_terminal(
             ..endpoint
         })
     });
-    let ports = link.door.ports.terminal(&endpoint.url, whereabouts, &owner, &process);
+    let ports = link
+        .door
+        .ports
+        .terminal(&endpoint.url, whereabouts, &owner, &process);
     let channel = match tokio::time::timeout(REGISTER, ports).await {
         Ok(channel) => channel,
         Err(_) => Err(Error::Timeout {

@@ -227,7 +227,10 @@ impl Attachment {
                 Packet::Close(_) => return self.gone(untold),
                 Packet::Text(_) | Packet::Ping(_) | Packet::Pong(_) | Packet::Frame(_) => continue,
             };
-            if !self.shared.allows(self.side, message.len(), allowed, Instant::now()) {
+            if !self
+                .shared
+                .allows(self.side, message.len(), allowed, Instant::now())
+            {
                 self.hub.counts.rate_limited.inc();
                 let what = format!("more than {} bytes a second", limits.rate);
                 return Gone::Closed(StreamCloseReason::RateLimited, what);

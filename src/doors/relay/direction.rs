@@ -343,7 +343,15 @@ mod tests {
         direction.sender_attached("a", true);
         assert!(direction.take(frame(0, "g")));
         let seen = all(&mut direction);
-        let expected = [(0, "a"), (1, "b"), (2, "c"), (3, "d"), (4, "e"), (5, "f"), (6, "g")];
+        let expected = [
+            (0, "a"),
+            (1, "b"),
+            (2, "c"),
+            (3, "d"),
+            (4, "e"),
+            (5, "f"),
+            (6, "g"),
+        ];
         assert_eq!(seen, told(&expected));
     }
 
@@ -382,7 +390,11 @@ mod tests {
             if !producer_first {
                 assert_eq!(direction.receiver_attached(50), 50);
             }
-            assert_eq!(all(&mut direction), told(&[(50, "x"), (51, "y")]), "{producer_first}");
+            assert_eq!(
+                all(&mut direction),
+                told(&[(50, "x"), (51, "y")]),
+                "{producer_first}"
+            );
         }
         // The producer first, then a new viewer.
         let mut direction = Direction::new(1000, true);

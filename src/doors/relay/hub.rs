@@ -80,7 +80,9 @@ impl Hub {
         if channels.len() >= CHANNELS && !channels.contains_key(&key) {
             return Err(Error::Overloaded {
                 what: "the number of channels of this relay",
-                reason: format!("{CHANNELS} are known; those that nobody is attached to go after two minutes"),
+                reason: format!(
+                    "{CHANNELS} are known; those that nobody is attached to go after two minutes"
+                ),
             });
         }
         let shared = Arc::clone(
@@ -152,7 +154,9 @@ impl Shared {
             Side::Producer => self.producer_rate.lock(),
             Side::Viewer => self.viewer_rate.lock(),
         };
-        bucket.get_or_insert_with(|| Rate::new(rate, burst, now)).allows(bytes, now)
+        bucket
+            .get_or_insert_with(|| Rate::new(rate, burst, now))
+            .allows(bytes, now)
     }
 
     /// The connection of an attachment is gone.

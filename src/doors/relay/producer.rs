@@ -189,7 +189,15 @@ impl Producer {
                 pause = PAUSE.0;
             }
             self.state.send_replace(State::Lost);
-            let Some(socket) = dial_again(&self.whereabouts, &self.channel, &self.shared, &self.state, &mut pause, tasks).await
+            let Some(socket) = dial_again(
+                &self.whereabouts,
+                &self.channel,
+                &self.shared,
+                &self.state,
+                &mut pause,
+                tasks,
+            )
+            .await
             else {
                 return;
             };
@@ -247,7 +255,10 @@ async fn dial_again(
 fn no_relay(channel: &StreamChannel) -> Error {
     Error::Unavailable {
         what: "the relay".into(),
-        reason: format!("the connection of channel {} names none any more", channel.channel_id),
+        reason: format!(
+            "the connection of channel {} names none any more",
+            channel.channel_id
+        ),
     }
 }
 

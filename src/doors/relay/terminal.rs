@@ -8,8 +8,8 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, OnceCell, mpsc};
 
-use super::producer::{Produced, Producer, Said, Source, State, Watched};
 pub use super::producer::Whereabouts;
+use super::producer::{Produced, Producer, Said, Source, State, Watched};
 use crate::error::Error;
 use crate::exec::Process;
 use crate::ids::ProcessId;

@@ -130,10 +130,15 @@ pub(crate) fn producer_token() -> String {
 
 /// A token of any machine.
 pub(crate) fn token_of(workspace: &str, agent: &str) -> String {
+    token_until(workspace, agent, unix_time(300))
+}
+
+/// The same, until a moment in unix seconds.
+pub(crate) fn token_until(workspace: &str, agent: &str, exp: u64) -> String {
     let claims = ProducerClaims {
         workspace_id: workspace.into(),
         agent_id: agent.into(),
-        exp: unix_time(300),
+        exp,
     };
     mint(&claims, SECRET.as_bytes()).unwrap()
 }
