@@ -57,9 +57,16 @@ if [ -n "${BOXD_MINISIGN_KEY:-}" ]; then
   digest=$(sha256sum "$artifact")
   digest=${digest%% *}
   printf '%s  %s\n' "$digest" "${artifact##*/}" >"$artifact.sha256"
-  printf '{"channel":"%s","version":"%s","min_supported":"","rollout_percent":%s,"cohort_salt":"%s","artifacts":[{"target":"%s","url":"","size":%s,"sha256":"%s","minisig_url":""}],"notes_url":"","signed_at_ms":%s,"force":false}\n' \
-    "$channel" "$version" "${RELEASE_ROLLOUT:-100}" "$version" "$target" "$(wc -c <"$artifact" | tr -d ' ')" "$digest" \
-    "$(date +%s)000" >"$manifest"
+  # Every target of this version that is here: run for one after the other, all of them are in it.
+  artifacts=''
+  for file in "${artifact%/*}"/boxd-*; do
+    case $file in *.sha256 | *.minisig) continue ;; esac
+    digest=$(sha256sum "$file")
+    artifacts="$artifacts,$(printf '{"target":"%s","url":"","size":%s,"sha256":"%s","minisig_url":""}' \
+      "${file##*/boxd-}" "$(wc -c <"$file" | tr -d ' ')" "${digest%% *}")"
+  done
+  printf '{"channel":"%s","version":"%s","min_supported":"","rollout_percent":%s,"cohort_salt":"%s","artifacts":[%s],"notes_url":"","signed_at_ms":%s,"force":false}\n' \
+    "$channel" "$version" "${RELEASE_ROLLOUT:-100}" "$version" "${artifacts#,}" "$(date +%s)000" >"$manifest"
   for file in "$artifact" "$manifest"; do
     minisign -S -s "$BOXD_MINISIGN_KEY" -m "$file" >/dev/null
   done

@@ -111,7 +111,7 @@ serve() {
   case $entry in */boxd\ run) ;; *) fail "the image $flavour starts $entry" ;; esac
   container=$(buildah_here from --pull-never "localhost/boxd-$flavour")
   mounted=$(buildah_here mount "$container")
-  mkdir -p "$mounted/tmp"
+  [ -d "$mounted/tmp" ] || fail "the image $flavour has no /tmp"
   mkdir -p "$mounted/proc"
   # Its own settings, but for the port, which other containers would not share with us.
   settings='BOXD_HTTP=127.0.0.1:0 BOXD_STATE_DIR=/var/lib/boxd BOXD_WORKSPACE_ROOT=/workspace'

@@ -35,8 +35,8 @@ pub(super) struct Connect {
     /// The control plane.
     #[arg(long, value_name = "URL", required_unless_present = "import")]
     api_url: Option<String>,
-    /// The workspace that the machine is for.
-    #[arg(long, value_name = "ID", required_unless_present = "import")]
+    /// The workspace that the machine is for; an enrollment token knows it.
+    #[arg(long, value_name = "ID")]
     workspace_id: Option<String>,
     /// A file with an enrollment token; without one a person is asked.
     #[arg(long, value_name = "FILE")]
@@ -104,19 +104,22 @@ impl Connect {
         }
         let api = Api::new(self.api_url.as_deref().unwrap_or_default());
         let workspace = self.workspace_id.as_deref().unwrap_or_default();
-        let id = store::id(api.url(), workspace);
-        if store::exists(&config_dir, &id) && !self.force {
-            return Err(Error::Conflict {
-                what: format!("connection {id}"),
-                reason: "this machine is enrolled there already; --force enrolls it again".into(),
+        if workspace.is_empty() && token.is_none() {
+            return Err(Error::Invalid {
+                field: "workspace-id",
+                reason: "is required without an enrollment token".into(),
             });
+        }
+        if !self.force {
+            refuse_twice(&config_dir, api.url(), workspace)?;
         }
         let machine = Machine {
             public_key: key::public(&config_dir)?,
             os: std::env::consts::OS.to_owned(),
             arch: std::env::consts::ARCH.to_owned(),
             machine_name: self.name.clone().unwrap_or_else(host_name),
-            can_offer_display: cfg!(target_os = "linux"),
+            // This version has no desktop that could be offered.
+            can_offer_display: false,
             requests_screen_control: self.screen_control,
         };
         let runtime = lifecycle::runtime()?;
@@ -204,6 +207,25 @@ impl Disconnect {
     }
 }
 
+/// Refuses a machine that is enrolled there already; without a workspace, in any of that control plane.
+fn refuse_twice(config_dir: &Path, api_url: &str, workspace: &str) -> Result<(), Error> {
+    let is_there = |one: &store::Connection| {
+        one.api_url == api_url && (workspace.is_empty() || one.workspace_id == workspace)
+    };
+    match store::list(config_dir)?.iter().find(|one| is_there(one)) {
+        None => Ok(()),
+        Some(one) => Err(Error::Conflict {
+            what: format!("connection {}", one.id),
+            reason: "this machine is enrolled there already; --force enrolls it again".into(),
+        }),
+    }
+}
+
+/// What a server says, as it may be shown on a terminal.
+fn harmless(text: &str) -> String {
+    text.chars().filter(|letter| !letter.is_control()).collect()
+}
+
 /// The configuration, and where connections are.
 fn found(startup: Startup, given: Option<&Path>) -> Result<(Config, PathBuf), Error> {
     let mut sources = super::sources(startup);
@@ -219,13 +241,12 @@ fn show(started: &Started) -> Result<(), Error> {
         .verification_uri_complete
         .as_ref()
         .unwrap_or(&started.verification_uri);
-    let mut text = format!(
-        "To connect this machine, open\n\n  {link}\n\nand compare the code\n\n  {}\n\n",
-        started.user_code
-    );
+    let (link, code) = (harmless(link), harmless(&started.user_code));
+    let mut text =
+        format!("To connect this machine, open\n\n  {link}\n\nand compare the code\n\n  {code}\n\n");
     // A link that does not fit is one to be typed.
     if std::io::stderr().is_terminal()
-        && let Ok(code) = QrCode::new(link)
+        && let Ok(code) = QrCode::new(&link)
     {
         let _ = writeln!(text, "{}\n", code.render::<Dense1x2>().quiet_zone(true).build());
     }

@@ -12,6 +12,7 @@ use super::flags::{Daemon, SettingFlags};
 use super::output;
 use crate::config::{self, Config, Listen, Sources, Supervisor};
 use crate::daemon::{self, Announcement, End, Main};
+use crate::enroll::store;
 use crate::error::Error;
 use crate::startup::Startup;
 use crate::telemetry;
@@ -84,6 +85,12 @@ impl Run {
             config.color,
             config.supervisor.journal(),
         )?;
+        match store::adopt(&config.config_dir) {
+            Ok(None) => {}
+            Ok(Some(id)) => tracing::info!(id, "credentials.json was imported: boxd connections lists it"),
+            // It is used all the same, as it is.
+            Err(error) => tracing::warn!(%error, "credentials.json cannot be imported"),
+        }
         daemon::run(config, main, origin, announce)
     }
 

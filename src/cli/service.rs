@@ -169,18 +169,11 @@ impl Install {
         if self.root.is_some() {
             return Ok(ExitCode::SUCCESS);
         }
-        let actions: &[Action] = if self.now {
-            &[Action::Enable, Action::Start]
-        } else {
-            &[Action::Enable]
-        };
-        for action in actions {
-            let code = context.ask(*action, &place)?;
-            if code != 0 {
-                return Ok(ExitCode::from(code));
-            }
+        let enabled = context.ask(Action::Enable, &place)?;
+        if enabled != 0 || !self.now {
+            return Ok(ExitCode::from(enabled));
         }
-        Ok(ExitCode::SUCCESS)
+        context.start_anew(&place).map(ExitCode::from)
     }
 }
 
@@ -191,8 +184,12 @@ impl Uninstall {
         place.check_ours()?;
         if self.root.is_none() {
             context.available()?;
-            // What it says is seen; a service that was not loaded is no reason to keep its unit.
-            context.ask(Action::Disable, &place)?;
+            let code = context.ask(Action::Disable, &place)?;
+            // launchd calls it an error that a job is not loaded; systemd would go on running what it was not asked to stop.
+            if code != 0 && context.manager == Manager::Systemd {
+                output::diagnostic(b"boxd: the unit is kept, because its service could not be stopped\n")?;
+                return Ok(ExitCode::from(code));
+            }
         }
         place.remove()?;
         output::answer(format!("removed: {}\n", place.path().display()).as_bytes())?;
@@ -244,6 +241,19 @@ impl Whose {
 }
 
 impl Context {
+    /// Starts what was just written, also in place of what runs with the settings of before.
+    fn start_anew(&self, place: &Place) -> Result<u8, Error> {
+        match self.manager {
+            // Restart starts what does not run, too.
+            Manager::Systemd => self.ask(Action::Restart, place),
+            Manager::Launchd => {
+                // One that is not loaded is no error here.
+                self.ask(Action::Stop, place)?;
+                self.ask(Action::Start, place)
+            }
+        }
+    }
+
     fn place(&self, root: Option<&Path>) -> Result<Place, Error> {
         Place::of(self.manager, self.scope, &self.homes, root)
     }

@@ -162,6 +162,7 @@ fn flag_link(config: &Config) -> Option<nats::LinkConfig> {
         connection_id: FLAG_LINK.to_owned(),
         workspace_id: link.workspace_id.clone(),
         agent_id: link.agent_id.clone(),
+        root: None,
         urls: link.nats_urls.clone(),
         credential,
         held_epoch: 0,

@@ -11,6 +11,8 @@ use crate::error::Error;
 const SLOWER: Duration = Duration::from_secs(5);
 /// The pause is never shorter, whatever it says.
 const SHORTEST: Duration = Duration::from_millis(100);
+/// It is not waited longer for a person, whatever it says.
+const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Enrolls; `show` has the person told where to go.
 ///
@@ -25,13 +27,13 @@ pub async fn device(
 ) -> Result<Credentials, Error> {
     let started = api.start(workspace_id, machine).await?;
     show(&started)?;
-    let limit = Duration::from_secs(started.expires_in_seconds);
+    let limit = Duration::from_secs(started.expires_in_seconds).min(LONGEST);
     let end = Instant::now() + limit;
     let expired = Error::Timeout {
         what: "the approval of this machine",
         after: limit,
     };
-    let mut pause = Duration::from_secs(started.interval_seconds).max(SHORTEST);
+    let mut pause = Duration::from_secs(started.interval_seconds).clamp(SHORTEST, LONGEST);
     loop {
         if Instant::now() + pause > end {
             tokio::time::sleep_until(end).await;
@@ -40,7 +42,9 @@ pub async fn device(
         tokio::time::sleep(pause).await;
         match api.poll(&started.device_code).await {
             Ok(Polled::Pending) => {}
-            Ok(Polled::SlowDown(at_least)) => pause = (pause + SLOWER).max(at_least.unwrap_or_default()),
+            Ok(Polled::SlowDown(at_least)) => {
+                pause = (pause + SLOWER).max(at_least.unwrap_or_default()).min(LONGEST);
+            }
             Ok(Polled::Authorized(credentials)) => return Ok(*credentials),
             Ok(Polled::Denied) => {
                 return Err(Error::Forbidden {

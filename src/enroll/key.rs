@@ -63,23 +63,27 @@ fn make(config_dir: &Path, path: &Path) -> Result<[u8; 32], Error> {
     getrandom::fill(&mut seed).map_err(|error| Error::Internal {
         reason: format!("no random bytes: {error}"),
     })?;
-    let file = std::fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path);
-    match file {
-        Ok(mut file) => {
-            file.write_all(&seed)
-                .and_then(|()| file.sync_all())
-                .map_err(failed)?;
-            Ok(seed)
-        }
+    // Whole before it has its name: a full disk must not leave half a key for good.
+    let draft = config_dir.join(format!("{NAME}.{}", uuid::Uuid::new_v4().simple()));
+    let written = write(&draft, &seed).and_then(|()| std::fs::hard_link(&draft, path));
+    let _gone_already = std::fs::remove_file(&draft);
+    match written {
+        Ok(()) => Ok(seed),
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
             read(path)?.ok_or_else(|| failed(error))
         }
         Err(error) => Err(failed(error)),
     }
+}
+
+fn write(path: &Path, seed: &[u8]) -> std::io::Result<()> {
+    let mut file = std::fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)?;
+    file.write_all(seed)?;
+    file.sync_all()
 }
 
 #[cfg(test)]

@@ -209,23 +209,7 @@ pub fn import(config_dir: &Path, from: &Path) -> Result<Vec<String>, Error> {
     if bare.exists() {
         files.push(bare);
     }
-    let mut taken = Vec::new();
-    for file in files {
-        let connection = read(&file)?;
-        let document = existing(&file)?.unwrap_or_default();
-        let is_bare = !document.contains_key("credentials");
-        let id = if is_bare {
-            id(&connection.api_url, &connection.workspace_id)
-        } else {
-            connection.id
-        };
-        let document = if is_bare {
-            json!({ "schema_version": 1, "connection_id": id, "api_url": "", "credentials": document })
-        } else {
-            Value::Object(document)
-        };
-        taken.push((id, document));
-    }
+    let taken: Vec<_> = files.iter().map(|file| whole(file)).collect::<Result<_, _>>()?;
     if taken.is_empty() {
         return Err(Error::NotFound {
             what: "connection file or credentials.json in",
@@ -240,6 +224,42 @@ pub fn import(config_dir: &Path, from: &Path) -> Result<Vec<String>, Error> {
         }
     }
     Ok(ids)
+}
+
+/// The id and the document of a connection file; a bare `credentials.json` is what is inside of one.
+fn whole(file: &Path) -> Result<(String, Value), Error> {
+    let connection = read(file)?;
+    let document = existing(file)?.unwrap_or_default();
+    if document.contains_key("credentials") {
+        return Ok((connection.id, Value::Object(document)));
+    }
+    let id = id(&connection.api_url, &connection.workspace_id);
+    let document =
+        json!({ "schema_version": 1, "connection_id": id, "api_url": "", "credentials": document });
+    Ok((id, document))
+}
+
+/// Makes a connection of a bare `credentials.json` in the configuration directory itself, once: from then on it is listed
+/// and can be removed like any other. Answers its id.
+///
+/// # Errors
+///
+/// As the disk says; then the file is where it was.
+pub fn adopt(config_dir: &Path) -> Result<Option<String>, Error> {
+    let bare = config_dir.join("credentials.json");
+    if !bare.exists() {
+        return Ok(None);
+    }
+    let (id, document) = whole(&bare)?;
+    if !exists(config_dir, &id) {
+        replace(&path(config_dir, &id), &document)?;
+    }
+    let taken = config_dir.join("credentials.json.imported");
+    fs::rename(&bare, &taken).map_err(|source| Error::Io {
+        doing: format!("rename {bare:?}"),
+        source,
+    })?;
+    Ok(Some(id))
 }
 
 fn path(config_dir: &Path, id: &str) -> PathBuf {

@@ -362,3 +362,93 @@ async fn a_connection_file_that_others_can_read_is_not_used_until_it_is_put_righ
     std::fs::set_permissions(&to, std::fs::Permissions::from_mode(0o600)).unwrap();
     hellos.next_within(Duration::from_secs(3)).await;
 }
+
+#[test]
+fn absurd_times_of_a_control_plane_are_bounded() {
+    let plane = Enrollment::start();
+    plane.starts(reply(
+        201,
+        &json!({
+            "deviceCode": "d", "userCode": "\u{1b}[2JAB-CD", "verificationUri": "https://example.com/x",
+            "intervalSeconds": 0, "expiresInSeconds": u64::MAX,
+        }),
+    ));
+    plane.polls([
+        reply(200, &json!({ "state": "pending" })),
+        reply(200, &json!({ "state": "denied" })),
+    ]);
+    let config = tempfile::tempdir().unwrap();
+    let output = connect(&plane.url(), config.path(), &[]);
+    ended(&output, 77, &["denied", "[2JAB-CD"]);
+    assert!(
+        !output.stderr.contains(&0x1b),
+        "an escape sequence reaches the terminal"
+    );
+}
+
+#[test]
+fn a_token_needs_no_workspace_and_enrolls_once() {
+    let plane = Enrollment::start();
+    plane.exchanges(reply(
+        201,
+        &json!({ "credentials": credentials("nats://127.0.0.1:1") }),
+    ));
+    let config = tempfile::tempdir().unwrap();
+    let url = plane.url();
+    let enroll = |more: &[&str]| {
+        let words = ["connect", "--api-url", &url, "--token", "t"];
+        boxd(config.path()).args(words).args(more).output().unwrap()
+    };
+    ended(&enroll(&[]), 0, &[]);
+    ended(&enroll(&[]), 70, &["already", "--force"]);
+    ended(&enroll(&["--force"]), 0, &[]);
+    let without = boxd(config.path())
+        .args(["connect", "--api-url", &url])
+        .output()
+        .unwrap();
+    ended(&without, 64, &["workspace-id"]);
+}
+
+/// Writes a bare `credentials.json`.
+fn bare(config: &Path, credentials: &Value) {
+    let file = config.join("credentials.json");
+    std::fs::write(&file, credentials.to_string()).unwrap();
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bare_credentials_file_becomes_a_connection_that_can_be_removed() {
+    let broker = NatsServer::start();
+    let daemon = Daemon::builder().start_in(|directory| {
+        bare(&directory.join("config"), &credentials(&broker.url()));
+    });
+    let config = daemon.config_directory();
+    assert!(
+        daemon.log().contains("credentials.json was imported"),
+        "{}",
+        daemon.log()
+    );
+    let listed = boxd(&config).args(["connections", "--json"]).output().unwrap();
+    let listed: Value = serde_json::from_slice(&listed.stdout).unwrap();
+    let id = listed[0]["id"].as_str().unwrap().to_owned();
+    ended(&boxd(&config).args(["disconnect", &id]).output().unwrap(), 0, &[]);
+    eventually("the link to end", PATIENCE, || {
+        daemon.log().contains("link removed").then_some(())
+    });
+    assert!(!config.join("credentials.json").exists());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_control_plane_chooses_what_subjects_begin_with() {
+    use futures_util::StreamExt;
+
+    let broker = NatsServer::start();
+    let client = async_nats::connect(broker.url()).await.unwrap();
+    let mut hellos = client.subscribe("tenant7.*.*.hello").await.unwrap();
+    client.flush().await.unwrap();
+    let mut inner = credentials(&broker.url());
+    inner["subjectPrefix"] = json!("tenant7");
+    let _daemon = Daemon::builder().start_in(|directory| bare(&directory.join("config"), &inner));
+    let hello = tokio::time::timeout(PATIENCE, hellos.next()).await;
+    hello.expect("a hello below tenant7").unwrap();
+}

@@ -127,7 +127,7 @@ fn where_systemd_runs_the_service_is_installed_started_and_removed() {
             status,
             "daemon-reload",
             "enable boxd.service",
-            "start boxd.service"
+            "restart boxd.service"
         ]
     );
     let unit = installer.path("units/boxd.service");

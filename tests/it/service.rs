@@ -264,7 +264,7 @@ fn systemctl_is_asked_and_its_code_is_ours() {
     ];
     assert_eq!(
         guest.asked(),
-        [&enabled[..], &["systemctl --user start boxd.service"]].concat()
+        [&enabled[..], &["systemctl --user restart boxd.service"]].concat()
     );
     ended(&guest.managed(&["install", "--user"], "0"), 0);
     assert_eq!(guest.asked(), enabled);
@@ -280,6 +280,11 @@ fn systemctl_is_asked_and_its_code_is_ours() {
         Some(5)
     );
     assert_eq!(guest.asked(), &enabled[..1]);
+    // What could not be stopped keeps its unit.
+    let kept = guest.managed(&["uninstall", "--user"], "5");
+    assert_eq!(kept.status.code(), Some(5));
+    assert!(unit.exists());
+    assert_eq!(guest.asked(), ["systemctl --user disable --now boxd.service"]);
     ended(&guest.managed(&["uninstall", "--user"], "0"), 0);
     let disabled = [
         "systemctl --user disable --now boxd.service",
@@ -307,6 +312,7 @@ fn launchctl_is_asked() {
         guest.asked(),
         [
             format!("launchctl enable gui/{user}/boxd"),
+            format!("launchctl bootout gui/{user}/boxd"),
             format!("launchctl bootstrap gui/{user} {}", unit.display()),
         ]
     );

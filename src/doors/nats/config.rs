@@ -71,6 +71,8 @@ pub struct LinkConfig {
     pub workspace_id: String,
     /// Second id of its subjects.
     pub agent_id: String,
+    /// What its subjects begin with, where its control plane says so; else [`Config::root`].
+    pub root: Option<String>,
     /// `nats://`, `tls://`, `ws://` or `wss://`, tried in turn.
     pub urls: Vec<String>,
     /// What is presented to the broker.
@@ -116,6 +118,11 @@ impl fmt::Debug for Credential {
 }
 
 impl LinkConfig {
+    /// What its subjects begin with; `usual` where nothing is said.
+    pub(super) fn root<'a>(&'a self, usual: &'a str) -> &'a str {
+        self.root.as_deref().unwrap_or(usual)
+    }
+
     /// Whether `other` is reached as the same agent at the same brokers, so that a running connection may stay.
     pub(super) fn same_place(&self, other: &Self) -> bool {
         let place = |link: &Self| {

@@ -33,6 +33,7 @@ pub(super) fn parse(file_stem: &str, text: &str) -> Result<LinkConfig, Error> {
         connection_id: connection_id.to_owned(),
         workspace_id: id_of(inner, "workspace_id", "workspaceId")?,
         agent_id: id_of(inner, "agent_id", "agentId")?,
+        root: root_of(inner)?,
         urls: urls_of(inner)?,
         credential: credential(bearer.unwrap_or_default()),
         held_epoch: epoch_of(inner)?,
@@ -87,6 +88,20 @@ fn id_of(object: &Map<String, Value>, name: &'static str, other: &'static str) -
     }
     Err(invalid(&format!(
         "{name} {id:?} cannot be one token of a NATS subject"
+    )))
+}
+
+/// What the subjects of this link begin with, where the control plane says so.
+fn root_of(object: &Map<String, Value>) -> Result<Option<String>, Error> {
+    let root = text_of(object, &["subject_prefix", "subjectPrefix"])?.unwrap_or_default();
+    if root.is_empty() {
+        return Ok(None);
+    }
+    if is_token(root) {
+        return Ok(Some(root.to_owned()));
+    }
+    Err(invalid(&format!(
+        "subject_prefix {root:?} cannot be one token of a NATS subject"
     )))
 }
 

@@ -31,7 +31,7 @@ pub(super) const DOOR: &str = "nats";
 
 /// Takes one message; never waits.
 pub(super) fn take(generation: &Arc<Generation>, message: Message, buffer: &mut BytesMut) {
-    let root = &generation.link.door.config.root;
+    let root = generation.config.root(&generation.link.door.config.root);
     let Some(subject) = message.reply.filter(|reply| may_reply_to(root, reply)) else {
         tracing::warn!(subject = %message.subject, "a request without an acceptable reply subject was dropped");
         return;

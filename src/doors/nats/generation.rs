@@ -70,7 +70,7 @@ pub(super) struct Generation {
     control: Arc<Outbound>,
     bulk: Arc<Outbound>,
     /// The configuration that was dialled.
-    config: Arc<LinkConfig>,
+    pub(super) config: Arc<LinkConfig>,
     /// The instance that it was dialled as.
     instance: InstanceId,
     pub(super) families: Vec<Family>,
@@ -111,14 +111,18 @@ impl Generation {
             connect::connect(&target, BULK_READS)
         )?;
         let families = subjects::families(
-            &door.config.root,
+            config.root(&door.config.root),
             &config.workspace_id,
             &config.agent_id,
             instance,
             door.config.subjects,
         );
         let is_listening = families.iter().any(|family| family.kind == FamilyKind::Instance);
-        let hellos = subjects::hellos(&door.config.root, &config.workspace_id, &config.agent_id);
+        let hellos = subjects::hellos(
+            config.root(&door.config.root),
+            &config.workspace_id,
+            &config.agent_id,
+        );
         let generation = Arc::new(Self {
             hellos: is_listening.then_some(hellos),
             link: Arc::clone(link),

@@ -109,6 +109,7 @@ mod tests {
             connection_id: id.into(),
             workspace_id: "w".into(),
             agent_id: agent.into(),
+            root: None,
             urls: vec!["nats://common".replace("common", url)],
             credential: Credential::Anonymous,
             held_epoch: 0,

@@ -25,6 +25,9 @@ const FRAME: usize = 8 * 1024;
 /// Bytes of output that are taken from the log at once.
 const BATCH: u64 = 64 << 10;
 
+/// A channel, and whether the relay knows of it.
+type Live = (StreamChannel, Watched);
+
 /// A process, and the relay's address.
 type Place = (ProcessId, String);
 
@@ -34,7 +37,7 @@ pub struct Ports {
     terminals: Arc<Terminals>,
     tasks: Tasks,
     /// By the process and the relay's address; empty while the first of those who ask attaches.
-    live: Mutex<HashMap<Place, Arc<OnceCell<(StreamChannel, Watched)>>>>,
+    live: Mutex<HashMap<Place, Arc<OnceCell<Live>>>>,
     /// A channel has ended.
     gone: Notify,
 }
