@@ -85,7 +85,7 @@ fn managed(installer: &Installer, usual: &Command) -> Command {
     let systemctl = installer.path("tools/systemctl");
     // A unit that was started is active.
     let fake = "#!/bin/sh\necho \"$*\" >>\"$HOME/asked\"\n\
-                case $* in *status*) [ -e \"$HOME/active\" ] ;; start*) : >\"$HOME/active\" ;; esac\n";
+                case $* in *status*) [ -e \"$HOME/active\" ] ;; start* | restart*) : >\"$HOME/active\" ;; esac\n";
     fs::write(&systemctl, fake).unwrap();
     fs::set_permissions(&systemctl, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let units = installer.path("units");

@@ -8,6 +8,7 @@ mod attach;
 mod exec;
 mod files;
 mod follow;
+mod git;
 mod http;
 mod nats;
 mod nats_stream;
@@ -18,6 +19,7 @@ mod search;
 mod simple;
 mod streamed;
 mod terminal;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -51,6 +53,8 @@ Examples:
   boxd call read /etc/os-release
   boxd call write notes.txt < notes.txt
   boxd call search 'fn main' src
+  boxd call watch src
+  boxd call git status
   boxd call op host.capabilities
   boxd call --url http://127.0.0.1:2468 --token-file ./token ping
   boxd call --nats-url nats://127.0.0.1:4222 --workspace-id W --agent-id A exec -- id")]
@@ -80,6 +84,8 @@ enum Operation {
     Mv(files::Mv),
     Rm(files::Rm),
     Search(search::Search),
+    Watch(watch::Watch),
+    Git(git::Git),
     Ping(simple::Ping),
     Metrics(simple::Metrics),
     Op(simple::Op),
@@ -133,6 +139,8 @@ impl Call {
                 Operation::Mkdir(mkdir) => mkdir.perform(&remote, json).await,
                 Operation::Mv(mv) => mv.perform(&remote, json).await,
                 Operation::Rm(rm) => rm.perform(&remote, json).await,
+                Operation::Watch(watch) => watch.perform(&remote, json).await,
+                Operation::Git(git) => git.perform(&remote, json).await,
                 Operation::Search(search) => search.perform(&remote, json).await,
                 Operation::Ping(ping) => ping.perform(&remote, json).await,
                 Operation::Metrics(metrics) => metrics.perform(&remote, json).await,

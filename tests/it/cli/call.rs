@@ -308,3 +308,57 @@ fn a_daemon_is_found_by_url_socket_and_ready_file() {
         complaint(&https)
     );
 }
+
+#[test]
+fn search_watch_and_git_are_for_people_too() {
+    through_each_door(|way, daemon| {
+        let root = daemon.workspace().join(format!("for {}", way.name));
+        std::fs::create_dir(&root).unwrap();
+        std::fs::write(root.join("file"), "one\nneedle two\n").unwrap();
+        let text = |output: &Output| String::from_utf8(output.stdout.clone()).unwrap();
+        let path = root.to_str().unwrap();
+        let found = way.call(daemon, &["search", "ne+dle", path], b"");
+        assert_eq!(
+            text(&found),
+            format!("{path}/file:2:1:needle two\n"),
+            "{}",
+            way.name
+        );
+        assert_eq!(
+            way.call(daemon, &["search", "nothing", path], b"").status.code(),
+            Some(1)
+        );
+        let init = way.call(
+            daemon,
+            &["git", "init", &format!("path={path}"), "branch=main"],
+            b"",
+        );
+        assert!(init.status.success(), "{}", complaint(&init));
+        let status = way.call(daemon, &["git", "status", &format!("path={path}")], b"");
+        assert_eq!(
+            text(&status),
+            "## main\n?? file\n",
+            "{}: {}",
+            way.name,
+            complaint(&status)
+        );
+        let wrong = way.call(daemon, &["git", "nonsense"], b"");
+        assert!(complaint(&wrong).contains("is none of"), "{}", complaint(&wrong));
+        let writer = root.join("new");
+        let writing = std::thread::spawn(move || {
+            // Until it is seen: the watch may not stand yet.
+            for number in 0..200 {
+                std::fs::write(&writer, number.to_string()).unwrap();
+                std::thread::sleep(std::time::Duration::from_millis(50));
+            }
+        });
+        let watched = way.call(daemon, &["watch", path, "--count", "1"], b"");
+        assert!(
+            text(&watched).ends_with(&format!("{path}/new\n")),
+            "{}: {}",
+            way.name,
+            complaint(&watched)
+        );
+        drop(writing);
+    });
+}
