@@ -44,6 +44,8 @@ for group in "$@"; do
       ;;
     bench)
       need nginx nginx-light
+      need git git
+      need rg ripgrep
       ;;
     lint)
       need cc gcc libc6-dev

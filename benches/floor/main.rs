@@ -14,6 +14,7 @@
 )]
 
 mod daemon;
+mod files;
 mod guest;
 mod http;
 mod nats;
@@ -30,7 +31,9 @@ use crate::guest::Lab;
 use crate::table::Table;
 
 /// What the rows are grouped by on the command line.
-const GROUPS: [&str; 7] = ["daemon", "nats", "http", "stream", "terminal", "relay", "load"];
+const GROUPS: [&str; 8] = [
+    "daemon", "nats", "http", "stream", "terminal", "relay", "files", "load",
+];
 
 fn main() -> Result<()> {
     // Cargo adds `--bench`; everything else is a role or a group.
@@ -80,6 +83,9 @@ async fn measure(wanted: impl Fn(&str) -> bool) -> Result<()> {
     }
     if wanted("relay") {
         relay::rows(&lab, &mut table).await?;
+    }
+    if wanted("files") {
+        files::rows(&lab, &daemon, &mut table).await?;
     }
     if wanted("load") {
         daemon::after_load(&daemon, &mut table)?;

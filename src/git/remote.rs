@@ -156,12 +156,12 @@ fn check_url(url: &str, trust: Trust) -> Result<(), Error> {
     })
 }
 
-/// `user@host:path`, which is not a path and not a scheme.
+/// `user@host:path`, which is no local path, no scheme (`file://`) and no helper (`ext::`).
 fn is_scp(url: &str) -> bool {
-    let host = url
-        .split_once(':')
-        .map(|(host, rest)| (host, rest.starts_with(':')));
-    host.is_some_and(|(host, is_helper)| !is_helper && !host.is_empty() && !host.contains('/'))
+    url.split_once(':').is_some_and(|(host, rest)| {
+        let is_other = rest.starts_with(':') || rest.starts_with("//");
+        !is_other && !host.is_empty() && !host.contains('/')
+    })
 }
 
 /// Refuses a URL with a password in it: it would stand in command lines and configuration files.
