@@ -19,7 +19,7 @@ pub struct Workspace {
 }
 
 impl Workspace {
-    /// Resolves a path of a request: empty is the root, absolute stays, exactly `~` or `~/x` is under the home
+    /// Resolves a path of a request: empty and `.` are the root, absolute stays, exactly `~` or `~/x` is under the home
     /// directory, anything else is under the root. `~user` and `$VAR` are ordinary names.
     pub fn resolve(&self, path: &Path) -> Result<PathBuf, Error> {
         let bytes = path.as_os_str().as_bytes();
@@ -29,9 +29,6 @@ impl Workspace {
                 reason: format!("{path:?} contains a NUL byte"),
             });
         }
-        if bytes.is_empty() {
-            return Ok(self.root.clone());
-        }
         if bytes == b"~" {
             return self.home(path).map(Path::to_path_buf);
         }
@@ -40,7 +37,10 @@ impl Workspace {
                 .home(path)?
                 .join(OsStr::from_bytes(without_leading_slashes(rest))));
         }
-        Ok(self.root.join(path))
+        match without_here(bytes) {
+            b"" => Ok(self.root.clone()),
+            below => Ok(self.root.join(OsStr::from_bytes(below))),
+        }
     }
 
     fn home(&self, path: &Path) -> Result<&Path, Error> {
@@ -49,6 +49,14 @@ impl Workspace {
             reason: format!("{path:?} needs a home directory and HOME is not set"),
         })
     }
+}
+
+/// `.` and `./x` mean the root and `x`, and are called so in answers.
+fn without_here(mut bytes: &[u8]) -> &[u8] {
+    while let Some(rest) = bytes.strip_prefix(b"./") {
+        bytes = without_leading_slashes(rest);
+    }
+    if bytes == b"." { b"" } else { bytes }
 }
 
 /// `~//x` means `~/x`: joining a path that begins with a slash would leave the home directory.
@@ -74,6 +82,12 @@ mod tests {
             ("", "/work"),
             ("/etc/x", "/etc/x"),
             ("a/b", "/work/a/b"),
+            (".", "/work"),
+            ("./", "/work"),
+            (".//./a/", "/work/a/"),
+            ("./~", "/work/~"),
+            ("../a", "/work/../a"),
+            (".a", "/work/.a"),
             ("~", "/home/me"),
             ("~/x", "/home/me/x"),
             ("~//x", "/home/me/x"),

@@ -44,8 +44,14 @@ pub(super) async fn act(
         Action::Commit { time_limit, .. } => *time_limit,
         _ => USUAL,
     };
-    let begun = Invocation::new(path, trust, time_limit);
-    let invocation = line(begun, action)?;
+    // What is made need not be there yet.
+    let cwd = if matches!(action, Action::Init { .. }) {
+        Path::new("/")
+    } else {
+        path
+    };
+    let begun = Invocation::new(cwd, trust, time_limit);
+    let invocation = line(begun, path, action)?;
     run(engine, invocation, None).await?.judge(what, path, time_limit)
 }
 
@@ -53,14 +59,14 @@ fn has_remote(path: &Path, remote: &str) -> bool {
     super::open::open(path).is_ok_and(|repository| repository.find_remote(remote).is_ok())
 }
 
-fn line(git: Invocation, action: Action) -> Result<Invocation, Error> {
+fn line(git: Invocation, path: &Path, action: Action) -> Result<Invocation, Error> {
     match action {
         Action::Init { bare, branch } => {
             let mut git = git.words(["init"]).flag(bare, "--bare");
             if let Some(branch) = branch {
                 git = git.words([format!("--initial-branch={}", name("branch", &branch)?)]);
             }
-            Ok(git)
+            Ok(git.words(["--"]).words([path]))
         }
         Action::Add { paths, all } => {
             let git = git.words(["add"]).flag(all, "--all");
@@ -86,7 +92,7 @@ fn line(git: Invocation, action: Action) -> Result<Invocation, Error> {
             let revision = revision.unwrap_or_else(|| "HEAD".into());
             Ok(git.words(["reset", mode, name("revision", &revision)?, "--"]))
         }
-        commit @ Action::Commit { .. } => commit_line(git, commit),
+        commit @ Action::Commit { .. } => commit_line(git, path, commit),
         Action::BranchCreate {
             name: branch,
             start,
@@ -162,7 +168,7 @@ fn with_paths(git: Invocation, paths: Vec<PathBuf>, may_be_none: bool) -> Result
     Ok(git.words(["--"]).words(paths))
 }
 
-fn commit_line(git: Invocation, action: Action) -> Result<Invocation, Error> {
+fn commit_line(git: Invocation, path: &Path, action: Action) -> Result<Invocation, Error> {
     let Action::Commit {
         message,
         author,
@@ -188,6 +194,12 @@ fn commit_line(git: Invocation, action: Action) -> Result<Invocation, Error> {
         .flag(allow_empty, "--allow-empty")
         .flag(amend, "--amend");
     if let Some(author) = author {
+        if !knows_its_user(path)
+            && let Some((user, address)) = author.strip_suffix('>').and_then(|text| text.split_once(" <"))
+        {
+            git.settings.push(format!("user.name={user}"));
+            git.settings.push(format!("user.email={address}"));
+        }
         git = git.words([format!("--author={author}")]);
     }
     if message.is_empty() {
@@ -196,6 +208,11 @@ fn commit_line(git: Invocation, action: Action) -> Result<Invocation, Error> {
     // A message may be longer than an argument.
     git.input = message.into_bytes();
     Ok(git.words(["--file=-"]))
+}
+
+/// Whether git is told who commits. In a fresh sandbox it is not, and whoever is the author then is the committer too.
+fn knows_its_user(path: &Path) -> bool {
+    super::open::open(path).is_ok_and(|repository| repository.signature().is_ok())
 }
 
 fn stash_line(git: Invocation, action: Action) -> Result<Invocation, Error> {

@@ -341,6 +341,28 @@ async fn a_hook_that_hangs_is_ended_with_its_children() {
 }
 
 #[tokio::test]
+async fn where_git_knows_nobody_the_author_commits() {
+    let daemon = Daemon::builder().start();
+    let http = daemon.http();
+    let author = "Some One <one@example.com>";
+    for (route, body) in [
+        ("init", json!({ "path": "made/here", "branch": "main" })),
+        (
+            "commit",
+            json!({ "path": "made/here", "message": "m", "allowEmpty": true, "author": author }),
+        ),
+    ] {
+        let answer = http.post(&format!("/v1/git/{route}"), &body).await;
+        assert_eq!(answer.status, 200, "{route}: {}", answer.text());
+    }
+    let log = http.get("/v1/git/log?path=made/here").await.json();
+    for who in ["author", "committer"] {
+        assert_eq!(log["commits"][0][who]["email"], "one@example.com", "{log}");
+        assert_eq!(log["commits"][0][who]["name"], "Some One", "{log}");
+    }
+}
+
+#[tokio::test]
 async fn what_is_committed_pushed_and_pulled_arrives_or_is_told_why_not() {
     let (daemon, http, root) = start();
     let workspace = daemon.workspace();

@@ -139,7 +139,7 @@ fn diff_of(of: Option<&str>, from: Option<String>, to: Option<String>) -> Result
 #[serde(rename_all = "camelCase", default)]
 #[schema(as = GitChange)]
 pub struct GitChange {
-    /// The repository, or anything in it; of `init`, a directory that exists.
+    /// The repository, or anything in it; of `init`, where it is to be.
     pub path: Option<String>,
     /// Its exact bytes, base64, instead of `path`.
     #[serde(rename = "pathB64")]
