@@ -234,8 +234,27 @@ test("extensions: every operation by its stable name, in the JSON of the HTTP do
   await bad({ ext: { op: "fs.stat", payload: Buffer.from("{") } }, "PROTOCOL");
 });
 
+test("git answers as the program does, and its status in parts", async () => {
+  const git = (op, args = []) => good({ git: { op: `GIT_OP_${op}`, cwd: "repository", args } });
+  await good({ fs_mkdir: { path: "repository" } });
+  assert.equal((await git("RAW", ["init", "--quiet", "--initial-branch=main"])).exit_code, 0);
+  await writeFile(path.join(workspace, "repository/new"), "x");
+  assert.equal((await git("ADD", ["new"])).exit_code, 0);
+  const { status } = await git("STATUS");
+  assert.equal(status.branch, "main");
+  assert.equal(status.clean, false);
+  assert.deepEqual(
+    status.files.map(({ path, code, staged }) => ({ path, code, staged })),
+    [{ path: "new", code: "A.", staged: true }],
+  );
+  const failed = await git("LOG");
+  assert.equal(failed.exit_code, 128);
+  assert.ok(failed.stderr.length > 0);
+  await bad({ git: {} }, "OS");
+});
+
 test("what does not exist yet is UNSUPPORTED, what makes no sense is PROTOCOL", async () => {
-  for (const op of ["git", "pty_open", "desktop_ensure", "desktop_screenshot", "agent_update_apply"]) {
+  for (const op of ["pty_open", "desktop_ensure", "desktop_screenshot", "agent_update_apply"]) {
     await bad({ [op]: {} }, "UNSUPPORTED");
   }
   for (const op of ["hello", "resume", "update_may_proceed", "op_start"]) {

@@ -435,18 +435,21 @@ async fn nonsense_behind_a_request_is_refused_like_nonsense_in_front() {
 }
 
 #[tokio::test]
-async fn a_condition_that_is_not_looked_at_is_refused() {
+async fn a_condition_is_looked_at_or_refused() {
     let daemon = Daemon::start();
     let http = daemon.http();
     std::fs::write(daemon.workspace().join("file"), "x").unwrap();
-    for method in [Method::PUT, Method::DELETE] {
-        let path = if method == Method::PUT { "file" } else { "entry" };
+    for (method, query, status, code) in [
+        (Method::PUT, "file?path=file", 400, "invalid_request"),
+        (Method::PUT, "file?path=file&append=true", 400, "invalid_request"),
+        (Method::DELETE, "entry?path=file", 501, "unsupported"),
+    ] {
         let request = http
-            .request(method, &format!("/v1/fs/{path}?path=file"))
+            .request(method, &format!("/v1/fs/{query}"))
             .header("if-match", "\"another\"");
         http.send(request.body(Full::<Bytes>::default()).unwrap())
             .await
-            .problem(501, "unsupported");
+            .problem(status, code);
     }
     assert_eq!(std::fs::read(daemon.workspace().join("file")).unwrap(), b"x");
 }

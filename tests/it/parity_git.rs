@@ -127,7 +127,7 @@ fn changes() -> Vec<Case> {
             "git.init",
             json!({ "path": "DIR/plain", "branch": "trunk" }),
             |_, directory| directory.join("plain/.git/HEAD").is_file(),
-            (json!({ "path": "DIR/none" }), "not_found"),
+            (json!({ "path": "DIR/repo/file" }), "conflict"),
         ),
         case(
             "git.add",

@@ -349,10 +349,11 @@ impl Opened {
             return End::Lost;
         };
         let mut running = start(&generation, subscribers, [control.news, bulk.news]);
-        match tokio::time::timeout(SETUP_LIMIT, generation.say_hello(generation.hello(), DIGEST_WAIT)).await {
+        let hello = generation.hello();
+        match tokio::time::timeout(SETUP_LIMIT, generation.say_hello(hello.clone(), DIGEST_WAIT)).await {
             Ok(Ok(digest_said)) => {
                 standing(&generation);
-                let beat = Arc::clone(&generation).beat_until_gone(digest_said);
+                let beat = Arc::clone(&generation).beat_until_gone(hello, digest_said);
                 let tasks = &generation.link.door.tasks;
                 running.push(tasks.detach("nats-heartbeat", beat).abort_handle());
             }

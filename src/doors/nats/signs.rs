@@ -43,20 +43,21 @@ impl Generation {
         Ok(known)
     }
 
-    pub(super) async fn beat_until_gone(self: Arc<Self>, digest_said: bool) {
-        if Arc::clone(&self).beat(digest_said).await.is_err() {
+    /// Goes on from the Hello that was said, and whether the digest was in it.
+    pub(super) async fn beat_until_gone(self: Arc<Self>, said: Hello, digest_said: bool) {
+        if Arc::clone(&self).beat(said, digest_said).await.is_err() {
             self.finish(End::Lost);
         }
     }
 
     /// Heartbeats, the progress of updates, and Hello again when a capability or a consent changed or the digest became
     /// known.
-    async fn beat(self: Arc<Self>, mut digest_said: bool) -> Result<(), Gone> {
+    async fn beat(self: Arc<Self>, mut said: Hello, mut digest_said: bool) -> Result<(), Gone> {
         let door = Arc::clone(&self.link.door);
         let agent_id = self.link.config().agent_id.clone();
         let mut ticks = tokio::time::interval(door.config.heartbeat);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
-        let (mut said, mut seq) = (self.hello(), 0);
+        let mut seq = 0;
         let mut updates = door.rooms.updater().changes();
         if let Some(update) = door.rooms.updater().status().rolled_back {
             self.publish_event(&hello::rolled_back(&agent_id, &update))?;
