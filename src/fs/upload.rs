@@ -3,7 +3,7 @@
 //! file, symbolic links, confinement, and what is only written in place when that is allowed.
 //!
 //! Which pieces are missing is the affair of the caller. A file that is replaced can be held to what the writer believes
-//! to be in it ([`Base`]), when the upload begins and again when it ends.
+//! to be in it ([`Base`](super::Base)), when the upload begins and again when it ends.
 
 use std::os::unix::fs::FileExt;
 use std::path::Path;
