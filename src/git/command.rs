@@ -5,9 +5,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use git2::{BranchType, Repository};
+
+use super::open::open;
 use super::program::{Did, Invocation, run};
 use super::request::{Action, ResetMode, StashVerb, Trust};
-use super::safety::{name, refuse_programs};
+use super::safety::{Pinned, name, without_programs};
 use crate::error::Error;
 use crate::exec::Engine;
 
@@ -21,45 +24,145 @@ pub(super) async fn act(
     action: Action,
     trust: Trust,
 ) -> Result<Did, Error> {
-    if trust == Trust::Workspace {
-        let path = path.to_owned();
-        let refused = tokio::task::spawn_blocking(move || refuse_programs(&path));
-        refused.await.map_err(|panic| Error::Internal {
-            reason: format!("a look at a repository panicked: {panic}"),
-        })??;
-    }
-    if let Action::RemoteSet {
-        name: remote,
-        url: Some(url),
-    } = &action
-        && has_remote(path, remote)
-    {
-        super::remote::without_secret(url)?;
-        let begun = Invocation::new(path, trust, USUAL);
-        let change = begun.words(["remote", "set-url", name("name", remote)?, name("url", url)?]);
-        return run(engine, change, None).await?.judge(action.name(), path, USUAL);
-    }
     let what = action.name();
     let time_limit = match &action {
         Action::Commit { time_limit, .. } => *time_limit,
         _ => USUAL,
     };
+    let (at, asked) = (path.to_owned(), action.clone());
+    let looked = in_background(move || look(&at, &asked, trust)).await??;
     // What is made need not be there yet.
     let cwd = if matches!(action, Action::Init { .. }) {
         Path::new("/")
     } else {
         path
     };
-    let begun = Invocation::new(cwd, trust, time_limit);
-    let invocation = line(begun, path, action)?;
-    run(engine, invocation, None).await?.judge(what, path, time_limit)
+    let begun = Invocation::new(cwd, trust, time_limit).pinned(looked.pinned.clone());
+    let invocation = line(begun, path, action.clone(), &looked)?;
+    let ended = run(engine, invocation, None).await?.judge(what, path, time_limit);
+    match ended {
+        Err(Error::Conflict { what, reason }) => {
+            let path = path.to_owned();
+            let known = in_background(move || missing(&path, &action)).await?;
+            Err(known.unwrap_or(Error::Conflict { what, reason }))
+        }
+        ended => ended,
+    }
 }
 
-fn has_remote(path: &Path, remote: &str) -> bool {
-    super::open::open(path).is_ok_and(|repository| repository.find_remote(remote).is_ok())
+async fn in_background<T: Send + 'static>(look: impl FnOnce() -> T + Send + 'static) -> Result<T, Error> {
+    let looked = tokio::task::spawn_blocking(look).await;
+    looked.map_err(|panic| Error::Internal {
+        reason: format!("a look at a repository panicked: {panic}"),
+    })
 }
 
-fn line(git: Invocation, path: &Path, action: Action) -> Result<Invocation, Error> {
+/// What is known of a repository before git is started.
+#[derive(Debug, Default)]
+struct Looked {
+    pinned: Option<Pinned>,
+    /// The remote that the action is about is there.
+    has_remote: bool,
+    /// Git is told who commits. In a fresh sandbox it is not, and whoever is the author then is the committer too.
+    knows_its_user: bool,
+}
+
+fn look(path: &Path, action: &Action, trust: Trust) -> Result<Looked, Error> {
+    if matches!(action, Action::Init { .. }) {
+        return Ok(Looked::default());
+    }
+    let repository = match open(path) {
+        Err(error @ Error::NotFound { .. }) => return Err(error),
+        opened => opened,
+    };
+    let has_remote = match (&repository, action) {
+        (Ok(repository), Action::RemoteSet { name, .. }) => repository.find_remote(name).is_ok(),
+        _ => false,
+    };
+    let pinned = (trust == Trust::Workspace)
+        .then(|| without_programs(path))
+        .transpose()?;
+    Ok(Looked {
+        pinned,
+        has_remote,
+        knows_its_user: repository.map_or(true, |repository| repository.signature().is_ok()),
+    })
+}
+
+/// What git did not find, or found where it should not be, once it has failed: its exit code does not say.
+fn missing(path: &Path, action: &Action) -> Option<Error> {
+    let repository = open(path).ok()?;
+    let not_found = |what, name: &str| {
+        Some(Error::NotFound {
+            what,
+            name: name.to_owned(),
+        })
+    };
+    let revision = match action {
+        Action::Reset { revision, .. }
+        | Action::WorktreeAdd { revision, .. }
+        | Action::Tag {
+            revision,
+            delete: false,
+            ..
+        } => revision.as_deref(),
+        Action::Restore { source, .. } => source.as_deref(),
+        Action::BranchCreate { start, .. } => start.as_deref(),
+        // A branch that only a remote has is made by switching to it.
+        Action::Switch {
+            to, create: false, ..
+        } if !is_of_a_remote(&repository, to) => Some(to.as_str()),
+        _ => None,
+    };
+    if let Some(name) = revision
+        && let Err(error @ Error::NotFound { .. }) = super::open::revision(&repository, name)
+    {
+        return Some(error);
+    }
+    let has_branch = |name: &str| repository.find_branch(name, BranchType::Local).is_ok();
+    let has_tag = |name: &str| repository.find_reference(&format!("refs/tags/{name}")).is_ok();
+    let exists = |what, name: &str| {
+        Some(Error::AlreadyExists {
+            what,
+            name: name.to_owned(),
+        })
+    };
+    match action {
+        Action::BranchDelete { name, .. } if !has_branch(name) => not_found("branch", name),
+        Action::Tag {
+            name, delete: true, ..
+        } if !has_tag(name) => not_found("tag", name),
+        Action::RemoteSet { name, url: None } if repository.find_remote(name).is_err() => {
+            not_found("remote", name)
+        }
+        Action::BranchCreate {
+            name, force: false, ..
+        }
+        | Action::Switch {
+            to: name,
+            create: true,
+            ..
+        } if has_branch(name) => exists("branch", name),
+        Action::Tag {
+            name,
+            delete: false,
+            force: false,
+            ..
+        } if has_tag(name) => exists("tag", name),
+        _ => None,
+    }
+}
+
+fn is_of_a_remote(repository: &Repository, branch: &str) -> bool {
+    let has = |remote: &str| {
+        let name = format!("{remote}/{branch}");
+        repository.find_branch(&name, BranchType::Remote).is_ok()
+    };
+    let remotes = repository.remotes();
+    remotes.is_ok_and(|remotes| remotes.iter().flatten().any(has))
+}
+
+fn line(git: Invocation, path: &Path, action: Action, looked: &Looked) -> Result<Invocation, Error> {
     match action {
         Action::Init { bare, branch } => {
             let mut git = git.words(["init"]).flag(bare, "--bare");
@@ -92,7 +195,7 @@ fn line(git: Invocation, path: &Path, action: Action) -> Result<Invocation, Erro
             let revision = revision.unwrap_or_else(|| "HEAD".into());
             Ok(git.words(["reset", mode, name("revision", &revision)?, "--"]))
         }
-        commit @ Action::Commit { .. } => commit_line(git, path, commit),
+        commit @ Action::Commit { .. } => commit_line(git, commit, looked.knows_its_user),
         Action::BranchCreate {
             name: branch,
             start,
@@ -131,7 +234,8 @@ fn line(git: Invocation, path: &Path, action: Action) -> Result<Invocation, Erro
         } => {
             let url = name("url", &url)?;
             super::remote::without_secret(url)?;
-            Ok(git.words(["remote", "add", name("name", &remote)?, url]))
+            let verb = if looked.has_remote { "set-url" } else { "add" };
+            Ok(git.words(["remote", verb, name("name", &remote)?, url]))
         }
         Action::WorktreeAdd {
             path,
@@ -168,7 +272,7 @@ fn with_paths(git: Invocation, paths: Vec<PathBuf>, may_be_none: bool) -> Result
     Ok(git.words(["--"]).words(paths))
 }
 
-fn commit_line(git: Invocation, path: &Path, action: Action) -> Result<Invocation, Error> {
+fn commit_line(git: Invocation, action: Action, knows_its_user: bool) -> Result<Invocation, Error> {
     let Action::Commit {
         message,
         author,
@@ -194,11 +298,11 @@ fn commit_line(git: Invocation, path: &Path, action: Action) -> Result<Invocatio
         .flag(allow_empty, "--allow-empty")
         .flag(amend, "--amend");
     if let Some(author) = author {
-        if !knows_its_user(path)
+        if !knows_its_user
             && let Some((user, address)) = author.strip_suffix('>').and_then(|text| text.split_once(" <"))
         {
-            git.settings.push(format!("user.name={user}"));
-            git.settings.push(format!("user.email={address}"));
+            git.settings.push(format!("user.name={user}").into());
+            git.settings.push(format!("user.email={address}").into());
         }
         git = git.words([format!("--author={author}")]);
     }
@@ -208,11 +312,6 @@ fn commit_line(git: Invocation, path: &Path, action: Action) -> Result<Invocatio
     // A message may be longer than an argument.
     git.input = message.into_bytes();
     Ok(git.words(["--file=-"]))
-}
-
-/// Whether git is told who commits. In a fresh sandbox it is not, and whoever is the author then is the committer too.
-fn knows_its_user(path: &Path) -> bool {
-    super::open::open(path).is_ok_and(|repository| repository.signature().is_ok())
 }
 
 fn stash_line(git: Invocation, action: Action) -> Result<Invocation, Error> {

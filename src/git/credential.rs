@@ -6,9 +6,12 @@
 //!
 //! The socket lies in a directory that only the daemon's user may enter, under a name that nobody can guess, and is there for
 //! one operation. It answers one question, for exactly the scheme, host and port that the operation was started for: a
-//! redirect elsewhere gets nothing. While it is there, hooks and submodules are off.
+//! redirect elsewhere gets nothing. While it is there, hooks and submodules are off, and the repository may not say which way
+//! the credential goes (`safety.rs`). Whoever else runs as the daemon's user is believed, as for its token file.
 
+use std::ffi::OsString;
 use std::io::{Read, Write};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -133,23 +136,38 @@ impl Service {
         })
     }
 
-    /// What tells git to ask here and nowhere else.
-    pub(super) fn settings(&self) -> Vec<String> {
-        let socket = self.directory.0.join("s");
-        vec![
-            "credential.helper=".into(),
-            // By its process, so that an update of the executable does not matter.
-            format!(
-                "credential.helper=!/proc/{}/exe git-credential {}",
-                std::process::id(),
-                socket.display()
-            ),
-            "credential.useHttpPath=false".into(),
-            "core.hooksPath=/dev/null".into(),
-            "submodule.recurse=false".into(),
-            "fetch.recurseSubmodules=false".into(),
-        ]
+    /// What tells git to ask `own`, this executable, here and nowhere else.
+    pub(super) fn settings(&self, own: &Path) -> Vec<OsString> {
+        let mut helper = OsString::from("credential.helper=!");
+        helper.push(quoted(own));
+        helper.push(" git-credential ");
+        helper.push(quoted(&self.directory.0.join("s")));
+        let rest = [
+            "credential.useHttpPath=false",
+            "http.followRedirects=initial",
+            "core.hooksPath=/dev/null",
+            "core.fsmonitor=false",
+            "submodule.recurse=false",
+            "fetch.recurseSubmodules=false",
+            "push.recurseSubmodules=no",
+        ];
+        let mut settings = vec!["credential.helper=".into(), helper];
+        settings.extend(rest.map(OsString::from));
+        settings
     }
+}
+
+/// A path as one word for a shell.
+fn quoted(path: &Path) -> OsString {
+    let mut word = vec![b'\''];
+    for byte in path.as_os_str().as_bytes() {
+        match byte {
+            b'\'' => word.extend_from_slice(br"'\''"),
+            other => word.push(*other),
+        }
+    }
+    word.push(b'\'');
+    OsString::from_vec(word)
 }
 
 /// Answers until the credential was given.
@@ -225,8 +243,14 @@ mod tests {
     async fn it_is_given_once_and_for_its_origin_only() {
         let service = Service::start(credential(), Origin::of("https://host:8443/x.git").unwrap()).unwrap();
         let socket = service.directory.0.join("s");
-        let settings = service.settings().join("\n");
+        let settings = service.settings(Path::new("/odd 'place'/boxd"));
+        let settings = settings.join(std::ffi::OsStr::new("\n")).into_string().unwrap();
         assert!(!settings.contains("hush"), "{settings}");
+        let helper = format!(
+            "credential.helper=!'/odd '\\''place'\\''/boxd' git-credential '{}'",
+            socket.display()
+        );
+        assert!(settings.lines().any(|line| line == helper), "{settings}");
         let asking = tokio::task::spawn_blocking(move || {
             for elsewhere in [
                 "protocol=http\nhost=host:8443\n",

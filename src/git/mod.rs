@@ -7,8 +7,10 @@
 //!
 //! ```text
 //!   open.rs -> status.rs diff.rs history.rs refs.rs     libgit2, on the blocking pool
-//!   command.rs -> program.rs                            the git program, born by the process engine
+//!   command.rs -> program.rs, ending.rs                 the git program, born by the process engine, and its end
 //!   remote.rs -> program.rs, credential.rs              clone, fetch, pull, push, with progress
+//!   safety.rs                                           which repositories and words are refused before git sees them
+//!   redact.rs                                           pure: what git said, without secrets
 //!   porcelain.rs                                        pure: `git status --porcelain=v2` for the control wire
 //! ```
 //!
@@ -17,11 +19,13 @@
 mod command;
 mod credential;
 mod diff;
+mod ending;
 mod history;
 mod open;
 mod porcelain;
 mod program;
 mod progress;
+mod redact;
 mod refs;
 mod remote;
 mod request;
@@ -52,6 +56,8 @@ pub use status::{Entry, Status};
 pub struct Git {
     engine: Arc<Engine>,
     program: bool,
+    /// This executable, which git asks for credentials.
+    own: std::path::PathBuf,
 }
 
 /// What a question is answered with.
@@ -74,7 +80,11 @@ impl Git {
     pub fn new(engine: Arc<Engine>, path: Option<&std::ffi::OsStr>) -> Self {
         let found = |directory: std::path::PathBuf| directory.join("git").is_file();
         let program = path.is_some_and(|path| std::env::split_paths(path).any(found));
-        Self { engine, program }
+        // The link to it in `/proc` is closed to children unless they are root's: the daemon leaves no core dumps. A path
+        // stays right over an update, which puts another one in its place.
+        let own =
+            std::env::current_exe().unwrap_or_else(|_| format!("/proc/{}/exe", std::process::id()).into());
+        Self { engine, program, own }
     }
 
     /// What works here.
@@ -130,7 +140,7 @@ impl Git {
         trust: Trust,
         progress: Option<mpsc::Sender<Progress>>,
     ) -> Result<Did, Error> {
-        remote::transfer(&self.engine, path, transfer, trust, progress).await
+        remote::transfer(&self.engine, &self.own, path, transfer, trust, progress).await
     }
 }
 

@@ -8,14 +8,20 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
+use super::ending::{self, Unwanted};
 use super::progress::{Lines, Progress};
+use super::redact::redact;
 use super::request::Trust;
+use super::safety::Pinned;
 use crate::error::Error;
 use crate::exec::{Command, Engine, Environment, Exit, Keep, Owner, Process, ProcessSpec, Stdin};
 use crate::stream::{Channel, Cursor, Item};
+use crate::telemetry::Secret;
 
 /// What is kept of each output, bytes.
 const SAID: u64 = 1 << 20;
+/// What may be spoken by callers who may not run programs.
+const PROTOCOLS: &str = "https:http:ssh:git";
 /// What of it an error says, bytes.
 const TOLD: usize = 2000;
 
@@ -36,9 +42,13 @@ pub(super) struct Invocation {
     /// Where.
     pub(super) cwd: PathBuf,
     /// Settings, over those of the machine and the repository.
-    pub(super) settings: Vec<String>,
+    pub(super) settings: Vec<OsString>,
     /// The subcommand with its arguments.
     pub(super) arguments: Vec<OsString>,
+    /// Variables, over those that every run has.
+    environment: Vec<(OsString, OsString)>,
+    /// What nobody is to see in what was said.
+    pub(super) secret: Option<Secret<String>>,
     /// Standard input.
     pub(super) input: Vec<u8>,
     /// After which the whole tree is killed: hooks may hang.
@@ -56,10 +66,9 @@ pub(super) struct Ended {
 impl Invocation {
     /// In `cwd`, with what `trust` allows.
     pub(super) fn new(cwd: &Path, trust: Trust, time_limit: Duration) -> Self {
-        let mut settings = vec![
-            "core.quotePath=false".to_owned(),
-            "advice.detachedHead=false".to_owned(),
-        ];
+        let mut settings: Vec<OsString> =
+            vec!["core.quotePath=false".into(), "advice.detachedHead=false".into()];
+        let mut environment = Vec::new();
         if trust == Trust::Workspace {
             let off = [
                 "core.hooksPath=/dev/null",
@@ -68,17 +77,33 @@ impl Invocation {
                 "protocol.file.allow=never",
                 "commit.gpgSign=false",
                 "tag.gpgSign=false",
+                "tag.forceSignAnnotated=false",
+                "push.gpgSign=false",
                 "submodule.recurse=false",
             ];
-            settings.extend(off.map(str::to_owned));
+            settings.extend(off.map(OsString::from));
+            // Over whatever a configuration says about protocols.
+            environment.push(("GIT_ALLOW_PROTOCOL".into(), PROTOCOLS.into()));
         }
         Self {
             cwd: cwd.to_owned(),
             settings,
             arguments: Vec::new(),
+            environment,
+            secret: None,
             input: Vec::new(),
             time_limit,
         }
+    }
+
+    /// In this repository, whichever one is found from the directory.
+    pub(super) fn pinned(mut self, pinned: Option<Pinned>) -> Self {
+        if let Some(Pinned { directory, worktree }) = pinned {
+            self.environment.push(("GIT_DIR".into(), directory.into()));
+            let worktree = worktree.map(|path| ("GIT_WORK_TREE".into(), path.into()));
+            self.environment.extend(worktree);
+        }
+        self
     }
 
     /// Adds words.
@@ -99,7 +124,7 @@ impl Invocation {
     fn spec(self) -> ProcessSpec {
         let mut argv: Vec<OsString> = vec!["git".into(), "--no-pager".into()];
         for setting in self.settings {
-            argv.extend(["-c".into(), setting.into()]);
+            argv.extend(["-c".into(), setting]);
         }
         argv.extend(self.arguments);
         let environment = [
@@ -110,11 +135,15 @@ impl Invocation {
             ("SSH_ASKPASS_REQUIRE", "never"),
             ("LC_ALL", "C"),
         ];
-        let environment = environment.map(|(name, value)| (name.into(), value.into()));
+        let mut environment: Vec<_> = environment
+            .map(|(name, value)| (name.into(), value.into()))
+            .into();
+        environment.extend(self.environment);
         ProcessSpec {
             stdin: Stdin::Bytes(Bytes::from(self.input)),
-            environment: Environment::Overlay(environment.into()),
-            timeout: Some(self.time_limit),
+            environment: Environment::Overlay(environment),
+            // Should nobody be there to end it at its time.
+            timeout: Some(self.time_limit + 2 * ending::GRACE),
             owner: Owner::System,
             ..ProcessSpec::new(Command::Argv(argv), self.cwd, Keep::both_ends(SAID))
         }
@@ -124,9 +153,11 @@ impl Invocation {
 /// Runs it to its end; it is ended when nobody waits any more.
 pub(super) async fn run(
     engine: &Arc<Engine>,
-    invocation: Invocation,
+    mut invocation: Invocation,
     progress: Option<mpsc::Sender<Progress>>,
 ) -> Result<Ended, Error> {
+    let (secret, time_limit) = (invocation.secret.take(), invocation.time_limit);
+    let hide = |said| redact(said, secret.as_ref().map(|secret| secret.expose().as_str()));
     let process = engine
         .start_process(invocation.spec())
         .await
@@ -139,23 +170,24 @@ pub(super) async fn run(
             error => error,
         })?;
     let process = Unwanted(process);
-    let mut cursor = Cursor::after(0).only(&[Channel::Stderr]);
-    let mut lines = Lines::default();
-    loop {
-        let items = process.0.output().next(&mut cursor, SAID).await?;
-        if items.is_empty() {
-            break;
+    let mut said = Said {
+        cursor: Cursor::after(0).only(&[Channel::Stderr]),
+        lines: Lines::default(),
+        progress,
+    };
+    let timed_out = tokio::select! {
+        biased;
+        read = said.follow(&process.0) => {
+            read?;
+            false
         }
-        for item in items {
-            let Item::Record(record) = item else { continue };
-            for said in lines.push(&record.bytes) {
-                if let Some(progress) = &progress {
-                    // A slow reader misses some: the next one says more.
-                    let _ = progress.try_send(said);
-                }
-            }
-        }
+        () = tokio::time::sleep(time_limit) => true,
+    };
+    if timed_out {
+        ending::end(&process.0).await;
+        said.follow(&process.0).await?;
     }
+    let lines = said.lines;
     let end = process.0.ended().await;
     let finished = process
         .0
@@ -166,22 +198,39 @@ pub(super) async fn run(
     let whole = |kept: &crate::exec::Kept| [&kept.head[..], &kept.tail[..]].concat();
     Ok(Ended {
         exit: end.exit,
-        timed_out: end.timed_out,
+        timed_out: timed_out || end.timed_out,
         did: Did {
-            stdout: whole(&finished.stdout),
-            stderr: lines.finish(),
+            stdout: hide(whole(&finished.stdout)),
+            stderr: hide(lines.finish()),
             left_out: finished.stdout.omitted,
         },
     })
 }
 
-/// A process that is ended when nobody waits for it.
-struct Unwanted(Arc<Process>);
+/// What it says while it runs.
+struct Said {
+    cursor: Cursor,
+    lines: Lines,
+    progress: Option<mpsc::Sender<Progress>>,
+}
 
-impl Drop for Unwanted {
-    fn drop(&mut self) {
-        if self.0.end().is_none() {
-            self.0.cancel();
+impl Said {
+    /// Reads on until its end. Cancel-safe: what was not taken is read by the next.
+    async fn follow(&mut self, process: &Process) -> Result<(), Error> {
+        loop {
+            let items = process.output().next(&mut self.cursor, SAID).await?;
+            if items.is_empty() {
+                return Ok(());
+            }
+            for item in items {
+                let Item::Record(record) = item else { continue };
+                for said in self.lines.push(&record.bytes) {
+                    if let Some(progress) = &self.progress {
+                        // A slow reader misses some: the next one says more.
+                        let _ = progress.try_send(said);
+                    }
+                }
+            }
         }
     }
 }
@@ -200,7 +249,7 @@ impl Ended {
         }
         if let Some(lock) = held_lock(path) {
             return Err(Error::Overloaded {
-                what: "the repository's index",
+                what: "the repository",
                 reason: format!(
                     "another git holds {lock:?}; try again, or remove it when no git runs that could have made it"
                 ),
@@ -227,8 +276,11 @@ impl Did {
     }
 }
 
-/// The lock on the index of the repository that `path` lies in, when somebody holds it.
+/// A lock on something in the repository that `path` lies in, when somebody holds one.
 fn held_lock(path: &Path) -> Option<PathBuf> {
-    let lock = super::open::open(path).ok()?.path().join("index.lock");
-    lock.exists().then_some(lock)
+    let repository = super::open::open(path).ok()?;
+    let own = ["index.lock", "HEAD.lock"].map(|name| repository.path().join(name));
+    let shared =
+        ["config.lock", "packed-refs.lock", "shallow.lock"].map(|name| repository.commondir().join(name));
+    own.into_iter().chain(shared).find(|lock| lock.exists())
 }

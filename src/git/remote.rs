@@ -5,19 +5,21 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use git2::Repository;
 use tokio::sync::mpsc;
 
 use super::credential::{Credential, Origin, Service};
 use super::program::{Did, Ended, Invocation, run};
 use super::progress::Progress;
 use super::request::{Transfer, Trust};
-use super::safety::{name, refuse_programs};
+use super::safety::{Pinned, name, without_detours, without_programs};
 use crate::error::Error;
 use crate::exec::{Engine, Exit};
 
-/// Does `transfer`; the repository is at `path`, or will be there.
+/// Does `transfer`; the repository is at `path`, or will be there. `own` is this executable, which git asks for a credential.
 pub(super) async fn transfer(
     engine: &Arc<Engine>,
+    own: &Path,
     path: &Path,
     transfer: Transfer,
     trust: Trust,
@@ -25,39 +27,66 @@ pub(super) async fn transfer(
 ) -> Result<Did, Error> {
     let what = transfer.name();
     let (credential, time_limit) = secrets(&transfer);
-    let url = url_of(path, &transfer)?;
-    check_url(&url, trust)?;
-    if trust == Trust::Workspace {
-        refuse_programs(path)?;
-    }
+    let (at, asked) = (path.to_owned(), transfer.clone());
+    let has_secret = credential.is_some();
+    let looked = tokio::task::spawn_blocking(move || look(&at, &asked, trust, has_secret));
+    let (target, pinned) = looked.await.map_err(|panic| Error::Internal {
+        reason: format!("a look at a repository panicked: {panic}"),
+    })??;
     let cwd = match &transfer {
         Transfer::Clone { .. } => path.parent().unwrap_or(path),
         _ => path,
     };
-    let mut git = line(
-        Invocation::new(cwd, trust, time_limit),
-        path,
-        transfer,
-        credential.is_some(),
-    )?;
-    if url.starts_with("ext::") {
+    let git = Invocation::new(cwd, trust, time_limit).pinned(pinned);
+    let mut git = line(git, path, transfer, has_secret, &target)?;
+    if target.is_given && target.url.starts_with("ext::") {
         git.settings.push("protocol.ext.allow=always".into());
     }
-    let service = credential
-        .map(|credential| {
-            let origin = Origin::of(&url)?;
-            Service::start(credential, origin)
-        })
-        .transpose()?;
-    if let Some(service) = &service {
-        git.settings.extend(service.settings());
-    }
+    let service = match credential {
+        None => None,
+        Some(credential) => {
+            git.secret = Some(credential.password.clone());
+            let service = Service::start(credential, Origin::of(&target.url)?)?;
+            git.settings.extend(service.settings(own));
+            Some(service)
+        }
+    };
     let ended = run(engine, git, progress).await?;
     drop(service);
-    judge(ended, what, path, time_limit)
+    judge(ended, what, path, time_limit, &target)
 }
 
-fn judge(ended: Ended, what: &'static str, path: &Path, time_limit: Duration) -> Result<Did, Error> {
+/// Where a transfer goes, and the repository that it is to be done in; `None` when there is none yet.
+fn look(
+    path: &Path,
+    transfer: &Transfer,
+    trust: Trust,
+    has_secret: bool,
+) -> Result<(Target, Option<Pinned>), Error> {
+    if let Transfer::Clone { url, .. } = transfer {
+        let target = Target::given(url);
+        check_url(&target, trust)?;
+        return Ok((target, None));
+    }
+    let repository = super::open::open(path)?;
+    let target = Target::of(&repository, transfer);
+    check_url(&target, trust)?;
+    if has_secret {
+        without_detours(&repository)?;
+    }
+    let pinned = (trust == Trust::Workspace)
+        .then(|| without_programs(path))
+        .transpose()?;
+    Ok((target, pinned))
+}
+
+fn judge(
+    ended: Ended,
+    what: &'static str,
+    path: &Path,
+    time_limit: Duration,
+    target: &Target,
+) -> Result<Did, Error> {
     if matches!(ended.exit, Exit::Code(code) if code != 0) {
         if is_refused(&ended.did.stderr) {
             return Err(Error::Forbidden {
@@ -71,6 +100,12 @@ fn judge(ended: Ended, what: &'static str, path: &Path, time_limit: Duration) ->
             return Err(Error::Conflict {
                 what: format!("{what} from {path:?}"),
                 reason: format!("the remote rejected {reason}; fetch or pull first, or push with force"),
+            });
+        }
+        if target.is_no_remote(path, what) {
+            return Err(Error::NotFound {
+                what: "remote",
+                name: target.url.clone(),
             });
         }
     }
@@ -125,32 +160,95 @@ fn secrets(transfer: &Transfer) -> (Option<Credential>, Duration) {
     }
 }
 
-/// Where it goes: a URL as it was given, or that of a remote by its name.
-fn url_of(path: &Path, transfer: &Transfer) -> Result<String, Error> {
-    let (remote, pushes) = match transfer {
-        Transfer::Clone { url, .. } => return Ok(url.clone()),
-        Transfer::Fetch { remote, .. } | Transfer::Pull { remote, .. } => (remote, false),
-        Transfer::Push { remote, .. } => (remote, true),
+/// Where a transfer goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Target {
+    /// The remote by its name, when it has one.
+    remote: Option<String>,
+    url: String,
+    /// The caller gave the URL; else the configuration has it.
+    is_given: bool,
+}
+
+impl Target {
+    fn given(url: &str) -> Self {
+        Self {
+            remote: None,
+            url: url.to_owned(),
+            is_given: true,
+        }
+    }
+
+    fn of(repository: &Repository, transfer: &Transfer) -> Self {
+        let (asked, pushes) = match transfer {
+            Transfer::Clone { url, .. } => return Self::given(url),
+            Transfer::Fetch { remote, .. } | Transfer::Pull { remote, .. } => (remote, false),
+            Transfer::Push { remote, .. } => (remote, true),
+        };
+        let name = asked.clone().unwrap_or_else(|| usual_remote(repository, pushes));
+        let Ok(found) = repository.find_remote(&name) else {
+            // Something that is no name of a remote is a URL.
+            return Self {
+                is_given: asked.is_some(),
+                ..Self::given(&name)
+            };
+        };
+        let push = found.pushurl_bytes().filter(|_| pushes);
+        let url = String::from_utf8_lossy(push.unwrap_or(found.url_bytes())).into_owned();
+        Self {
+            remote: Some(name),
+            url,
+            is_given: false,
+        }
+    }
+
+    /// A name that no remote has, and nothing that could be a URL or a path.
+    fn is_no_remote(&self, path: &Path, what: &str) -> bool {
+        let here = if what == "git.clone" {
+            path.parent().unwrap_or(path)
+        } else {
+            path
+        };
+        self.remote.is_none() && !self.url.contains([':', '/']) && !here.join(&self.url).exists()
+    }
+}
+
+/// The remote that git takes when none is named (git-config(1), `branch.<name>.remote` and what stands beside it).
+fn usual_remote(repository: &Repository, pushes: bool) -> String {
+    let config = repository.config().and_then(|mut config| config.snapshot());
+    let said = |name: &str| {
+        let value = config.as_ref().ok()?.get_str(name).ok()?;
+        Some(value.to_owned()).filter(|value| !value.is_empty())
     };
-    let repository = super::open::open(path)?;
-    let name = remote.clone().unwrap_or_else(|| "origin".into());
-    let Ok(found) = repository.find_remote(&name) else {
-        // Something that is no name of a remote is a URL.
-        return Ok(name);
+    let head = repository.find_reference("HEAD").ok();
+    let branch = head.and_then(|head| {
+        let target = head.symbolic_target()?;
+        target.strip_prefix("refs/heads/").map(str::to_owned)
+    });
+    let of_branch = |key: &str| said(&format!("branch.{}.{key}", branch.as_deref()?));
+    let to_push = || of_branch("pushremote").or_else(|| said("remote.pushdefault"));
+    let found = pushes.then(to_push).flatten().or_else(|| of_branch("remote"));
+    let only = || {
+        let remotes = repository.remotes().ok()?;
+        (remotes.len() == 1)
+            .then(|| remotes.get(0).map(str::to_owned))
+            .flatten()
     };
-    let push = found.pushurl_bytes().filter(|_| pushes);
-    Ok(String::from_utf8_lossy(push.unwrap_or(found.url_bytes())).into_owned())
+    found.or_else(only).unwrap_or_else(|| "origin".into())
 }
 
 /// Refuses what needs more than `trust` gives, and secrets where everybody sees them.
-fn check_url(url: &str, trust: Trust) -> Result<(), Error> {
-    name("url", url)?;
-    without_secret(url)?;
+fn check_url(target: &Target, trust: Trust) -> Result<(), Error> {
+    let url = name("url", &target.url)?;
+    if target.is_given {
+        without_secret(url)?;
+    }
     let schemes = ["https://", "http://", "ssh://", "git://"];
     let is_elsewhere = schemes.iter().any(|scheme| url.starts_with(scheme)) || is_scp(url);
     if trust == Trust::Full || is_elsewhere {
         return Ok(());
     }
+    let url = super::refs::without_password(url);
     Err(Error::Forbidden {
         reason: format!("the remote {url:?} is a local path or runs a program, which needs the Full scope"),
     })
@@ -175,7 +273,13 @@ pub(super) fn without_secret(url: &str) -> Result<(), Error> {
     })
 }
 
-fn line(git: Invocation, path: &Path, transfer: Transfer, has_secret: bool) -> Result<Invocation, Error> {
+fn line(
+    git: Invocation,
+    path: &Path,
+    transfer: Transfer,
+    has_secret: bool,
+    target: &Target,
+) -> Result<Invocation, Error> {
     match transfer {
         Transfer::Clone {
             url,
@@ -209,7 +313,7 @@ fn line(git: Invocation, path: &Path, transfer: Transfer, has_secret: bool) -> R
             ..
         } => {
             let git = git.words(["fetch", "--progress"]).flag(prune, "--prune");
-            with_remote(with_depth(git, depth)?, remote, refspecs)
+            with_remote(with_depth(git, depth)?, remote, refspecs, target)
         }
         Transfer::Pull {
             remote,
@@ -222,7 +326,7 @@ fn line(git: Invocation, path: &Path, transfer: Transfer, has_secret: bool) -> R
                 .words(["pull", "--progress"])
                 .words([if rebase { "--rebase" } else { "--no-rebase" }])
                 .flag(fast_forward_only, "--ff-only");
-            with_remote(git, remote, branch.into_iter().collect())
+            with_remote(git, remote, branch.into_iter().collect(), target)
         }
         Transfer::Push {
             remote,
@@ -235,7 +339,7 @@ fn line(git: Invocation, path: &Path, transfer: Transfer, has_secret: bool) -> R
                 .words(["push", "--porcelain", "--progress"])
                 .flag(force, "--force")
                 .flag(set_upstream, "--set-upstream");
-            with_remote(git, remote, refspecs)
+            with_remote(git, remote, refspecs, target)
         }
     }
 }
@@ -251,14 +355,20 @@ fn with_depth(git: Invocation, depth: Option<u32>) -> Result<Invocation, Error> 
     }
 }
 
-fn with_remote(git: Invocation, remote: Option<String>, refspecs: Vec<String>) -> Result<Invocation, Error> {
+fn with_remote(
+    git: Invocation,
+    remote: Option<String>,
+    refspecs: Vec<String>,
+    target: &Target,
+) -> Result<Invocation, Error> {
     if remote.is_none() && refspecs.is_empty() {
         return Ok(git);
     }
     for refspec in &refspecs {
         name("refspecs", refspec)?;
     }
-    let remote = remote.unwrap_or_else(|| "origin".into());
+    let usual = || target.remote.clone().unwrap_or_else(|| target.url.clone());
+    let remote = remote.unwrap_or_else(usual);
     Ok(git.words(["--"]).words([remote]).words(refspecs))
 }
 
@@ -275,15 +385,57 @@ mod tests {
             "git@host:x.git",
             "host:x",
         ] {
-            assert!(check_url(url, Trust::Workspace).is_ok(), "{url}");
+            assert!(check_url(&Target::given(url), Trust::Workspace).is_ok(), "{url}");
         }
         for url in ["ext::sh -c evil", "file:///x", "/x", "../x", "fd::3", "./a:b"] {
-            assert!(check_url(url, Trust::Workspace).is_err(), "{url}");
-            assert!(check_url(url, Trust::Full).is_ok(), "{url}");
+            assert!(check_url(&Target::given(url), Trust::Workspace).is_err(), "{url}");
+            assert!(check_url(&Target::given(url), Trust::Full).is_ok(), "{url}");
         }
         for url in ["--upload-pack=x", "", "https://u:p@h/x"] {
-            assert!(check_url(url, Trust::Full).is_err(), "{url}");
+            assert!(check_url(&Target::given(url), Trust::Full).is_err(), "{url}");
         }
+    }
+
+    #[test]
+    fn the_usual_remote_is_the_one_that_git_takes() {
+        let directory = tempfile::tempdir().unwrap();
+        let repository = Repository::init(directory.path()).unwrap();
+        repository.set_head("refs/heads/main").unwrap();
+        assert_eq!(usual_remote(&repository, false), "origin");
+        repository.remote("only", "https://h/only").unwrap();
+        assert_eq!(usual_remote(&repository, true), "only");
+        repository.remote("fork", "https://h/fork").unwrap();
+        repository.remote("up", "https://me:hush@h/up").unwrap();
+        assert_eq!(usual_remote(&repository, false), "origin");
+        let mut config = repository.config().unwrap();
+        config.set_str("branch.main.remote", "up").unwrap();
+        assert_eq!(
+            (usual_remote(&repository, false), usual_remote(&repository, true)),
+            ("up".into(), "up".into())
+        );
+        config.set_str("remote.pushDefault", "fork").unwrap();
+        assert_eq!(
+            (usual_remote(&repository, false), usual_remote(&repository, true)),
+            ("up".into(), "fork".into())
+        );
+        config.set_str("branch.main.pushRemote", "only").unwrap();
+        assert_eq!(usual_remote(&repository, true), "only");
+        let pull = Transfer::Pull {
+            remote: None,
+            branch: None,
+            rebase: false,
+            fast_forward_only: false,
+            credential: None,
+            time_limit: Duration::from_secs(1),
+        };
+        let target = Target::of(&repository, &pull);
+        assert_eq!(
+            (target.url.as_str(), target.is_given),
+            ("https://me:hush@h/up", false)
+        );
+        // It stands in the configuration already; what a caller gives is another matter.
+        assert!(check_url(&target, Trust::Workspace).is_ok());
+        assert!(check_url(&Target::given(&target.url), Trust::Full).is_err());
     }
 
     #[test]

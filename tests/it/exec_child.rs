@@ -207,7 +207,7 @@ async fn arguments_are_bytes() {
 }
 
 /// Processes whose environment or arguments contain `secret`.
-fn carriers(secret: &str) -> Vec<i32> {
+pub(crate) fn carriers(secret: &str) -> Vec<i32> {
     let holds = |pid: i32, file: &str| {
         let bytes = std::fs::read(processes::of(pid, file)).unwrap_or_default();
         bytes
@@ -226,7 +226,7 @@ fn holds(bytes: &[u8], secret: &str) -> bool {
         .any(|window| window == secret.as_bytes())
 }
 
-fn files_with(secret: &str, directory: &std::path::Path) -> Vec<std::path::PathBuf> {
+pub(crate) fn files_with(secret: &str, directory: &std::path::Path) -> Vec<std::path::PathBuf> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(directory).unwrap().flatten() {
         let path = entry.path();

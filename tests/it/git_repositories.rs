@@ -322,13 +322,15 @@ async fn a_hook_that_hangs_is_ended_with_its_children() {
     let (daemon, http, root) = start();
     let hook = root.join(".git/hooks/pre-commit");
     let pid = daemon.workspace().join("pid");
+    // With "all" the index is locked while the hook runs.
+    std::fs::write(root.join("file"), "changed\n").unwrap();
     std::fs::write(
         &hook,
         format!("#!/bin/sh\necho $$ >'{}'\nsleep 1000 & wait\n", pid.display()),
     )
     .unwrap();
     std::fs::set_permissions(&hook, PermissionsExt::from_mode(0o755)).unwrap();
-    let body = json!({ "path": "repo", "message": "x", "allowEmpty": true, "timeoutMs": 500 });
+    let body = json!({ "path": "repo", "message": "x", "allowEmpty": true, "all": true, "timeoutMs": 2000 });
     http.post("/v1/git/commit", &body).await.problem(504, "timeout");
     let pid: i32 = std::fs::read_to_string(&pid).unwrap().trim().parse().unwrap();
     crate::harness::eventually("the end of the hook", Duration::from_secs(10), || {
@@ -338,6 +340,10 @@ async fn a_hook_that_hangs_is_ended_with_its_children() {
     });
     let log = http.get("/v1/git/log?path=repo").await.json();
     assert_eq!(log["commits"].as_array().unwrap().len(), 1);
+    // No lock is left that would keep the next one out.
+    std::fs::remove_file(&hook).unwrap();
+    let next = http.post("/v1/git/commit", &body).await;
+    assert_eq!(next.status, 200, "{}", next.text());
 }
 
 #[tokio::test]

@@ -39,6 +39,7 @@ mod fs_links;
 mod fs_names;
 mod fs_reach;
 mod fs_watch;
+mod git_credentials;
 mod git_repositories;
 mod harness;
 mod harness_test;

@@ -164,7 +164,7 @@ fn changes() -> Vec<Case> {
                 said(answer)
                     && git(&directory.join("origin.git"), &["log", "--format=%s"]).starts_with("second\n")
             },
-            (json!({ "path": "DIR/repo", "remote": "none" }), "conflict"),
+            (json!({ "path": "DIR/repo", "remote": "none" }), "not_found"),
         ),
         case(
             "git.reset",
@@ -206,7 +206,7 @@ fn refs() -> Vec<Case> {
             "git.switch",
             json!({ "path": "DIR/repo", "to": "feature" }),
             |_, directory| git(&directory.join("repo"), &["branch", "--show-current"]) == "feature\n",
-            (json!({ "path": "DIR/repo", "to": "none" }), "conflict"),
+            (json!({ "path": "DIR/repo", "to": "none" }), "not_found"),
         ),
         case(
             "git.switch",
@@ -218,7 +218,7 @@ fn refs() -> Vec<Case> {
             "git.branch.delete",
             json!({ "path": "DIR/repo", "name": "feature" }),
             |answer, _| said(answer),
-            (json!({ "path": "DIR/repo", "name": "none" }), "conflict"),
+            (json!({ "path": "DIR/repo", "name": "none" }), "not_found"),
         ),
         case(
             "git.tag",
@@ -226,7 +226,7 @@ fn refs() -> Vec<Case> {
             |_, directory| git(&directory.join("repo"), &["tag", "--list"]) == "v1\n",
             (
                 json!({ "path": "DIR/repo", "name": "v2", "revision": "none" }),
-                "conflict",
+                "not_found",
             ),
         ),
         case(
@@ -261,13 +261,13 @@ fn transfers() -> Vec<Case> {
             "git.clone",
             json!({ "path": "DIR/cloned", "url": "origin.git", "depth": 1 }),
             |answer, directory| said(answer) && directory.join("cloned/file").is_file(),
-            (json!({ "path": "DIR/again", "url": "no-such.git" }), "conflict"),
+            (json!({ "path": "DIR/again", "url": "no-such.git" }), "not_found"),
         ),
         case(
             "git.fetch",
             json!({ "path": "DIR/cloned", "prune": true }),
             |answer, _| said(answer),
-            (json!({ "path": "DIR/repo", "remote": "none" }), "conflict"),
+            (json!({ "path": "DIR/repo", "remote": "none" }), "not_found"),
         ),
     ]
 }
