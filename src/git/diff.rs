@@ -11,8 +11,10 @@ use super::open::{failed, revision, worktree};
 use super::request::DiffOf;
 use crate::error::Error;
 
-/// Bytes of text that are answered; what is beyond them is counted.
+/// Bytes that the lines of an answer may take; what is beyond them is counted.
 const TEXT: usize = 8 << 20;
+/// Bytes that a line takes besides its content.
+const LINE: usize = 96;
 
 /// The difference of two states.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -21,7 +23,7 @@ pub struct Diff {
     pub files: Vec<Delta>,
     /// All of it as git writes it, up to 8 MiB.
     pub text: Vec<u8>,
-    /// Bytes that are left out of `text` and of the hunks.
+    /// Bytes that are left out of the end of `text`; the hunks end where it ends.
     pub left_out: u64,
 }
 
@@ -148,7 +150,7 @@ pub(super) fn collect(
     found
         .find_similar(Some(DiffFindOptions::new().renames(true)))
         .map_err(failed)?;
-    let collected = RefCell::new(Diff::default());
+    let collected = RefCell::new(Collected::default());
     let visited = found.foreach(
         &mut |delta, _| {
             collected.borrow_mut().files.push(self::delta(&delta));
@@ -156,73 +158,102 @@ pub(super) fn collect(
         },
         None,
         Some(&mut |_, hunk| {
-            let mut diff = collected.borrow_mut();
-            if let Some(file) = diff.files.last_mut() {
-                file.hunks.push(self::hunk(&hunk));
-            }
+            collected.borrow_mut().hunk(&hunk, stat_only);
             true
         }),
         Some(&mut |_, _, line| {
-            take_line(&mut collected.borrow_mut(), &line, stat_only);
+            collected.borrow_mut().line(&line, stat_only);
             true
         }),
     );
     visited.map_err(failed)?;
-    let mut diff = collected.into_inner();
+    let Collected {
+        mut files,
+        kept,
+        is_full,
+        ..
+    } = collected.into_inner();
     // What is binary is known once its content was looked at.
-    for (file, delta) in diff.files.iter_mut().zip(found.deltas()) {
+    for (file, delta) in files.iter_mut().zip(found.deltas()) {
         file.binary = delta.flags().is_binary();
-        if stat_only {
-            file.hunks.clear();
+    }
+    let mut diff = Diff {
+        files,
+        ..Diff::default()
+    };
+    if stat_only {
+        return Ok(diff);
+    }
+    let mut printed = 0;
+    let printing = found.print(DiffFormat::Patch, |_, _, line| {
+        let marks = matches!(line.origin(), '+' | '-' | ' ');
+        let is_over = is_full && printed >= kept || diff.text.len() + line.content().len() > TEXT;
+        if is_over || diff.left_out > 0 {
+            // What is answered is the beginning, without holes.
+            diff.left_out += line.content().len() as u64;
+            return true;
         }
-    }
-    if !stat_only {
-        let printed = found.print(DiffFormat::Patch, |_, _, line| {
-            let marks = matches!(line.origin(), '+' | '-' | ' ');
-            let mark = if marks { &[line.origin() as u8][..] } else { &[] };
-            if diff.text.len() + line.content().len() <= TEXT {
-                diff.text.extend_from_slice(mark);
-                diff.text.extend_from_slice(line.content());
-            } else {
-                diff.left_out += line.content().len() as u64;
-            }
-            true
-        });
-        printed.map_err(failed)?;
-    }
+        printed += usize::from(matches!(line.origin(), '+' | '-' | ' ' | '=' | '<' | '>'));
+        let mark = if marks { &[line.origin() as u8][..] } else { &[] };
+        diff.text.extend_from_slice(mark);
+        diff.text.extend_from_slice(line.content());
+        true
+    });
+    printing.map_err(failed)?;
     Ok(diff)
 }
 
-fn take_line(diff: &mut Diff, line: &git2::DiffLine<'_>, stat_only: bool) {
-    let kept: usize = diff.text.len();
-    let Some(file) = diff.files.last_mut() else { return };
-    let kind = match line.origin() {
-        '+' => {
-            file.lines.0 += 1;
-            LineKind::Added
+/// The files of a difference as they come.
+#[derive(Default)]
+struct Collected {
+    files: Vec<Delta>,
+    /// Bytes that the lines take.
+    cost: usize,
+    /// Lines that are kept.
+    kept: usize,
+    /// There were more.
+    is_full: bool,
+}
+
+impl Collected {
+    fn hunk(&mut self, hunk: &git2::DiffHunk<'_>, stat_only: bool) {
+        if let Some(file) = self.files.last_mut().filter(|_| !stat_only && !self.is_full) {
+            file.hunks.push(self::hunk(hunk));
         }
-        '-' => {
-            file.lines.1 += 1;
-            LineKind::Removed
-        }
-        ' ' => LineKind::Context,
-        _ => LineKind::NoNewline,
-    };
-    // Lines are kept as far as the text is: the same bytes, counted once.
-    if stat_only || kept > TEXT {
-        return;
     }
-    if let Some(hunk) = file.hunks.last_mut() {
+
+    fn line(&mut self, line: &git2::DiffLine<'_>, stat_only: bool) {
+        let Some(file) = self.files.last_mut() else { return };
+        let kind = match line.origin() {
+            '+' => {
+                file.lines.0 += 1;
+                LineKind::Added
+            }
+            '-' => {
+                file.lines.1 += 1;
+                LineKind::Removed
+            }
+            ' ' => LineKind::Context,
+            _ => LineKind::NoNewline,
+        };
         let content = line.content();
-        let content = content.strip_suffix(b"\n").unwrap_or(content);
-        hunk.lines.push(HunkLine {
-            kind,
-            content: if kind == LineKind::NoNewline {
-                Vec::new()
-            } else {
-                content.to_vec()
-            },
-        });
+        self.cost += content.len() + LINE;
+        self.is_full |= self.cost > TEXT;
+        if stat_only || self.is_full {
+            return;
+        }
+        self.kept += 1;
+        if let Some(hunk) = file.hunks.last_mut() {
+            let content = content.strip_suffix(b"\n").unwrap_or(content);
+            hunk.lines.push(HunkLine {
+                kind,
+                content: if kind == LineKind::NoNewline {
+                    Vec::new()
+                } else {
+                    content.to_vec()
+                },
+            });
+        }
     }
 }
 

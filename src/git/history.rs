@@ -189,6 +189,18 @@ pub(super) fn show(repository: &Repository, name: &str, path: Option<&Path>) -> 
     };
     let tree = object.peel_to_tree().map_err(|_| missing())?;
     let entry = tree.get_path(path).map_err(|_| missing())?;
+    if entry.kind() == Some(ObjectType::Blob) {
+        // Before it is read.
+        let objects = repository.odb().map_err(failed)?;
+        let (size, _) = objects.read_header(entry.id()).map_err(failed)?;
+        if size as u64 > FILE {
+            return Err(Error::TooLarge {
+                what: "the file in that revision",
+                size: size as u64,
+                limit: FILE,
+            });
+        }
+    }
     let found = entry.to_object(repository).map_err(failed)?;
     if let Some(directory) = found.as_tree() {
         let names = directory.iter().map(|entry| {
@@ -201,13 +213,6 @@ pub(super) fn show(repository: &Repository, name: &str, path: Option<&Path>) -> 
         return Ok(Shown::Directory(names.collect()));
     }
     let blob = found.as_blob().ok_or_else(missing)?;
-    if blob.size() as u64 > FILE {
-        return Err(Error::TooLarge {
-            what: "the file in that revision",
-            size: blob.size() as u64,
-            limit: FILE,
-        });
-    }
     Ok(Shown::File {
         id: blob.id().to_string(),
         content: blob.content().to_vec(),

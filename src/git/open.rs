@@ -6,6 +6,14 @@ use git2::{ErrorClass, ErrorCode, Object, Repository, RepositoryOpenFlags};
 
 use crate::error::Error;
 
+/// Extensions of the format that libgit2 knows.
+const READ: [&str; 5] = [
+    "extensions.noop",
+    "extensions.objectformat",
+    "extensions.partialclone",
+    "extensions.preciousobjects",
+    "extensions.worktreeconfig",
+];
 /// Repositories that are answered at most.
 const FOUND: usize = 10_000;
 
@@ -33,28 +41,37 @@ fn refused(path: &Path, error: &git2::Error) -> Error {
             ),
             errno: libc::EACCES,
         },
-        _ if is_sha256(path) => Error::Unsupported {
-            what: format!("the SHA-256 repository {path:?}"),
-            why: "libgit2 reads SHA-1 repositories only".into(),
-            fix: Some("ask the git program: process.run, or git on the control wire".into()),
+        _ => match unread(path) {
+            Some(why) => Error::Unsupported {
+                what: format!("the repository {path:?}"),
+                why,
+                fix: Some("ask the git program: process.run, or git on the control wire".into()),
+            },
+            None => failed("open the repository", path, error),
         },
-        _ => failed("open the repository", path, error),
     }
 }
 
-/// Whether the repository at `path` names its objects by SHA-256.
-fn is_sha256(path: &Path) -> bool {
+/// Why libgit2 cannot read the repository at `path`, when it is one of another format.
+fn unread(path: &Path) -> Option<String> {
     let configs = path
         .ancestors()
         .flat_map(|at| [at.join(".git/config"), at.join("config")]);
-    let format = |file: PathBuf| {
-        let config = git2::Config::open(&file).ok().filter(|_| file.is_file())?;
-        config.get_string("extensions.objectformat").ok()
-    };
-    configs
-        .into_iter()
-        .find_map(format)
-        .is_some_and(|format| format == "sha256")
+    let config = configs
+        .filter(|file| file.is_file())
+        .find_map(|file| git2::Config::open(&file).ok())?;
+    let mut extensions = config.entries(Some("^extensions[.]")).ok()?;
+    while let Some(Ok(extension)) = extensions.next() {
+        let name = String::from_utf8_lossy(extension.name_bytes()).into_owned();
+        match (name.as_str(), extension.value_bytes()) {
+            ("extensions.objectformat", b"sha256") => {
+                return Some("libgit2 reads SHA-1 repositories only, and this one is SHA-256".into());
+            }
+            (name, _) if !READ.contains(&name) => return Some(format!("libgit2 does not know {name}")),
+            _ => {}
+        }
+    }
+    None
 }
 
 /// The error for a failed call of libgit2.

@@ -1,6 +1,6 @@
 //! Branches, remotes and worktrees.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use git2::{BranchType, Repository};
 
@@ -97,14 +97,21 @@ pub(super) fn without_password(url: &str) -> String {
     }
 }
 
-/// The first is that of the repository itself.
+/// The first is that of the repository itself, unless it is bare.
 pub(super) fn worktrees(repository: &Repository) -> Result<Vec<Worktree>, Error> {
     let failed = |error: git2::Error| failed("list the worktrees of", repository.path(), &error);
     let mut worktrees = Vec::new();
-    if let Some(path) = repository.commondir().parent().filter(|_| !repository.is_bare()) {
+    // A linked worktree shares what the first one has, which is bare for some.
+    let first = if repository.is_worktree() {
+        let shared = Repository::open(repository.commondir()).map_err(failed)?;
+        shared.workdir().map(Path::to_owned)
+    } else {
+        repository.workdir().map(Path::to_owned)
+    };
+    if let Some(path) = first {
         worktrees.push(Worktree {
             name: String::new(),
-            path: path.to_owned(),
+            path,
             locked: false,
             broken: None,
         });

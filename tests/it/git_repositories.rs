@@ -15,7 +15,7 @@ use crate::harness::{Daemon, Http, Ways};
 use crate::parity_git::{FIXED, git};
 
 /// A daemon with a repository `repo` of one commit.
-fn start() -> (Daemon, Http, PathBuf) {
+pub(crate) fn start() -> (Daemon, Http, PathBuf) {
     let mut builder = Daemon::builder();
     for (name, value) in FIXED {
         builder = builder.environment(name, value);
@@ -26,7 +26,7 @@ fn start() -> (Daemon, Http, PathBuf) {
     (daemon, http, repository)
 }
 
-fn repository(workspace: &Path, name: &str) -> PathBuf {
+pub(crate) fn repository(workspace: &Path, name: &str) -> PathBuf {
     let repository = workspace.join(name);
     std::fs::create_dir(&repository).unwrap();
     git(&repository, &["init", "--quiet", "--initial-branch=main"]);
@@ -36,13 +36,13 @@ fn repository(workspace: &Path, name: &str) -> PathBuf {
     repository
 }
 
-async fn status(http: &Http, query: &str) -> Value {
+pub(crate) async fn status(http: &Http, query: &str) -> Value {
     let answer = http.get(&format!("/v1/git/status?{query}")).await;
     assert_eq!(answer.status, 200, "{}", answer.text());
     answer.json()
 }
 
-fn codes(status: &Value) -> Vec<(String, String)> {
+pub(crate) fn codes(status: &Value) -> Vec<(String, String)> {
     let entries = status["entries"].as_array().unwrap();
     let code = |entry: &Value| {
         let text = |field: &str| entry[field].as_str().unwrap().to_owned();

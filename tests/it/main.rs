@@ -40,6 +40,7 @@ mod fs_names;
 mod fs_reach;
 mod fs_watch;
 mod git_credentials;
+mod git_kinds;
 mod git_repositories;
 mod harness;
 mod harness_test;
