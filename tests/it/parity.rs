@@ -215,6 +215,12 @@ fn prepare(directory: &Path) {
     std::fs::write(directory.join("tree/a file"), "0123456789").unwrap();
     std::fs::write(directory.join("tree/deep/b"), b"\xff\0").unwrap();
     std::os::unix::fs::symlink("a file", directory.join("tree/link")).unwrap();
+    // An archive has the times of what is in it, to the second: those of all doors are the same.
+    let long_ago = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_767_225_600);
+    for name in ["tree/a file", "tree/deep/b", "tree/deep", "tree"] {
+        let opened = std::fs::File::open(directory.join(name)).unwrap();
+        opened.set_modified(long_ago).unwrap();
+    }
     std::fs::write(directory.join("edited"), "one\ntwo\nthree\n").unwrap();
     for name in ["to move", "to remove", "for chmod"] {
         std::fs::write(directory.join(name), name).unwrap();
