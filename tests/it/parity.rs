@@ -10,6 +10,9 @@ use boxd::ops::OPERATIONS;
 use boxd::wire::proto::control_request::Op;
 use boxd::wire::proto::control_response::Result as Outcome;
 use boxd::wire::proto::{ErrorCode, Extension};
+use nix::fcntl::AT_FDCWD;
+use nix::sys::stat::{UtimensatFlags, utimensat};
+use nix::sys::time::TimeSpec;
 use serde_json::{Map, Value, json};
 
 use crate::harness::daemon::BOXD;
@@ -216,10 +219,17 @@ fn prepare(directory: &Path) {
     std::fs::write(directory.join("tree/deep/b"), b"\xff\0").unwrap();
     std::os::unix::fs::symlink("a file", directory.join("tree/link")).unwrap();
     // An archive has the times of what is in it, to the second: those of all doors are the same.
-    let long_ago = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_767_225_600);
-    for name in ["tree/a file", "tree/deep/b", "tree/deep", "tree"] {
-        let opened = std::fs::File::open(directory.join(name)).unwrap();
-        opened.set_modified(long_ago).unwrap();
+    let long_ago = TimeSpec::new(1_767_225_600, 0);
+    for name in ["tree/a file", "tree/deep/b", "tree/link", "tree/deep", "tree"] {
+        let path = directory.join(name);
+        utimensat(
+            AT_FDCWD,
+            &path,
+            &long_ago,
+            &long_ago,
+            UtimensatFlags::NoFollowSymlink,
+        )
+        .unwrap();
     }
     std::fs::write(directory.join("edited"), "one\ntwo\nthree\n").unwrap();
     for name in ["to move", "to remove", "for chmod"] {
