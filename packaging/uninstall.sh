@@ -89,6 +89,7 @@ safe() {
   while [ "$rest" != "${rest%/}" ]; do rest=${rest%/}; done
   case $rest in
     '') fail 64 "the $1 is empty or /" ;;
+    *//*) fail 64 "the $1 $2 has // in it" ;;
     */../* | */.. | */./* | */.) fail 64 "the $1 $2 has . or .. in it" ;;
     /*) printf %s "$rest" ;;
     *) fail 64 "the $1 $2 is not absolute" ;;
@@ -115,6 +116,20 @@ set_purged() {
       *) fail 64 "$directory is not boxd's alone: it is not removed" ;;
     esac
   done
+  is_ours "$config" config.toml connections machine-identity.ed25519
+  is_ours "$state" version token boxd.lock
+}
+
+# is_ours DIRECTORY NAME...: refuses one that is there, holds something, and none of what boxd puts there.
+is_ours() {
+  directory=$1
+  shift
+  [ -d "$directory" ] || return 0
+  [ -n "$(ls -A "$directory")" ] || return 0
+  for name in "$@"; do
+    [ ! -e "$directory/$name" ] || return 0
+  done
+  fail 64 "$directory has nothing of boxd's in it: it is not removed"
 }
 
 name_what_is_purged() {

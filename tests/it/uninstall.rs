@@ -89,6 +89,8 @@ fn a_directory_that_cannot_be_meant_is_refused() {
         (&["--purge"], ("BOXD_STATE_DIR", "/"), "state directory is empty"),
         (&["--purge"], ("BOXD_STATE_DIR", "state"), "not absolute"),
         (&["--purge"], ("BOXD_STATE_DIR", "/nowhere"), "not boxd's alone"),
+        (&["--purge"], ("BOXD_STATE_DIR", "//nowhere"), "// in it"),
+        (&["--purge"], ("BOXD_CONFIG_DIR", "/usr/lib"), "nothing of boxd's"),
         (
             &["--purge"],
             ("BOXD_STATE_DIR", home.to_str().unwrap()),
