@@ -4,6 +4,7 @@
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -22,6 +23,9 @@ use crate::error::Error;
 /// Any stream that a connection is made of.
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+
+/// How long a server may take to be connected to, and then to begin its answer.
+const ANSWER: Duration = Duration::from_secs(60);
 
 /// What a server is to those who read the error.
 #[derive(Debug, Clone, Copy)]
@@ -51,6 +55,11 @@ pub async fn dial(host: &str, port: u16, is_tls: bool) -> io::Result<Box<dyn Str
     let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
     let secured = TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
     Ok(Box::new(secured))
+}
+
+async fn in_time<T>(step: impl Future<Output = T>) -> io::Result<T> {
+    let done = tokio::time::timeout(ANSWER, step).await;
+    done.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, format!("nothing came for {ANSWER:?}")))
 }
 
 fn bare(host: &str) -> &str {
@@ -92,8 +101,9 @@ impl Peer {
         let is_tls = uri.scheme_str() == Some("https");
         let port = uri.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
         let host = uri.host().unwrap_or_default();
-        let stream = dial(host, port, is_tls)
+        let stream = in_time(dial(host, port, is_tls))
             .await
+            .and_then(|dialed| dialed)
             .map_err(|error| self.unavailable(uri, &error))?;
         let lost = |error: hyper::Error| self.unavailable(uri, &error);
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(lost)?;
@@ -112,8 +122,9 @@ impl Peer {
             .parse()
             .map_err(|error| self.invalid(format!("{path:?}: {error}")))?;
         let answering = async {
-            let response = sender.send_request(request).await.map_err(lost)?;
-            take(response).await
+            let answered = in_time(sender.send_request(request)).await;
+            let answered = answered.map_err(|error| self.unavailable(uri, &error))?;
+            take(answered.map_err(lost)?).await
         };
         let (mut answering, mut connection) = (std::pin::pin!(answering), std::pin::pin!(connection));
         tokio::select! {

@@ -110,7 +110,22 @@ impl Updater {
     /// As [`Updater::perform`].
     pub async fn check(&self, apply: &Apply) -> Result<Available, Error> {
         let (_, manifest) = self.manifest(apply).await?;
-        let judgement = manifest.judge(&self.wanted(apply, &Record::read(&self.origin.place)))?;
+        let place = &self.origin.place;
+        let record = Record::read(place);
+        let judgement = manifest.judge(&self.wanted(apply, &record))?;
+        let (place, channel, signed_at_ms) = (place.clone(), manifest.channel.clone(), manifest.signed_at_ms);
+        blocking(move || {
+            // Where somebody else holds it, or this user may not write, the next look remembers.
+            let Ok(_held) = place.hold() else {
+                return Ok(());
+            };
+            let mut record = Record::read(&place);
+            if record.saw(&channel, signed_at_ms) {
+                record.write(&place)?;
+            }
+            Ok(())
+        })
+        .await?;
         Ok(Available {
             current: CURRENT,
             newest: manifest.version.to_string(),
@@ -217,7 +232,12 @@ impl Updater {
         told(Stage::Downloading, None);
         let (source, manifest) = self.manifest(apply).await?;
         let mut record = Record::read(place);
-        let artifact = match manifest.judge(&self.wanted(apply, &record))? {
+        let judged = manifest.judge(&self.wanted(apply, &record))?;
+        if record.saw(&manifest.channel, manifest.signed_at_ms) {
+            let (seen, place) = (record.clone(), place.clone());
+            blocking(move || seen.write(&place)).await?;
+        }
+        let artifact = match judged {
             Judgement::Take(artifact) => artifact,
             Judgement::Current => {
                 return Ok(Outcome::UpToDate(format!(
@@ -230,7 +250,16 @@ impl Updater {
                     manifest.version
                 )));
             }
+            Judgement::TakenBack => {
+                return Ok(Outcome::UpToDate(format!(
+                    "{} did not come up here and was taken back; --force tries it again",
+                    manifest.version
+                )));
+            }
         };
+        if let Some(there) = self.unproved(&record, artifact, apply.force).await? {
+            return Ok(Outcome::Replaced(there));
+        }
         let update = Completed {
             operation_id: apply.operation_id.clone(),
             version: manifest.version.to_string(),
@@ -246,9 +275,6 @@ impl Updater {
             self.idle().await?;
         }
         told(Stage::Applying, Some(&update));
-        record
-            .signed_at_ms
-            .insert(manifest.channel, manifest.signed_at_ms);
         record.trial = Some(OnTrial {
             update: update.clone(),
             starts: 0,
@@ -262,6 +288,36 @@ impl Updater {
         .await?;
         drop(staged);
         Ok(Outcome::Replaced(update))
+    }
+
+    /// What is in place has not served yet, and is what would come: it only has to be started. Another one is refused, or
+    /// this one would be kept as the one to go back to.
+    async fn unproved(
+        &self,
+        record: &Record,
+        artifact: &Artifact,
+        force: bool,
+    ) -> Result<Option<Completed>, Error> {
+        let Some(OnTrial { update, .. }) = &record.trial else {
+            return Ok(None);
+        };
+        let place = self.origin.place.clone();
+        if blocking(move || place.digest()).await? != update.sha256 {
+            return Ok(None);
+        }
+        if update.sha256.eq_ignore_ascii_case(&artifact.sha256) {
+            return Ok(Some(update.clone()));
+        }
+        if force {
+            return Ok(None);
+        }
+        Err(Error::Conflict {
+            what: format!("{:?}", self.origin.place.executable()),
+            reason: format!(
+                "{} is in place and has not served yet: start it first, or use force",
+                update.version
+            ),
+        })
     }
 
     fn keys(&self) -> Result<&[ReleaseKey], Error> {
@@ -291,12 +347,13 @@ impl Updater {
         apply.channel.as_deref().unwrap_or(&self.config.channel)
     }
 
-    fn wanted<'a>(&'a self, apply: &'a Apply, record: &Record) -> Wanted<'a> {
+    fn wanted<'a>(&'a self, apply: &'a Apply, record: &'a Record) -> Wanted<'a> {
         let channel = self.channel(apply);
         Wanted {
             channel,
             version: apply.version.as_deref(),
             signed_after_ms: record.signed_at_ms.get(channel).copied().unwrap_or(0),
+            taken_back: record.rolled_back.as_ref().map(|update| update.sha256.as_str()),
             agent_id: apply.agent_id.as_deref().unwrap_or(&self.config.agent_id),
             force: apply.force,
         }

@@ -114,7 +114,9 @@ pub(super) struct Wanted<'a> {
     pub(super) signed_after_ms: i64,
     /// Who asks, for a staged rollout.
     pub(super) agent_id: &'a str,
-    /// Whether to take it before its turn.
+    /// Digest of the executable that was taken back here.
+    pub(super) taken_back: Option<&'a str>,
+    /// Whether to take it before its turn, or again.
     pub(super) force: bool,
 }
 
@@ -125,6 +127,8 @@ pub(super) enum Judgement<'a> {
     Current,
     /// It is not this machine's turn yet.
     NotYet,
+    /// It did not come up here before.
+    TakenBack,
     /// It is to be taken.
     Take(&'a Artifact),
 }
@@ -190,6 +194,10 @@ impl Manifest {
                 why: format!("it has nothing for {TARGET}"),
                 fix: None,
             })?;
+        let is_known = |sha256: &str| sha256.eq_ignore_ascii_case(&artifact.sha256);
+        if !wanted.force && wanted.taken_back.is_some_and(is_known) {
+            return Ok(Judgement::TakenBack);
+        }
         let is_our_turn =
             wanted.force || self.force || cohort(wanted.agent_id, &self.cohort_salt) < self.rollout_percent;
         Ok(if is_our_turn {

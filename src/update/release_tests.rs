@@ -20,6 +20,7 @@ fn manifest(change: impl FnOnce(&mut Value)) -> Manifest {
 const WANTED: Wanted<'static> = Wanted {
     channel: "stable",
     version: None,
+    taken_back: None,
     signed_after_ms: 1000,
     agent_id: "agent",
     force: false,

@@ -1,7 +1,7 @@
 //! Where releases are: a directory, or a server. Nothing that comes from here is believed by itself.
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::header::LOCATION;
 use hyper::{Request, Uri};
 use sha2::{Digest, Sha256};
+use tokio::io::AsyncReadExt;
 
 use crate::error::Error;
 use crate::web::Peer;
@@ -108,7 +109,7 @@ impl Source {
             hasher: Sha256::new(),
         };
         match self {
-            Self::Directory(directory) => sink.read(&directory.join(path))?,
+            Self::Directory(directory) => sink.read(&directory.join(path)).await?,
             Self::Server(base) => sink.fetch(&format!("{base}/{path}")).await?,
         }
         Ok(Received {
@@ -143,12 +144,24 @@ impl Sink<'_> {
         written.map_err(|error| Error::from_path_io("staged executable", "write", self.at, error))
     }
 
-    fn read(&mut self, path: &Path) -> Result<(), Error> {
+    /// Not on the runtime's own threads: the disk that was carried in may hang.
+    async fn read(&mut self, path: &Path) -> Result<(), Error> {
         let failed = |source| Error::from_path_io("release file", "read", path, source);
-        let mut file = File::open(path).map_err(failed)?;
+        let mut options = tokio::fs::OpenOptions::new();
+        // A pipe without a writer is opened and then refused, not waited for.
+        options.read(true).custom_flags(nix::libc::O_NONBLOCK);
+        let mut file = in_time(options.open(path)).await?.map_err(failed)?;
+        if !in_time(file.metadata()).await?.map_err(failed)?.is_file() {
+            return Err(Error::WrongKind {
+                path: path.to_owned(),
+                found: "something else",
+                expected: "a regular file",
+                errno: nix::libc::EISDIR,
+            });
+        }
         let mut chunk = vec![0; CHUNK];
         loop {
-            match file.read(&mut chunk).map_err(failed)? {
+            match in_time(file.read(&mut chunk)).await?.map_err(failed)? {
                 0 => return Ok(()),
                 length => self.take(&chunk[..length])?,
             }
@@ -161,7 +174,7 @@ impl Sink<'_> {
             let uri = PEER.url(&url)?;
             match self.get(&uri).await? {
                 None => return Ok(()),
-                Some(elsewhere) => url = elsewhere,
+                Some(location) => url = elsewhere(&uri, &location)?,
             }
         }
         Err(Error::Protocol {
@@ -182,7 +195,7 @@ impl Sink<'_> {
                     let location = location.and_then(|location| location.to_str().ok());
                     let location =
                         location.ok_or_else(|| PEER.unavailable(uri, &"it redirects to nowhere"))?;
-                    return Ok(Some(resolve(uri, location)));
+                    return Ok(Some(location.to_owned()));
                 }
                 404 | 410 => {
                     return Err(Error::NotFound {
@@ -194,12 +207,9 @@ impl Sink<'_> {
             }
             let mut body = response.into_body();
             loop {
-                let frame = tokio::time::timeout(STALL, body.frame()).await;
-                let frame = frame.map_err(|_| Error::Timeout {
-                    what: "the release server",
-                    after: STALL,
-                })?;
-                let Some(frame) = frame else { return Ok(None) };
+                let Some(frame) = in_time(body.frame()).await? else {
+                    return Ok(None);
+                };
                 let frame = frame.map_err(|error| PEER.unavailable(uri, &error))?;
                 if let Some(data) = frame.data_ref() {
                     self.take(data)?;
@@ -210,14 +220,36 @@ impl Sink<'_> {
     }
 }
 
-/// A location that may be given without the host.
-fn resolve(base: &Uri, location: &str) -> String {
-    if !location.starts_with('/') {
-        return location.to_owned();
-    }
+async fn in_time<T>(step: impl Future<Output = T>) -> Result<T, Error> {
+    let done = tokio::time::timeout(STALL, step).await;
+    done.map_err(|_| Error::Timeout {
+        what: "the release server",
+        after: STALL,
+    })
+}
+
+/// Where a redirect of `base` leads: a URL, or a path with or without a slash in front (RFC 3986, without `..`). Never from
+/// `https://` to `http://`: a server elsewhere has nothing to ask for on this machine.
+fn elsewhere(base: &Uri, location: &str) -> Result<String, Error> {
     let scheme = base.scheme_str().unwrap_or("https");
     let authority = base.authority().map_or("", |authority| authority.as_str());
-    format!("{scheme}://{authority}{location}")
+    let url = if location.contains("://") {
+        location.to_owned()
+    } else if let Some(other) = location.strip_prefix("//") {
+        format!("{scheme}://{other}")
+    } else if location.starts_with('/') {
+        format!("{scheme}://{authority}{location}")
+    } else {
+        let directory = base
+            .path()
+            .rsplit_once('/')
+            .map_or("", |(directory, _)| directory);
+        format!("{scheme}://{authority}{directory}/{location}")
+    };
+    if scheme == "https" && !url.starts_with("https://") {
+        return Err(PEER.unavailable(base, &format!("it redirects to {url:?}, which is not https")));
+    }
+    Ok(url)
 }
 
 #[cfg(test)]
@@ -267,6 +299,36 @@ mod tests {
         assert_eq!(
             received.sha256,
             "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+        );
+    }
+    #[tokio::test]
+    async fn what_is_no_file_is_refused_and_holds_up_nobody() {
+        let directory = tempfile::tempdir().unwrap();
+        let pipe = directory.path().join("pipe");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let source = Source::parse(directory.path().to_str().unwrap()).unwrap();
+        for name in ["pipe", "."] {
+            let refused = source.small(name, 3).await;
+            assert!(matches!(refused, Err(Error::WrongKind { .. })), "{refused:?}");
+        }
+    }
+
+    #[test]
+    fn a_redirect_leads_where_it_says_and_never_out_of_https() {
+        let base: Uri = "https://a.example/x/y?q".parse().unwrap();
+        for (location, url) in [
+            ("https://b.example/z", "https://b.example/z"),
+            ("//b.example/z", "https://b.example/z"),
+            ("/z", "https://a.example/z"),
+            ("z", "https://a.example/x/z"),
+        ] {
+            assert_eq!(elsewhere(&base, location).unwrap(), url);
+        }
+        assert!(elsewhere(&base, "http://127.0.0.1/z").is_err());
+        let near: Uri = "http://127.0.0.1:80/x".parse().unwrap();
+        assert_eq!(
+            elsewhere(&near, "http://127.0.0.1/z").unwrap(),
+            "http://127.0.0.1/z"
         );
     }
 }

@@ -67,6 +67,14 @@ impl Record {
         serde_json::from_slice(&bytes).unwrap_or_default()
     }
 
+    /// A manifest of `channel` was believed; says whether that is news. From then on no older one is.
+    pub(super) fn saw(&mut self, channel: &str, signed_at_ms: i64) -> bool {
+        let newest = self.signed_at_ms.entry(channel.to_owned()).or_insert(i64::MIN);
+        let is_news = *newest < signed_at_ms;
+        *newest = (*newest).max(signed_at_ms);
+        is_news
+    }
+
     /// Remembers, in one step.
     pub(super) fn write(&self, place: &Place) -> Result<(), Error> {
         let (path, fresh) = (place.record(), place.record().with_extension("update.fresh"));
@@ -119,8 +127,14 @@ impl Trial {
             return Ok(Self::None);
         };
         if place.digest()? != trial.update.sha256 {
-            // An update that was killed before it replaced anything, or somebody installed another one since.
-            record.trial = None;
+            // An update that was killed before it replaced anything, or somebody installed another one since. One that was
+            // started and is gone was taken back, by a restore that was killed before it could say so.
+            record.rolled_back = record
+                .trial
+                .take()
+                .filter(|trial| trial.starts > 0)
+                .map(|trial| trial.update)
+                .or(record.rolled_back);
             record.write(place)?;
             return Ok(Self::None);
         }
@@ -241,6 +255,15 @@ mod tests {
         assert!(matches!(Trial::begin(&place), Ok(Trial::None)));
         assert_eq!(content(&place), "installed by hand");
         assert_eq!(Record::read(&place).trial, None);
+    }
+
+    #[test]
+    fn a_restore_that_was_killed_halfway_is_told() {
+        let (_directory, place) = updated();
+        assert!(matches!(Trial::begin(&place), Ok(Trial::Running(_))));
+        place.restore().unwrap();
+        assert!(matches!(Trial::begin(&place), Ok(Trial::None)));
+        assert_eq!(Record::read(&place).rolled_back.unwrap().version, "9.0.0");
     }
 
     #[test]
