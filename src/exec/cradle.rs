@@ -32,6 +32,13 @@ use super::user::Credentials;
 const STACK: usize = 64 * 1024;
 /// Signals that exist on Linux.
 const SIGNALS: c_int = 64;
+/// How often a program that is open for writing is tried again, and how long after the time before. A program that was
+/// just written is that while anybody's child, forked meanwhile, has not executed yet.
+const BUSY_TRIES: u32 = 100;
+static BUSY_PAUSE: libc::timespec = libc::timespec {
+    tv_sec: 0,
+    tv_nsec: 1_000_000,
+};
 
 /// Everything the child does, prepared so that it need not allocate.
 pub(super) struct Plan<'a> {
@@ -393,9 +400,7 @@ fn reset_signal_dispositions() {
 fn execute(shared: &Shared) -> StartFailure {
     let mut reported = libc::ENOENT;
     for path in &shared.candidates {
-        // SAFETY: all three are null-terminated and live in the parent, which is suspended.
-        unsafe { libc::execve(*path, shared.arguments.as_ptr(), shared.environment.as_ptr()) };
-        match errno() {
+        match execute_one(shared, *path) {
             libc::ENOENT | libc::ENOTDIR => {}
             libc::EACCES => reported = libc::EACCES,
             other => {
@@ -412,12 +417,29 @@ fn execute(shared: &Shared) -> StartFailure {
     }
 }
 
+/// Answers why `path` could not be executed.
+fn execute_one(shared: &Shared, path: *const c_char) -> c_int {
+    let mut tries = BUSY_TRIES;
+    loop {
+        // SAFETY: all three are null-terminated and live in the parent, which is suspended.
+        unsafe { libc::execve(path, shared.arguments.as_ptr(), shared.environment.as_ptr()) };
+        let errno = errno();
+        if errno != libc::ETXTBSY || tries == 0 {
+            return errno;
+        }
+        tries -= 1;
+        // SAFETY: a plain system call that reads a constant.
+        unsafe { libc::nanosleep(&raw const BUSY_PAUSE, std::ptr::null_mut()) };
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::fs::File;
     use std::io::{self, Read};
     use std::os::unix::fs::PermissionsExt;
+    use std::time::{Duration, Instant};
 
     use super::super::spec::Exit;
 
@@ -500,6 +522,26 @@ mod tests {
             };
             assert_eq!(run("", &wish), Err(failure(Stage::Exec, errno)));
         }
+    }
+
+    /// A shell that is open for writing runs as soon as it is not, and is refused where it stays so.
+    #[test]
+    fn a_program_that_is_just_being_written_is_waited_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let shell = directory.path().join("sh");
+        std::fs::write(&shell, std::fs::read("/bin/sh").unwrap()).unwrap();
+        std::fs::set_permissions(&shell, PermissionsExt::from_mode(0o755)).unwrap();
+        let candidates = [CString::new(shell.as_os_str().as_encoded_bytes()).unwrap()];
+        let wish = Wish {
+            candidates: Some(&candidates),
+            ..Wish::default()
+        };
+        let (still, begun) = (File::options().append(true).open(&shell).unwrap(), Instant::now());
+        assert_eq!(run("", &wish), Err(failure(Stage::Exec, libc::ETXTBSY)));
+        assert!(begun.elapsed() >= Duration::from_millis(BUSY_TRIES.into()));
+        let closing = std::thread::spawn(move || drop(still));
+        assert_eq!(run("echo $$; echo runs", &wish), Ok("runs".into()));
+        closing.join().unwrap();
     }
 
     #[test]

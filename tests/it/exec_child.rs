@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
-use crate::harness::{Daemon, NatsServer, Request, WAYS, Way, Ways, processes};
+use crate::harness::{Daemon, NatsServer, Request, WAYS, Way, Ways, processes, write_program};
 
 #[tokio::test]
 async fn a_child_has_three_descriptors_and_nothing_else() {
@@ -153,7 +153,7 @@ async fn blame_falls_on_the_right_thing() {
     let ways = Ways::start().await;
     let workspace = ways.daemon.workspace();
     let script = |name: &str, text: &str, mode: u32| {
-        std::fs::write(workspace.join(name), text).unwrap();
+        write_program(&workspace.join(name), text);
         std::fs::set_permissions(workspace.join(name), std::fs::Permissions::from_mode(mode)).unwrap();
     };
     script("plain", "no program", 0o644);

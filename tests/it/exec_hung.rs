@@ -1,7 +1,6 @@
 //! A file system that hangs (a dead server) holds up only those who touch it: every other command is started, ended and
 //! answered, and time limits are kept.
 
-use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
@@ -9,7 +8,8 @@ use tokio::io::AsyncWriteExt;
 
 use crate::harness::daemon::Builder;
 use crate::harness::{
-    Daemon, Http, HungFileSystem, NatsServer, PATIENCE, Request, WAYS, Way, Ways, eventually, processes, ways,
+    Daemon, Http, HungFileSystem, NatsServer, PATIENCE, Request, WAYS, Way, Ways, eventually, processes,
+    ways, write_program,
 };
 
 /// A daemon with mounts of its own.
@@ -152,8 +152,7 @@ async fn what_was_given_up_is_not_run_when_the_file_system_recovers() {
         let hung = HungFileSystem::mount(&ways.daemon);
         let workspace = ways.daemon.workspace();
         let (script, runs) = (workspace.join("script"), workspace.join("runs"));
-        std::fs::write(&script, format!("#!/bin/sh\necho run >> {}\n", runs.display())).unwrap();
-        std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+        write_program(&script, format!("#!/bin/sh\necho run >> {}\n", runs.display()));
         let request = |index: usize| match (in_it, hung.path(&format!("{in_it}-{index}"))) {
             ("program", path) => Request::argv(&[&path]),
             (_, path) => Request::argv(&["./script"]).cwd(&path),

@@ -1,7 +1,6 @@
 //! Watches where the kernel gives little: what is told equals what is there all the same.
 
 use std::collections::BTreeSet;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
@@ -12,7 +11,7 @@ use hyper::header::ACCEPT;
 use serde_json::Value;
 
 use crate::harness::daemon::BOXD;
-use crate::harness::{Daemon, PATIENCE, require};
+use crate::harness::{Daemon, PATIENCE, require, write_program};
 
 /// Reads the events of a watch, and knows what they lead to.
 struct Watcher {
@@ -98,8 +97,7 @@ fn with_few_watches(directory: &Path) -> PathBuf {
          'echo 100 >/proc/sys/user/max_inotify_watches && exec \"$0\" \"$@\"' {BOXD} \"$@\"\n"
     );
     let program = directory.join("boxd");
-    std::fs::write(&program, script).unwrap();
-    std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
+    write_program(&program, script);
     program
 }
 

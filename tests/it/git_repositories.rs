@@ -2,7 +2,6 @@
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -11,7 +10,7 @@ use boxd::wire::proto::control_response::Result as Outcome;
 use boxd::wire::proto::{GitOp, GitRequest};
 use serde_json::{Value, json};
 
-use crate::harness::{Daemon, Http, Ways};
+use crate::harness::{Daemon, Http, Ways, write_program};
 use crate::parity_git::{FIXED, git};
 
 /// A daemon with a repository `repo` of one commit.
@@ -258,8 +257,7 @@ async fn reading_a_hostile_repository_runs_nothing() {
     let (daemon, http, root) = start();
     let marker = daemon.workspace().join("it ran");
     let script = daemon.workspace().join("evil.sh");
-    std::fs::write(&script, format!("#!/bin/sh\ntouch '{}'\ncat\n", marker.display())).unwrap();
-    std::fs::set_permissions(&script, PermissionsExt::from_mode(0o755)).unwrap();
+    write_program(&script, format!("#!/bin/sh\ntouch '{}'\ncat\n", marker.display()));
     let evil = script.to_str().unwrap();
     for setting in [
         "core.fsmonitor",
@@ -324,12 +322,10 @@ async fn a_hook_that_hangs_is_ended_with_its_children() {
     let pid = daemon.workspace().join("pid");
     // With "all" the index is locked while the hook runs.
     std::fs::write(root.join("file"), "changed\n").unwrap();
-    std::fs::write(
+    write_program(
         &hook,
         format!("#!/bin/sh\necho $$ >'{}'\nsleep 1000 & wait\n", pid.display()),
-    )
-    .unwrap();
-    std::fs::set_permissions(&hook, PermissionsExt::from_mode(0o755)).unwrap();
+    );
     let body = json!({ "path": "repo", "message": "x", "allowEmpty": true, "all": true, "timeoutMs": 2000 });
     http.post("/v1/git/commit", &body).await.problem(504, "timeout");
     let pid: i32 = std::fs::read_to_string(&pid).unwrap().trim().parse().unwrap();

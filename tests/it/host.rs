@@ -1,6 +1,5 @@
 //! Figures of the machine through the doors, and GPUs where `nvidia-smi` answers.
 
-use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -9,7 +8,7 @@ use boxd::wire::proto::agent_event::Event;
 use boxd::wire::proto::control_request::Op;
 use boxd::wire::proto::control_response::Result as Outcome;
 
-use crate::harness::{Connection, ControlPlane, Daemon, NatsServer, PATIENCE};
+use crate::harness::{Connection, ControlPlane, Daemon, NatsServer, PATIENCE, write_program};
 
 #[tokio::test]
 async fn gpus_are_listed_where_the_driver_answers() {
@@ -19,8 +18,7 @@ async fn gpus_are_listed_where_the_driver_answers() {
     let program = tools.path().join("nvidia-smi");
     let script =
         "#!/bin/sh\n[ \"$LC_ALL\" = C ] && [ \"$#\" = 2 ] || exit 1\necho 'NVIDIA L4, 37, 1024, 23034'\n";
-    std::fs::write(&program, script).unwrap();
-    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    write_program(&program, script);
     let path = format!("{}:{}", tools.path().display(), std::env::var("PATH").unwrap());
     let _daemon = Daemon::builder()
         .environment("PATH", path)

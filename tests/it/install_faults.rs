@@ -14,7 +14,7 @@ use serde_json::Value;
 use crate::harness::file_server::FileServer;
 use crate::harness::installer::{Installer, ended, script, stub, tree};
 use crate::harness::releases::{Releases, TARGET, sha256};
-use crate::harness::{PATIENCE, eventually, require};
+use crate::harness::{PATIENCE, eventually, require, write_program};
 
 /// A prefix with 1.0.0 in it, and release 1.1.0.
 fn with_older() -> Installer {
@@ -203,20 +203,10 @@ fn without_a_verifier_only_a_digest_from_elsewhere_is_believed() {
     let none = installer.tools("none", &[]);
     // Its openssl is too old to know the answers.
     let old = installer.tools("old", &[]);
-    fs::write(old.join("openssl"), "#!/bin/sh\nexit 1\n").unwrap();
-    fs::set_permissions(
-        old.join("openssl"),
-        std::os::unix::fs::PermissionsExt::from_mode(0o755),
-    )
-    .unwrap();
+    write_program(&old.join("openssl"), "#!/bin/sh\nexit 1\n");
     // One that says yes to everything is none either.
     let credulous = installer.tools("credulous", &[]);
-    fs::write(credulous.join("openssl"), "#!/bin/sh\nexit 0\n").unwrap();
-    fs::set_permissions(
-        credulous.join("openssl"),
-        std::os::unix::fs::PermissionsExt::from_mode(0o755),
-    )
-    .unwrap();
+    write_program(&credulous.join("openssl"), "#!/bin/sh\nexit 0\n");
     for tools in [&none, &old, &credulous] {
         let mut command = installer.command(&[]);
         command.env("PATH", tools);
@@ -313,12 +303,7 @@ fn what_cannot_be_meant_is_a_matter_of_usage() {
         let tools = installer.tools(system, &["minisign"]);
         fs::remove_file(tools.join("uname")).unwrap();
         let uname = format!("#!/bin/sh\n[ \"$1\" = -s ] && echo {system} || echo {machine}\n");
-        fs::write(tools.join("uname"), uname).unwrap();
-        fs::set_permissions(
-            tools.join("uname"),
-            std::os::unix::fs::PermissionsExt::from_mode(0o755),
-        )
-        .unwrap();
+        write_program(&tools.join("uname"), uname);
         let mut command = installer.command(&[]);
         command.env("PATH", &tools);
         installer.is_refused(&mut command, 69, why);

@@ -16,7 +16,7 @@ use crate::harness::enrollment::{Enrollment, credentials, reply};
 use crate::harness::group::Group;
 use crate::harness::installer::{Installer, ended, script, stub};
 use crate::harness::releases::{Releases, another, program, sha256};
-use crate::harness::{Connection, ControlPlane, NatsServer, debian, require};
+use crate::harness::{Connection, ControlPlane, NatsServer, debian, require, write_program};
 
 /// What the program under test says of itself.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -34,7 +34,7 @@ fn a_root_with_busybox_alone_is_enough() {
         fs::create_dir(inside(name)).unwrap();
     }
     fs::write(inside("dev/null"), "").unwrap();
-    fs::copy(require("busybox"), inside("bin/busybox")).unwrap();
+    write_program(&inside("bin/busybox"), fs::read(require("busybox")).unwrap());
     let listed = Command::new(require("busybox")).arg("--list").output().unwrap();
     for applet in String::from_utf8(listed.stdout).unwrap().lines() {
         if applet != "busybox" {
@@ -86,8 +86,7 @@ fn managed(installer: &Installer, usual: &Command) -> Command {
     // A unit that was started is active.
     let fake = "#!/bin/sh\necho \"$*\" >>\"$HOME/asked\"\n\
                 case $* in *status*) [ -e \"$HOME/active\" ] ;; start* | restart*) : >\"$HOME/active\" ;; esac\n";
-    fs::write(&systemctl, fake).unwrap();
-    fs::set_permissions(&systemctl, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    write_program(&systemctl, fake);
     let units = installer.path("units");
     let _ = fs::create_dir(&units);
     let view =

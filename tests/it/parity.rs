@@ -152,7 +152,7 @@ pub(crate) struct Case {
 /// A process that is there when a case begins.
 #[derive(Debug, Clone, Copy)]
 enum Made {
-    /// It reads its input to the end.
+    /// It reads its input to the end, and lives on.
     Reading,
     /// It wrote something and has ended.
     Ended,
@@ -164,7 +164,7 @@ impl Made {
     /// Its id.
     async fn make(self, ways: &Ways) -> String {
         let line = match self {
-            Self::Reading => "cat",
+            Self::Reading => "cat; sleep 600",
             Self::Ended => "echo one; echo two >&2; exit 4",
             Self::Shown => "printf shown; exec cat",
         };
@@ -401,7 +401,9 @@ fn cases_on_processes() -> Vec<Case> {
             json!({ "owner": "user" }),
             |answer, _| {
                 let processes = answer["processes"].as_array().unwrap();
-                processes.iter().any(|process| process["command"] == "cat")
+                processes
+                    .iter()
+                    .any(|process| process["command"] == "cat; sleep 600")
             },
             (json!({ "owner": "nobody" }), "invalid_request"),
         ),

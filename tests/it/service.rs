@@ -2,14 +2,13 @@
 //! written over, and what managers are asked. No manager of this machine is ever asked: those here are programs that write
 //! down their arguments, in a view of the machine of their own.
 
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use serde_json::{Value, json};
 
 use crate::harness::daemon::BOXD;
-use crate::harness::require;
+use crate::harness::{require, write_program};
 
 /// Where the checked-in unit expects the program.
 const USUAL: &str = "/usr/local/bin/boxd";
@@ -28,8 +27,7 @@ impl Guest {
                 "#!/bin/sh\nprintf '%s %s\\n' \"${0##*/}\" \"$*\" >> \"$ASKED\"\nexit \"${FAKE_EXIT:-0}\"\n";
             let program = guest.path("bin").join(name);
             std::fs::create_dir_all(program.parent().unwrap()).unwrap();
-            std::fs::write(&program, script).unwrap();
-            std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+            write_program(&program, script);
         }
         guest
     }

@@ -28,6 +28,7 @@ pub(crate) mod pty;
 pub(crate) mod ready;
 pub(crate) mod relay;
 pub(crate) mod releases;
+pub(crate) mod script;
 pub(crate) mod viewer;
 pub(crate) mod ways;
 
@@ -45,6 +46,7 @@ pub(crate) use hung::HungFileSystem;
 pub(crate) use machine::{ahead, alone};
 pub(crate) use proxy::Proxy;
 pub(crate) use pty::Pty;
+pub(crate) use script::write_program;
 pub(crate) use ways::{Request, WAYS, Way, Ways};
 
 /// How long a test waits for something that is not a matter of speed.

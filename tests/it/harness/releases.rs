@@ -1,7 +1,6 @@
 //! A directory of releases as a publisher leaves it, signed by the real `minisign` with a key of the test.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -11,7 +10,7 @@ use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
 use super::daemon::BOXD;
-use super::require;
+use super::{require, write_program};
 
 /// What the program under test was built for.
 pub(crate) const TARGET: &str = env!("TARGET_TRIPLE");
@@ -128,8 +127,7 @@ pub(crate) fn another(tail: &str) -> Vec<u8> {
 #[track_caller]
 pub(crate) fn install(directory: &Path) -> PathBuf {
     let path = directory.join("boxd");
-    fs::write(&path, program()).unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    write_program(&path, program());
     path
 }
 
