@@ -18,6 +18,10 @@ PACKAGERS = CARGO='$(CARGO)' CARGO_DEB=$(CURDIR)/$(CARGO_DEB) CARGO_CYCLONEDX=$(
 STATIC_FLAGS := -C target-feature=+crt-static --cfg getrandom_backend="linux_getrandom"
 static_build = RUSTFLAGS='$(STATIC_FLAGS)' $(CARGO) build --locked --bin boxd --target $(TARGET) --profile $(1)
 
+# What the binary may weigh, and what the one may that is built without link-time optimization: a fifth more.
+MOST_BYTES := 20000000
+MOST_BYTES_OF_PROOF := 24000000
+
 .DEFAULT_GOAL := help
 .PHONY: help run test lint fmt doc bench dist proof packages ci audit clients
 
@@ -56,7 +60,7 @@ bench: dist/boxd ## measure the daemon against the floors of this machine, one t
 
 dist: dist/boxd $(CARGO_DEB) $(CARGO_CYCLONEDX) ## what goes out, in dist/: the static binary and its proof, package, pages, digests
 	@tests/setup.sh proof packages
-	packaging/prove-static.sh dist/boxd
+	packaging/prove-static.sh dist/boxd $(MOST_BYTES)
 	$(PACKAGERS) packaging/dist.sh dist/boxd dist
 
 .PHONY: dist/boxd
@@ -68,7 +72,7 @@ dist/boxd:
 proof: ## the same proof on a profile that builds quickly
 	@tests/setup.sh proof
 	$(call static_build,proof)
-	packaging/prove-static.sh target/$(TARGET)/proof/boxd
+	packaging/prove-static.sh target/$(TARGET)/proof/boxd $(MOST_BYTES_OF_PROOF)
 
 packages: proof $(CARGO_DEB) $(CARGO_CYCLONEDX) ## build package and images around the binary of `proof`, and run what is in them
 	@tests/setup.sh packages
