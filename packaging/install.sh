@@ -336,7 +336,7 @@ make_room() {
 # Makes the directory when nobody else is at work: by the lock that `boxd update` takes where there is a flock program, else
 # by the directory itself and who made it.
 take_turn() {
-  tries=0
+  tries=0 nameless=0
   room=$bin/.boxd.install
   if is_here flock; then
     exec 9<"$bin"
@@ -352,7 +352,13 @@ take_turn() {
       return
     elif [ -n "$owner" ] && ! kill -0 "$owner" 2>/dev/null; then
       change rm -rf "$room"
+    elif [ -z "$owner" ] && [ "$nameless" -ge 5 ]; then
+      # Whoever made it was killed before it could say who it is.
+      change rm -rf "$room"
+      nameless=0
     else
+      nameless=$((nameless + 1))
+      [ -z "$owner" ] || nameless=0
       wait_for_turn
     fi
   done
@@ -360,7 +366,7 @@ take_turn() {
 
 wait_for_turn() {
   tries=$((tries + 1))
-  [ "$tries" -le 60 ] || fail 75 "another install or update of $program is at work"
+  [ "$tries" -le 60 ] || fail 75 "another install or update of $program is at work in $room"
   attend sleep 1
 }
 
@@ -551,12 +557,16 @@ read_manifest() {
       if (!(path in kind) || kind[path] != wanted || found[path] !~ shape) exit 1
       return found[path]
     }
-    function is_version(version, core, n, numbers, i) {
+    function is_version(version, core, before, n, numbers, i) {
       core = version
       sub(/[-+].*/, "", core)
       n = split(core, numbers, ".")
       if (n != 3) return 0
       for (i = 1; i <= 3; i++) if (numbers[i] !~ /^(0|[1-9][0-9]*)$/) return 0
+      before = substr(version, length(core) + 1)
+      sub(/\+.*/, "", before)
+      sub(/^-/, ".", before)
+      if (before ~ /\.0[0-9]+(\.|$)/) return 0
       return substr(version, length(core) + 1) ~ /^(-[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*)?(\+[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*)?$/
     }
     function value(path, first, i, key) {

@@ -186,7 +186,8 @@ remove_program() {
   $found || say "there is no boxd in $bin"
   # Of an install that was killed; one that is at work keeps its own.
   owner=$(cat "$bin/.boxd.install/pid" 2>/dev/null) || owner=''
-  if [ -n "$owner" ] && ! kill -0 "$owner" 2>/dev/null && ! $dry_run; then rm -rf "$bin/.boxd.install"; fi
+  if [ -n "$owner" ] && kill -0 "$owner" 2>/dev/null; then return; fi
+  $dry_run || rm -rf "$bin/.boxd.install"
 }
 
 purge() {

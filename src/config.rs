@@ -180,10 +180,8 @@ fn defaults(sources: &Sources, problems: &mut Vec<String>) -> Config {
         fs_confine: false,
         journal_fsync: false,
         update: update::Config {
-            base_url: None,
-            channel: "stable".to_owned(),
             keys: ReleaseKey::built_in().into_iter().collect(),
-            agent_id: String::new(),
+            ..update::Config::default()
         },
         shutdown_grace: Duration::from_secs(5),
         log_filter: Filter::default(),

@@ -8,6 +8,7 @@ mod doctor;
 mod exit;
 mod flags;
 mod git_credential;
+mod guard;
 mod man;
 mod openapi;
 mod output;
@@ -67,6 +68,7 @@ enum Verb {
     Token(Box<token::Token>),
     Update(Box<update::Update>),
     Rehearse(rehearse::Rehearse),
+    Guard(guard::Guard),
     GitCredential(git_credential::GitCredential),
     Openapi(openapi::Openapi),
     Completions(completions::Completions),
@@ -93,6 +95,7 @@ pub fn main() -> ExitCode {
         Verb::Token(token) => token.run().map(|()| ExitCode::SUCCESS),
         Verb::Update(update) => update.run(startup),
         Verb::Rehearse(rehearse) => rehearse.run(),
+        Verb::Guard(guard) => guard.run(),
         Verb::GitCredential(asked) => asked.run(),
         Verb::Openapi(_) => openapi::print().map(|()| ExitCode::SUCCESS),
         Verb::Completions(completions) => completions.run().map(|()| ExitCode::SUCCESS),

@@ -16,7 +16,7 @@ use crate::enroll::store;
 use crate::error::Error;
 use crate::startup::Startup;
 use crate::telemetry;
-use crate::update::{Origin, Place, Start, Trial};
+use crate::update::{Origin, Place, Start, Trial, guard};
 
 /// Serve this machine until told to stop.
 #[derive(Debug, Args)]
@@ -62,8 +62,19 @@ impl Run {
             }
         };
         match self.serve(startup, origin.clone()) {
-            Ok(End::Exit(code)) => Ok(ExitCode::from(code)),
-            Ok(End::Restart) => restart(&origin, &origin.place.executable()),
+            Ok(End::Exit(code)) => {
+                if let Trial::Running(running) = trial {
+                    running.stopped()?;
+                }
+                Ok(ExitCode::from(code))
+            }
+            Ok(End::Restart) => {
+                // It was rehearsed, and its starts are counted: no guard is no reason to stay behind.
+                if let Err(error) = guard::post(&origin) {
+                    output::complaint(&error);
+                }
+                restart(&origin, &origin.place.executable())
+            }
             Err(error) => match trial {
                 // Beside a daemon that runs, every executable fails to start.
                 Trial::Running(running)

@@ -541,6 +541,16 @@ pub const SETTINGS: &[Setting] = &[
         ..SETTING
     },
     Setting {
+        key: "update.trial_timeout",
+        variable: Some("BOXD_UPDATE_TRIAL_TIMEOUT"),
+        doc: "How long a new executable has to serve before the one before is back in its place.",
+        set: |config, given| {
+            within(given.duration()?, TIMEOUTS).map(|value| config.update.trial_timeout = value)
+        },
+        show: |config| Some(duration(config.update.trial_timeout)),
+        ..SETTING
+    },
+    Setting {
         key: "update.public_keys",
         variable: Some("BOXD_UPDATE_PUBLIC_KEYS"),
         example: "[\"RWROULZH1k2MYXN5hqhjlgnuQFoUNuoNA3XoTKAff7vZoj8STSpHsmw7\"]",

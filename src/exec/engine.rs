@@ -40,7 +40,7 @@ use crate::stream::{Keep, Log};
 /// A birth takes a millisecond; after this long without a permit, those who hold one hang.
 const BIRTHS_HANG: Duration = Duration::from_millis(500);
 /// Births beyond the usual ones while those hang.
-const SPARE_BIRTHS: usize = 64;
+pub(super) const SPARE_BIRTHS: usize = 64;
 
 /// Settings of the engine.
 #[derive(Debug)]
@@ -113,7 +113,7 @@ impl Engine {
             instance,
             next_id: AtomicU64::new(1),
             reaper,
-            births: Arc::new(Semaphore::new(2 * processors())),
+            births: Arc::new(Semaphore::new(usual_births())),
             spare_births: Arc::new(Semaphore::new(SPARE_BIRTHS)),
             sprints: Semaphore::new(4 * processors()),
             spool: config.spool,
@@ -434,7 +434,12 @@ impl Engine {
 /// Births that can be under way at once.
 pub(super) fn births_at_most() -> usize {
     // One more for the main command.
-    2 * processors() + SPARE_BIRTHS + 1
+    usual_births() + SPARE_BIRTHS + 1
+}
+
+/// Births under way that do not hang: twice as many as processors.
+pub(super) fn usual_births() -> usize {
+    2 * processors()
 }
 
 fn processors() -> usize {

@@ -36,6 +36,7 @@ mod pump;
 mod read;
 mod reap;
 mod registry;
+mod rest;
 mod run;
 mod seats;
 mod spawn;
@@ -58,6 +59,7 @@ pub use output::{Gate, Output};
 pub use prepare::Prepared;
 pub use process::{About, Process, Scope, Signalled};
 pub use registry::{Registry, RegistryLimits, RowKey};
+pub use rest::Rest;
 pub use spec::{
     Command, EndRecord, Environment, Exit, Finished, OnExit, Oom, Owner, ProcessSpec, Promise, Retention,
     Stdin, signal_name, signal_number,

@@ -22,7 +22,7 @@ use super::source::Source;
 use super::status::{Applied, Apply, Available, Outcome, Progress, Stage, Status};
 use super::trial::{self, Completed, OnTrial, Record};
 use crate::error::Error;
-use crate::exec::Engine;
+use crate::exec::{Engine, Rest};
 use crate::lifecycle::Tasks;
 
 /// Bytes of a manifest.
@@ -31,13 +31,11 @@ const MANIFEST: u64 = 1 << 20;
 const SIGNATURE: u64 = 16 << 10;
 /// Bytes of a binary: a release that says more is not believed.
 const BINARY: u64 = 256 << 20;
-/// How often it is looked whether anything runs.
-const LOOK: Duration = Duration::from_millis(200);
-/// How long an update waits for that at most.
+/// How long an update waits at most until nothing runs.
 const IDLE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// What updates go by.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Config {
     /// Where releases are, unless somebody says otherwise.
     pub base_url: Option<String>,
@@ -47,17 +45,33 @@ pub struct Config {
     pub keys: Vec<ReleaseKey>,
     /// Who asks, for staged rollouts.
     pub agent_id: String,
+    /// How long a new one has to serve.
+    pub trial_timeout: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            base_url: None,
+            channel: "stable".into(),
+            keys: Vec::new(),
+            agent_id: String::new(),
+            trial_timeout: Duration::from_secs(120),
+        }
+    }
 }
 
 /// Keeps one executable current.
 #[derive(Debug)]
 pub struct Updater {
     config: Config,
-    origin: Origin,
+    pub(super) origin: Origin,
     engine: Arc<Engine>,
     status: watch::Sender<Status>,
     /// One at a time.
     begun: Mutex<()>,
+    /// Held from when nothing ran until the restart.
+    rest: Mutex<Option<Rest>>,
     restart: CancellationToken,
 }
 
@@ -70,6 +84,7 @@ impl Updater {
             engine,
             status: watch::Sender::default(),
             begun: Mutex::default(),
+            rest: Mutex::default(),
             restart: CancellationToken::new(),
         })
     }
@@ -144,7 +159,7 @@ impl Updater {
         self.keys()?;
         self.source(&apply)?;
         let place = self.origin.place.clone();
-        let current_sha256 = blocking(move || place.digest()).await?;
+        let current_sha256 = blocking(move || place.digest_of_running()).await?;
         expect("version", apply.expected_version.as_deref(), CURRENT)?;
         expect("executable", apply.expected_sha256.as_deref(), &current_sha256)?;
         let applied = Applied {
@@ -260,6 +275,9 @@ impl Updater {
         if let Some(there) = self.unproved(&record, artifact, apply.force).await? {
             return Ok(Outcome::Replaced(there));
         }
+        if !apply.force {
+            self.is_what_runs().await?;
+        }
         let update = Completed {
             operation_id: apply.operation_id.clone(),
             version: manifest.version.to_string(),
@@ -270,14 +288,17 @@ impl Updater {
         self.fetch(&source, &update.version, artifact).await?;
         told(Stage::Verifying, Some(&update));
         proof::prove(&self.engine, &self.origin).await?;
+        let mut rest = None;
         if !apply.force {
             told(Stage::WaitingForIdle, Some(&update));
-            self.idle().await?;
+            rest = Some(self.at_rest().await?);
         }
         told(Stage::Applying, Some(&update));
         record.trial = Some(OnTrial {
             update: update.clone(),
             starts: 0,
+            is_guarded: false,
+            limit_ms: u64::try_from(self.config.trial_timeout.as_millis()).unwrap_or(u64::MAX),
         });
         let place = place.clone();
         blocking(move || {
@@ -287,37 +308,8 @@ impl Updater {
         })
         .await?;
         drop(staged);
+        *self.rest.lock() = rest;
         Ok(Outcome::Replaced(update))
-    }
-
-    /// What is in place has not served yet, and is what would come: it only has to be started. Another one is refused, or
-    /// this one would be kept as the one to go back to.
-    async fn unproved(
-        &self,
-        record: &Record,
-        artifact: &Artifact,
-        force: bool,
-    ) -> Result<Option<Completed>, Error> {
-        let Some(OnTrial { update, .. }) = &record.trial else {
-            return Ok(None);
-        };
-        let place = self.origin.place.clone();
-        if blocking(move || place.digest()).await? != update.sha256 {
-            return Ok(None);
-        }
-        if update.sha256.eq_ignore_ascii_case(&artifact.sha256) {
-            return Ok(Some(update.clone()));
-        }
-        if force {
-            return Ok(None);
-        }
-        Err(Error::Conflict {
-            what: format!("{:?}", self.origin.place.executable()),
-            reason: format!(
-                "{} is in place and has not served yet: start it first, or use force",
-                update.version
-            ),
-        })
     }
 
     fn keys(&self) -> Result<&[ReleaseKey], Error> {
@@ -418,13 +410,9 @@ impl Updater {
         .await
     }
 
-    async fn idle(&self) -> Result<(), Error> {
-        let waiting = async {
-            while self.engine.living() > 0 {
-                tokio::time::sleep(LOOK).await;
-            }
-        };
-        tokio::time::timeout(IDLE, waiting)
+    /// Nothing runs, and nothing begins before it is put in place, or has failed to be.
+    async fn at_rest(&self) -> Result<Rest, Error> {
+        tokio::time::timeout(IDLE, self.engine.at_rest())
             .await
             .map_err(|_| Error::Timeout {
                 what: "the end of what runs",
@@ -463,7 +451,7 @@ fn whole(file: &mut File) -> Result<Vec<u8>, Error> {
     Ok(bytes)
 }
 
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {
     let done = tokio::task::spawn_blocking(work).await;

@@ -6,7 +6,7 @@
 //!                                                                        |
 //!      trial <--restart-- daemon <--asked-- apply <--rehearsed, replaced-+
 //!        |-- it serves: confirmed                `-- anything fails: nothing has changed
-//!        `-- it does not, three times: the one before is back
+//!        `-- it does not, or dies three times: the one before is back, by itself or by its guard
 //! ```
 //!
 //! Nothing is believed that the release key did not sign: the manifest binds version, channel, target and digest.
@@ -16,11 +16,13 @@
 //! `<base>/agent/<version>/boxd-<target>` with `.minisig`.
 
 mod apply;
+pub mod guard;
 mod origin;
 mod place;
 mod proof;
 mod release;
 mod source;
+mod standing;
 mod status;
 mod trial;
 

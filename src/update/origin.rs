@@ -52,6 +52,15 @@ impl Start {
         Ok(bytes.into())
     }
 
+    /// Whether a service manager starts it again when it ends: systemd, or launchd.
+    pub(super) fn has_manager(&self) -> bool {
+        let has = |wanted: &str| {
+            let given = self.environment.iter().find(|(name, _)| name == wanted);
+            given.is_some_and(|(_, value)| !value.is_empty() && value != "0")
+        };
+        has("NOTIFY_SOCKET") || has("XPC_SERVICE_NAME")
+    }
+
     /// What was written for a rehearsal.
     ///
     /// # Errors

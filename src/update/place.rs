@@ -180,9 +180,20 @@ impl Place {
 
     /// The digest of the executable, lower-case hex.
     pub(super) fn digest(&self) -> Result<String, Error> {
-        let path = self.executable();
-        let failed = |error| Error::from_path_io("executable", "read", &path, error);
-        let mut file = File::open(&path).map_err(failed)?;
+        Self::digest_of(&self.executable())
+    }
+
+    /// The digest of what runs, whatever is in its place by now; of that, where the system does not show it.
+    pub(super) fn digest_of_running(&self) -> Result<String, Error> {
+        match Self::digest_of(Path::new("/proc/self/exe")) {
+            Err(Error::NotFound { .. }) => self.digest(),
+            found => found,
+        }
+    }
+
+    fn digest_of(path: &Path) -> Result<String, Error> {
+        let failed = |error| Error::from_path_io("executable", "read", path, error);
+        let mut file = File::open(path).map_err(failed)?;
         let (mut hasher, mut chunk) = (Sha256::new(), vec![0; 256 << 10]);
         loop {
             match file.read(&mut chunk).map_err(failed)? {

@@ -1,5 +1,7 @@
 //! What a release says of itself, whether that is to be believed, and whether it is for this machine. Pure.
 
+use std::cmp::Ordering;
+
 use minisign_verify::{PublicKey, Signature};
 use semver::Version;
 use serde::Deserialize;
@@ -172,17 +174,16 @@ impl Manifest {
             });
         }
         let current = current();
-        if self.version == current {
-            return Ok(Judgement::Current);
-        }
-        if self.version < current {
-            return match wanted.version {
-                None => Ok(Judgement::Current),
-                Some(_) => Err(untrusted(format!(
+        // Not as `Ord` has it, which tells builds of one version apart.
+        match (self.version.cmp_precedence(&current), wanted.version) {
+            (Ordering::Greater, _) => {}
+            (Ordering::Equal, _) | (Ordering::Less, None) => return Ok(Judgement::Current),
+            (Ordering::Less, Some(_)) => {
+                return Err(untrusted(format!(
                     "{} is older than {current}, which runs",
                     self.version
-                ))),
-            };
+                )));
+            }
         }
         self.is_supported(&current)?;
         let artifact = self
@@ -214,7 +215,7 @@ impl Manifest {
         let oldest = Version::parse(oldest).map_err(|error| Error::Protocol {
             reason: format!("min_supported of the manifest is {oldest:?}: {error}"),
         })?;
-        if *current >= oldest {
+        if current.cmp_precedence(&oldest).is_ge() {
             return Ok(());
         }
         Err(Error::Unsupported {

@@ -15,6 +15,7 @@ use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -45,6 +46,19 @@ pub(super) struct OnTrial {
     pub(super) update: Completed,
     /// How often it was started.
     pub(super) starts: u32,
+    /// The code of the one before stands guard over it.
+    #[serde(default)]
+    pub(super) is_guarded: bool,
+    /// How long that waits for it to serve, milliseconds.
+    #[serde(default)]
+    pub(super) limit_ms: u64,
+}
+
+impl OnTrial {
+    /// How long it has to come up.
+    pub(super) fn limit(&self) -> Duration {
+        Duration::from_millis(self.limit_ms)
+    }
 }
 
 /// An update that was put in place.
@@ -132,7 +146,7 @@ impl Trial {
             record.rolled_back = record
                 .trial
                 .take()
-                .filter(|trial| trial.starts > 0)
+                .filter(|trial| trial.starts > 0 || trial.is_guarded)
                 .map(|trial| trial.update)
                 .or(record.rolled_back);
             record.write(place)?;
@@ -153,6 +167,22 @@ impl Running {
         Record::read(&self.place).trial.is_some()
     }
 
+    /// It was told to stop before it served, which is no failure: nobody takes it back, and its next start is on trial.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] when that cannot be noted.
+    pub fn stopped(self) -> Result<(), Error> {
+        let mut record = Record::read(&self.place);
+        match &mut record.trial {
+            Some(trial) if trial.is_guarded => {
+                trial.is_guarded = false;
+                record.write(&self.place)
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// It did not come up: the one before is in place again, and is to be run.
     ///
     /// # Errors
@@ -163,7 +193,8 @@ impl Running {
     }
 }
 
-fn restore(place: &Place, mut record: Record) -> Result<PathBuf, Error> {
+/// Puts the one before in place again and remembers that.
+pub(super) fn restore(place: &Place, mut record: Record) -> Result<PathBuf, Error> {
     // In this order: when we are killed in between, the digest tells that the trial is over.
     place.restore()?;
     record.rolled_back = record.trial.take().map(|trial| trial.update);
@@ -199,7 +230,12 @@ mod tests {
         };
         let record = Record {
             signed_at_ms: [("stable".to_owned(), 5)].into(),
-            trial: Some(OnTrial { update, starts: 0 }),
+            trial: Some(OnTrial {
+                update,
+                starts: 0,
+                is_guarded: true,
+                limit_ms: 0,
+            }),
             ..Record::default()
         };
         record.write(&place).unwrap();
@@ -264,6 +300,17 @@ mod tests {
         place.restore().unwrap();
         assert!(matches!(Trial::begin(&place), Ok(Trial::None)));
         assert_eq!(Record::read(&place).rolled_back.unwrap().version, "9.0.0");
+    }
+
+    #[test]
+    fn one_that_is_told_to_stop_is_on_trial_again_and_has_no_guard() {
+        let (_directory, place) = updated();
+        let Trial::Running(running) = Trial::begin(&place).unwrap() else {
+            panic!("not on trial")
+        };
+        running.stopped().unwrap();
+        assert!(!Record::read(&place).trial.unwrap().is_guarded);
+        assert!(matches!(Trial::begin(&place), Ok(Trial::Running(_))));
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::harness::enrollment::{Enrollment, credentials, reply};
 use crate::harness::file_server::FileServer;
 use crate::harness::installer::{Installer, ended, script, stub, tree};
 use crate::harness::releases::{another, program, sha256};
-use crate::harness::{PATIENCE, eventually, require};
+use crate::harness::{PATIENCE, eventually, require, write_program};
 
 /// What the program under test says of itself.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -151,7 +151,7 @@ fn only_a_newer_one_replaces_what_is_there_unless_somebody_insists() {
     installer.installs("1.0.0", &["--force"]);
     assert_eq!(fs::read_to_string(installer.program()).unwrap(), changed);
     // One that does not say what it is.
-    fs::write(installer.program(), "#!/bin/sh\nexit 3\n").unwrap();
+    write_program(&installer.program(), "#!/bin/sh\nexit 3\n");
     installer.refuses(&[], 65, "does not say its version");
     installer.installs("1.0.0", &["--force"]);
 }
@@ -220,17 +220,19 @@ fn it_waits_for_an_update_that_is_at_work_and_takes_the_place_of_an_install_that
     drop(lock);
     ended(&child.wait_with_output().unwrap(), 0);
     installer.has("1.0.0");
-    // The same without a flock program.
+    // The same without a flock program, also when it was killed before it said who it was.
     installer.tools("no flock", &["minisign"]);
-    fs::create_dir_all(bin.join(".boxd.install")).unwrap();
-    fs::write(bin.join(".boxd.install/pid"), format!("{number}\n")).unwrap();
-    installer.publish("1.1.0");
-    let mut command = installer.command(&[]);
-    ended(
-        &command.env("PATH", installer.path("no flock")).output().unwrap(),
-        0,
-    );
-    installer.has("1.1.0");
+    for (owner, version) in [(format!("{number}\n"), "1.1.0"), (String::new(), "1.2.0")] {
+        fs::create_dir_all(bin.join(".boxd.install")).unwrap();
+        fs::write(bin.join(".boxd.install/pid"), owner).unwrap();
+        installer.publish(version);
+        let mut command = installer.command(&[]);
+        ended(
+            &command.env("PATH", installer.path("no flock")).output().unwrap(),
+            0,
+        );
+        installer.has(version);
+    }
 }
 
 #[test]

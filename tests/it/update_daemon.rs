@@ -15,10 +15,12 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
-use crate::harness::daemon::Builder;
+use crate::harness::daemon::{BOXD, Builder};
 use crate::harness::manager::Manager;
 use crate::harness::releases::{Releases, another, install, sha256};
-use crate::harness::{Connection, ControlPlane, Daemon, NatsServer, PATIENCE, eventually};
+use crate::harness::{
+    Connection, ControlPlane, Daemon, NatsServer, PATIENCE, eventually, processes, write_program,
+};
 
 /// A daemon from a copy of the program that looks for its releases there.
 fn updating(directory: &Path, releases: &Releases) -> (Builder, PathBuf) {
@@ -344,4 +346,96 @@ async fn a_first_process_becomes_the_new_one_too() {
         .post("/v1/processes/run", &json!({ "command": "true" }))
         .await;
     assert_eq!(ran.json()["exitCode"], 0);
+}
+
+/// An executable that passes its proofs and does something else as the daemon.
+fn unlike_its_proofs(as_daemon: &str) -> Vec<u8> {
+    format!("#!/bin/sh\ncase $1 in run) {as_daemon} ;; esac\nexec '{BOXD}' \"$@\"\n").into_bytes()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_hangs_or_dies_before_its_first_line_is_taken_back_by_the_code_before() {
+    for (as_daemon, why) in [
+        ("exec sleep 600", "did not serve within 1s"),
+        ("echo gone >&2; exit 3", "ended before it served"),
+    ] {
+        let (directory, releases) = (tempfile::tempdir().unwrap(), Releases::new());
+        let (builder, program) = updating(directory.path(), &releases);
+        let mut daemon = builder.environment("BOXD_UPDATE_TRIAL_TIMEOUT", "1s").start();
+        let before = running(daemon.pid());
+        releases.publish("99.0.0", &unlike_its_proofs(as_daemon), |_| {});
+        assert_eq!(daemon.http().post("/v1/update", &json!({})).await.status, 202);
+        // Nobody else restarts it here, so that the guard becomes the daemon.
+        daemon.ready_again();
+        assert!(!daemon.wait(PATIENCE).success());
+        let pid = i32::try_from(daemon.ready["pid"].as_i64().unwrap()).unwrap();
+        assert_ne!(pid, daemon.pid());
+        assert_eq!(running(pid), before);
+        assert_eq!(sha256(&fs::read(&program).unwrap()), before);
+        assert!(daemon.log().contains(why), "{}", daemon.log());
+        let status = status(&daemon).await;
+        assert_eq!(status["rolledBack"]["version"], "99.0.0", "{status}");
+        let ran = daemon
+            .http()
+            .post("/v1/processes/run", &json!({ "command": "cat", "stdin": "" }))
+            .await;
+        assert_eq!(ran.json()["exitCode"], 0);
+        // It is not taken again.
+        let output = update(&daemon, &program).output().unwrap();
+        assert!(output.status.success());
+        assert_eq!(running(pid), before);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_a_service_manager_restarts_it_the_guard_only_puts_the_one_before_in_place() {
+    let (directory, releases) = (tempfile::tempdir().unwrap(), Releases::new());
+    let (builder, program) = updating(directory.path(), &releases);
+    let manager = Manager::abstracted();
+    let mut daemon = builder.environment("NOTIFY_SOCKET", manager.name()).start();
+    let before = running(daemon.pid());
+    releases.publish("99.0.0", &unlike_its_proofs("exit 3"), |_| {});
+    assert_eq!(daemon.http().post("/v1/update", &json!({})).await.status, 202);
+    assert_eq!(daemon.wait(PATIENCE).code(), Some(3));
+    let guard = program.with_file_name("boxd.previous");
+    processes::wait_until_gone(guard.to_str().unwrap(), PATIENCE);
+    assert_eq!(sha256(&fs::read(&program).unwrap()), before);
+    daemon.start_again();
+    assert_eq!(running(daemon.pid()), before);
+    assert_eq!(status(&daemon).await["rolledBack"]["version"], "99.0.0");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_guard_ends_when_the_new_one_serves() {
+    let (directory, releases) = (tempfile::tempdir().unwrap(), Releases::new());
+    let (builder, program) = updating(directory.path(), &releases);
+    let mut daemon = builder.start();
+    releases.publish("99.0.0", &another("the next one"), |_| {});
+    assert_eq!(daemon.http().post("/v1/update", &json!({})).await.status, 202);
+    daemon.ready_again();
+    let guard = program.with_file_name("boxd.previous");
+    processes::wait_until_gone(guard.to_str().unwrap(), PATIENCE);
+    assert!(daemon.ended().is_none());
+    eventually("the guard to be reaped", PATIENCE, || {
+        processes::children(daemon.pid()).is_empty().then_some(())
+    });
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_somebody_else_put_in_place_is_not_replaced() {
+    let (directory, releases) = (tempfile::tempdir().unwrap(), Releases::new());
+    let (builder, program) = updating(directory.path(), &releases);
+    let daemon = builder.start();
+    releases.publish("99.0.0", &another("the next one"), |_| {});
+    let theirs = program.with_file_name("theirs");
+    write_program(&theirs, another("of a package"));
+    fs::rename(&theirs, &program).unwrap();
+    let output = update(&daemon, &program).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("restart the daemon first"), "{said}");
+    assert_eq!(status(&daemon).await["progress"]["code"], "conflict");
+    assert_eq!(
+        sha256(&fs::read(&program).unwrap()),
+        sha256(&another("of a package"))
+    );
 }

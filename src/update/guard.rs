@@ -1,0 +1,232 @@
+//! The code that ran before stands guard while the new one starts, because what hangs or dies before its first line
+//! can not take itself back.
+//!
+//! ```text
+//!   boxd (old) --orders, socket pair--> boxd.previous guard
+//!       | <-----------on guard---------------|
+//!       `-- becomes boxd (new)               |
+//!             serves: the trial is over ---->| ends
+//!             is told to stop: still on trial| ends
+//!             dies, or never serves -------->| puts the one before in place again, ends what hangs, and becomes
+//!                                            | the daemon itself where no service manager starts it
+//! ```
+//!
+//! The first process of a container takes its guard with it when it dies, and cannot be killed from inside: there the
+//! rehearsal before and the counted starts after have to do.
+
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, getppid, pidfd_open, pidfd_send_signal};
+use serde::{Deserialize, Serialize};
+
+use super::origin::{Origin, Start};
+use super::place::Place;
+use super::trial::{OnTrial, Record};
+use crate::error::Error;
+
+/// How long the guard has to take its post.
+const POSTING: Duration = Duration::from_secs(10);
+/// How often it looks at the record.
+const LOOK: Duration = Duration::from_millis(100);
+/// What it leaves to whoever else restarts a daemon that has died.
+const SOMEBODY_ELSE: Duration = Duration::from_secs(2);
+
+/// What the guard is told.
+#[derive(Serialize, Deserialize)]
+struct Orders {
+    executable: std::path::PathBuf,
+    start: Start,
+}
+
+/// Leaves the code that runs on guard over the executable that is on trial; nothing where none is. The caller is to become
+/// the new one next.
+///
+/// # Errors
+///
+/// [`Error::Io`] when nobody stands guard.
+pub fn post(origin: &Origin) -> Result<(), Error> {
+    let place = &origin.place;
+    if Record::read(place).trial.is_none() {
+        return Ok(());
+    }
+    let failed = |source| Error::Io {
+        doing: format!("post {:?} as a guard of the update", place.previous()),
+        source,
+    };
+    let (mut ours, theirs) = UnixStream::pair().map_err(failed)?;
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the engine has ended, and this one is to outlive the process's program"
+    )]
+    let mut guard = Command::new(place.previous())
+        .arg("guard")
+        .env_clear()
+        .stdin(Stdio::from(OwnedFd::from(theirs)))
+        .spawn()
+        .map_err(failed)?;
+    let orders = Orders {
+        executable: place.executable(),
+        start: origin.start.clone(),
+    };
+    let mut posted = || {
+        ours.set_read_timeout(Some(POSTING))?;
+        ours.set_write_timeout(Some(POSTING))?;
+        serde_json::to_writer(&ours, &orders)?;
+        ours.shutdown(Shutdown::Write)?;
+        ours.read_exact(&mut [0])
+    };
+    posted().map_err(|error| {
+        let _ = guard.kill();
+        failed(error)
+    })
+}
+
+/// Stands guard over our parent, which is about to become the executable on trial. Answers what is to be become when it
+/// did not come up and nobody else would start the one before.
+///
+/// # Errors
+///
+/// [`Error::Protocol`] for orders that make no sense, [`Error::Io`] when the parent cannot be watched or the one before
+/// not be restored.
+pub fn stand(mut orders: UnixStream, complain: impl Fn(&str)) -> Result<Option<Origin>, Error> {
+    let failed = |doing: &'static str| {
+        move |source| Error::Io {
+            doing: doing.into(),
+            source,
+        }
+    };
+    // A terminal's signals are for the daemon.
+    let _ = rustix::process::setsid();
+    let mut text = Vec::new();
+    orders
+        .read_to_end(&mut text)
+        .map_err(failed("read the orders of the guard"))?;
+    let told: Orders = serde_json::from_slice(&text).map_err(|error| Error::Protocol {
+        reason: format!("standard input holds no orders of a guard: {error}"),
+    })?;
+    let place = Place::at(&told.executable);
+    let daemon = Watched::parent()?;
+    let Some(trial) = take_charge(&place)? else {
+        return Ok(None);
+    };
+    orders
+        .write_all(b"!")
+        .map_err(failed("tell the daemon that the guard is posted"))?;
+    drop(orders);
+    let Some(why) = watch(&place, &trial, &daemon)? else {
+        return Ok(None);
+    };
+    complain(&format!(
+        "the update to {} {why}: the one before is put in place again",
+        trial.update.version
+    ));
+    super::trial::restore(&place, Record::read(&place))?;
+    daemon.end()?;
+    if daemon.is_first_process || told.start.has_manager() {
+        return Ok(None);
+    }
+    std::thread::sleep(SOMEBODY_ELSE);
+    Ok(Some(Origin {
+        place,
+        start: told.start,
+    }))
+}
+
+/// Notes that the executable on trial has a guard.
+fn take_charge(place: &Place) -> Result<Option<OnTrial>, Error> {
+    let mut record = Record::read(place);
+    let Some(trial) = &mut record.trial else {
+        return Ok(None);
+    };
+    trial.is_guarded = true;
+    let trial = trial.clone();
+    record.write(place)?;
+    Ok(Some(trial))
+}
+
+/// Watches until the trial is over, or answers why the one before has to come back.
+fn watch(place: &Place, trial: &OnTrial, daemon: &Watched) -> Result<Option<String>, Error> {
+    let begun = Instant::now();
+    loop {
+        // In this order: one that came up and died since is not on trial.
+        let has_ended = daemon.has_ended_within(LOOK)?;
+        if !is_ours(place, trial)? {
+            return Ok(None);
+        }
+        if has_ended {
+            return Ok(Some("ended before it served".into()));
+        }
+        if begun.elapsed() >= trial.limit() {
+            return Ok(Some(format!("did not serve within {:?}", trial.limit())));
+        }
+    }
+}
+
+/// Whether it is still on trial, under guard and in place.
+fn is_ours(place: &Place, trial: &OnTrial) -> Result<bool, Error> {
+    let found = Record::read(place).trial;
+    let same = found.is_some_and(|found| found.is_guarded && found.update == trial.update);
+    Ok(same && place.digest()? == trial.update.sha256)
+}
+
+/// The process that becomes the new one.
+struct Watched {
+    pidfd: OwnedFd,
+    is_first_process: bool,
+}
+
+impl Watched {
+    fn parent() -> Result<Self, Error> {
+        let failed = |source: std::io::Error| Error::Io {
+            doing: "watch the daemon".into(),
+            source,
+        };
+        let pid = getppid().ok_or_else(|| failed(std::io::ErrorKind::NotFound.into()))?;
+        let pidfd = pidfd_open(pid, PidfdFlags::empty()).map_err(|errno| failed(errno.into()))?;
+        if getppid() != Some(pid) {
+            return Err(failed(std::io::ErrorKind::NotFound.into()));
+        }
+        Ok(Self {
+            pidfd,
+            is_first_process: pid == Pid::INIT,
+        })
+    }
+
+    fn has_ended_within(&self, limit: Duration) -> Result<bool, Error> {
+        readable(self.pidfd.as_fd(), limit).map_err(|source| Error::Io {
+            doing: "wait for the end of the daemon".into(),
+            source,
+        })
+    }
+
+    /// Nothing stops the first process of a container but itself.
+    fn end(&self) -> Result<(), Error> {
+        let signal = if self.is_first_process {
+            Signal::TERM
+        } else {
+            Signal::KILL
+        };
+        match pidfd_send_signal(&self.pidfd, signal) {
+            Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
+            Err(errno) => Err(Error::Io {
+                doing: "end the new daemon".into(),
+                source: errno.into(),
+            }),
+        }
+    }
+}
+
+fn readable(fd: BorrowedFd<'_>, limit: Duration) -> std::io::Result<bool> {
+    let limit = Timespec::try_from(limit).map_err(std::io::Error::other)?;
+    match poll(&mut [PollFd::from_borrowed_fd(fd, PollFlags::IN)], Some(&limit)) {
+        Ok(count) => Ok(count > 0),
+        Err(rustix::io::Errno::INTR) => Ok(false),
+        Err(errno) => Err(errno.into()),
+    }
+}
