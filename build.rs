@@ -1,12 +1,17 @@
-//! Compiles `proto/` to Rust without `protoc`, and leaves the descriptor set beside the code for tests that encode
-//! by reflection.
+//! Compiles `proto/` to Rust without `protoc`, leaves the descriptor set beside the code for tests that encode by
+//! reflection, and deflates the document that the binary carries.
 
 use std::error::Error;
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
 
+use flate2::Compression;
+use flate2::write::DeflateEncoder;
 use prost_build::Config;
 
 const PROTO: &str = "proto/boxd_control.proto";
+const OPENAPI: &str = "docs/openapi.json";
 
 #[expect(
     clippy::disallowed_methods,
@@ -14,10 +19,12 @@ const PROTO: &str = "proto/boxd_control.proto";
 )]
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed={PROTO}");
+    println!("cargo:rerun-if-changed={OPENAPI}");
     let target = std::env::var("TARGET")?;
     // Not named BOXD_...: cargo run hands it to the program, which refuses what it does not know.
     println!("cargo:rustc-env=TARGET_TRIPLE={target}");
     let directory = PathBuf::from(std::env::var_os("OUT_DIR").ok_or("OUT_DIR is not set")?);
+    deflate(OPENAPI, &directory.join("openapi.json.deflate"))?;
     let mut compiler = protox::Compiler::new(["proto"])?;
     compiler
         .include_source_info(true)
@@ -30,6 +37,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut files = compiler.file_descriptor_set();
     extension_last(&mut files);
     Config::new().bytes(["."]).btree_map(["."]).compile_fds(files)?;
+    Ok(())
+}
+
+fn deflate(from: &str, to: &Path) -> std::io::Result<()> {
+    let mut encoder = DeflateEncoder::new(File::create(to)?, Compression::best());
+    encoder.write_all(&std::fs::read(from)?)?;
+    encoder.finish()?;
     Ok(())
 }
 

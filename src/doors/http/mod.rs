@@ -14,6 +14,8 @@ mod body;
 mod changes;
 mod codec;
 mod connection;
+#[cfg(test)]
+mod documentation;
 mod error;
 mod events;
 mod file;

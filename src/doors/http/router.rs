@@ -3,14 +3,15 @@
 use std::sync::Arc;
 
 use axum::Router;
+use axum::handler::Handler;
 use axum::http::{Method, Uri};
-use axum::routing::any;
-use utoipa_axum::router::OpenApiRouter;
-use utoipa_axum::routes;
+use axum::routing::{MethodRouter, any};
+use utoipa::Path;
+use utoipa_axum::PathItemExt;
 
 use super::error::Problem;
 use super::{
-    Behind, changes, fs, git, git_changes, host, logs, openapi, operations, process, processes, search,
+    Behind, changes, file, fs, git, git_changes, host, logs, openapi, operations, process, processes, search,
     stored, terminal, terminals, update,
 };
 use crate::error::Error;
@@ -45,92 +46,57 @@ pub(super) fn unexpected(reply: &Reply) -> Problem {
     })
 }
 
-/// Every documented route.
-pub(super) fn documented() -> OpenApiRouter<Arc<App>> {
-    OpenApiRouter::with_openapi(openapi::base())
-        .routes(routes!(host::health))
-        .routes(routes!(host::capabilities))
-        .routes(routes!(host::metrics))
-        .routes(routes!(host::prometheus))
-        .routes(routes!(update::status, update::apply))
-        .routes(routes!(update::check))
-        .routes(routes!(processes::config, processes::set_config))
-        .routes(routes!(processes::run))
-        .routes(routes!(processes::batch))
-        .routes(routes!(process::list, process::create))
-        .routes(routes!(process::get, process::delete))
-        .routes(routes!(process::stop))
-        .routes(routes!(process::kill))
-        .routes(routes!(process::signal))
-        .routes(routes!(process::input))
-        .routes(routes!(process::close_stdin))
-        .routes(routes!(process::wait))
-        .routes(routes!(logs::logs))
-        .routes(routes!(terminal::resize))
-        .routes(routes!(terminal::snapshot))
-        .routes(routes!(terminal::lock))
-        .routes(routes!(terminal::unlock))
-        .routes(routes!(terminal::ws))
-        .routes(routes!(fs::entries))
-        .routes(routes!(super::file::get, super::file::put))
-        .routes(routes!(fs::remove))
-        .routes(routes!(fs::mkdir))
-        .routes(routes!(fs::rename))
-        .routes(routes!(fs::stat))
-        .routes(routes!(fs::upload_batch))
-        .routes(routes!(search::search))
-        .routes(routes!(search::watch))
-        .routes(routes!(changes::edit))
-        .routes(routes!(changes::copy))
-        .routes(routes!(changes::chmod))
-        .routes(routes!(changes::symlink))
-        .routes(routes!(changes::xattrs, changes::set_xattr))
-        .routes(routes!(changes::digest))
-        .routes(routes!(changes::download_batch))
-        .routes(routes!(changes::abort_upload))
-        .merge(repositories())
-        .routes(routes!(stored::get_mcp, stored::put_mcp, stored::delete_mcp))
-        .routes(routes!(
-            stored::get_skills,
-            stored::put_skills,
-            stored::delete_skills
-        ))
-        .routes(routes!(operations::perform))
-        .routes(routes!(openapi::document))
+/// Makes the routes of the handlers of each module, and their documentation for those who write it down.
+macro_rules! routes {
+    ($($module:ident: $($handler:ident),+;)+) => {
+        pastey::paste! {
+            fn documented() -> Router<Arc<App>> {
+                Router::new()
+                    $($(.merge(route::<$module::[<__path_ $handler>], _, _>(&$module::$handler)))+)+
+            }
+        }
+
+        /// The documentation of every route.
+        #[cfg(test)]
+        pub(super) fn documentation() -> utoipa::openapi::OpenApi {
+            utoipa_axum::router::OpenApiRouter::<Arc<App>>::with_openapi(super::documentation::base())
+                $($(.routes(utoipa_axum::routes!($module::$handler)))+)+
+                .into_openapi()
+        }
+    };
 }
 
-/// Those of repositories.
-fn repositories() -> OpenApiRouter<Arc<App>> {
-    OpenApiRouter::new()
-        .routes(routes!(git::status))
-        .routes(routes!(git::diff))
-        .routes(routes!(git::log))
-        .routes(routes!(git::show))
-        .routes(routes!(git::blame))
-        .routes(routes!(git::branches, git_changes::create_branch))
-        .routes(routes!(git_changes::delete_branch))
-        .routes(routes!(git::remotes, git_changes::set_remote))
-        .routes(routes!(git::worktrees, git_changes::add_worktree))
-        .routes(routes!(git_changes::remove_worktree))
-        .routes(routes!(git::repositories))
-        .routes(routes!(git_changes::init))
-        .routes(routes!(git_changes::add))
-        .routes(routes!(git_changes::restore))
-        .routes(routes!(git_changes::reset))
-        .routes(routes!(git_changes::commit))
-        .routes(routes!(git_changes::switch))
-        .routes(routes!(git_changes::stash))
-        .routes(routes!(git_changes::tag))
-        .routes(routes!(git_changes::clone))
-        .routes(routes!(git_changes::fetch))
-        .routes(routes!(git_changes::pull))
-        .routes(routes!(git_changes::push))
+routes! {
+    host: health, capabilities, metrics, prometheus;
+    update: status, apply, check;
+    processes: config, set_config, run, batch;
+    process: list, create, get, delete, stop, kill, signal, input, close_stdin, wait;
+    logs: logs;
+    terminal: resize, snapshot, lock, unlock, ws;
+    fs: entries, remove, mkdir, rename, stat, upload_batch;
+    file: get, put;
+    search: search, watch;
+    changes: edit, copy, chmod, symlink, xattrs, set_xattr, digest, download_batch, abort_upload;
+    stored: get_mcp, put_mcp, delete_mcp, get_skills, put_skills, delete_skills;
+    operations: perform;
+    openapi: document;
+    git: status, diff, log, show, blame, branches, remotes, worktrees, repositories;
+    git_changes: create_branch, delete_branch, set_remote, add_worktree, remove_worktree, init, add, restore,
+        reset, commit, switch, stash, tag, clone, fetch, pull, push;
+}
+
+/// Has `handler` answer where its documentation says.
+fn route<P: Path, H: Handler<T, Arc<App>>, T: 'static>(handler: &H) -> Router<Arc<App>> {
+    let mut answered = MethodRouter::new();
+    for method in P::methods() {
+        answered = answered.on(method.to_method_filter(), handler.clone());
+    }
+    Router::new().route(&P::path(), answered)
 }
 
 /// The routes with the answers for everything else.
 pub(super) fn router(app: Arc<App>) -> Router {
-    let (router, _) = documented().split_for_parts();
-    let mut router = router.merge(terminals::alias());
+    let mut router = documented().merge(terminals::alias());
     for path in ["/v1/agents", "/v1/agents/{*rest}", "/v1/acp", "/v1/acp/{*rest}"] {
         router = router.route(path, any(not_served));
     }
