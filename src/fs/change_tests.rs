@@ -241,7 +241,7 @@ async fn what_is_packed_is_unpacked_the_same() {
         let kinds: Vec<_> = listed
             .entries
             .iter()
-            .map(|entry| (entry.name.clone(), entry.kind))
+            .map(|entry| (entry.name().to_owned(), entry.kind))
             .collect();
         let expected = [
             ("big", Kind::File),

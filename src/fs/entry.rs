@@ -71,7 +71,6 @@ impl Entry {
     /// The entry of `path` as `stat` describes it; `target` is where a symbolic link points.
     pub(super) fn new(path: PathBuf, stat: &Stat, target: Option<PathBuf>) -> Self {
         Self {
-            name: path.file_name().unwrap_or_else(|| OsStr::new("/")).to_owned(),
             path,
             kind: Kind::of(stat),
             size: stat.st_size as u64,

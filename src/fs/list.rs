@@ -71,24 +71,28 @@ impl Walk {
             if self.entries.len() + waiting.len() >= MAX_ENTRIES {
                 return Err(self.too_many());
             }
-            let below = entry.path.strip_prefix(&self.root).map(Path::to_owned);
-            let below = below.unwrap_or_default();
-            let Choice { answer, descend } = self.chooser.choose(&below, entry.kind);
+            let below = self.below(&entry);
+            let Choice { answer, descend } = self.chooser.choose(below, entry.kind);
             if answer && self.chooser.is_full(self.entries.len()) {
-                self.next = self.entries.last().map(|last| {
-                    let below = last.path.strip_prefix(&self.root);
-                    below.map(Path::to_owned).unwrap_or_default()
-                });
+                self.next = self.entries.last().map(|last| self.below(last).to_owned());
                 return Ok(());
             }
+            let entered = descend.then(|| below.to_owned());
             if answer {
                 self.entries.push(entry);
             }
-            if descend {
+            if let Some(below) = entered {
                 waiting.append(&mut self.children(&below)?);
             }
         }
         Ok(())
+    }
+
+    /// Its path below the root, which it begins with.
+    fn below<'entry>(&self, entry: &'entry Entry) -> &'entry Path {
+        let path = entry.path.as_os_str().as_bytes();
+        let rest = path.get(self.root.as_os_str().len()..).unwrap_or_default();
+        Path::new(OsStr::from_bytes(rest.strip_prefix(b"/").unwrap_or(rest)))
     }
 
     fn too_many(&self) -> Error {
@@ -126,7 +130,11 @@ impl Walk {
         names.sort_unstable_by(|one, other| other.cmp(one));
         let mut children = Vec::with_capacity(names.len());
         for name in names {
-            match Entry::read(directory.as_fd(), &name, path.join(&name)) {
+            // Made in one piece, which `join` does not.
+            let mut whole = PathBuf::with_capacity(path.as_os_str().len() + 1 + name.len());
+            whole.push(&path);
+            whole.push(&name);
+            match Entry::read(directory.as_fd(), &name, whole) {
                 Ok(entry) => children.push(entry),
                 // Removed since the directory was read: it is not there any more.
                 Err(Errno::NOENT) => {}

@@ -100,7 +100,7 @@ async fn confined_reads_and_writes_never_leave_the_root() {
             assert!(is_expected(&error), "{error:?}");
         }
         match room.list("dir", true).await {
-            Ok(listing) => assert!(listing.entries.iter().all(|entry| entry.name != "tree")),
+            Ok(listing) => assert!(listing.entries.iter().all(|entry| entry.name() != "tree")),
             Err(error) => assert!(is_expected(&error), "{error:?}"),
         }
     }

@@ -1,6 +1,6 @@
 //! What can be asked of the files room and what it answers: plain data.
 
-use std::ffi::OsString;
+use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::time::SystemTime;
@@ -194,8 +194,6 @@ pub enum Kind {
 /// One file-system entry, never followed through a symbolic link unless said.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// The last component.
-    pub name: OsString,
     /// Absolute path.
     pub path: PathBuf,
     /// Its kind.
@@ -212,6 +210,13 @@ pub struct Entry {
     pub gid: u32,
     /// Where a symbolic link points.
     pub target: Option<PathBuf>,
+}
+
+impl Entry {
+    /// The last component; that of the root is `/`.
+    pub fn name(&self) -> &OsStr {
+        self.path.file_name().unwrap_or(OsStr::new("/"))
+    }
 }
 
 /// The entries of a directory, sorted by path.

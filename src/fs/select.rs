@@ -147,16 +147,21 @@ impl Chooser {
             Match::None => self.globs.num_whitelists() == 0,
         };
         let is_behind = |after: &PathBuf| below.cmp(after) == Ordering::Greater;
-        let depth = below.components().count();
         Choice {
             answer: named && self.select.after.as_ref().is_none_or(is_behind),
             descend: is_directory
                 && self.recursive
-                && self.select.depth.is_none_or(|deepest| depth < deepest),
+                && self
+                    .select
+                    .depth
+                    .is_none_or(|deepest| below.components().count() < deepest),
         }
     }
 
     fn is_ignored(&self, below: &Path, is_directory: bool) -> bool {
+        if self.rules.is_empty() {
+            return false;
+        }
         let parent = below.parent().unwrap_or(Path::new(""));
         let Some(rules) = self.rules.get(parent) else {
             return false;

@@ -392,7 +392,7 @@ async fn strange_names_are_written_and_read() {
         assert_eq!(room.read(path).await.unwrap(), "x");
         let listing = room.list("", false).await.unwrap();
         assert_eq!(listing.entries.len(), 1);
-        assert_eq!(listing.entries[0].name.as_bytes(), name);
+        assert_eq!(listing.entries[0].name().as_bytes(), name);
         room.remove(path, false).await.unwrap();
     }
     assert_eq!(

@@ -153,7 +153,7 @@ fn listed(listing: &fs::Listing) -> FsListResponse {
 /// Names that are not UTF-8 carry replacement characters: the field is a string.
 fn entry_at(entry: &fs::Entry, path: &Path) -> FsEntry {
     FsEntry {
-        name: entry.name.to_string_lossy().into_owned(),
+        name: entry.name().to_string_lossy().into_owned(),
         path: path.to_string_lossy().into_owned(),
         kind: kind(entry.kind).into(),
         size: entry.size,
@@ -299,7 +299,6 @@ mod tests {
     #[test]
     fn listed_paths_are_relative_to_the_listed_directory() {
         let entry = fs::Entry {
-            name: "c".into(),
             path: "/a/b/c".into(),
             kind: fs::Kind::Fifo,
             size: 0,

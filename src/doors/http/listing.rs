@@ -92,7 +92,6 @@ mod tests {
         for count in [0, 1, PIECE - 1, PIECE, PIECE + 1, 3 * PIECE] {
             let entries: Vec<_> = (0..count)
                 .map(|number| fs::Entry {
-                    name: format!("{number}").into(),
                     path: format!("/work/{number}").into(),
                     kind: fs::Kind::File,
                     size: number as u64,

@@ -1,15 +1,16 @@
 //! Files: what is answered. A `path` is for reading; where that lost bytes, `pathB64` has them. Permission bits are
 //! octal strings: `"0644"`.
 
+use std::borrow::Cow;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use utoipa::ToSchema;
 
-use super::text::{readable, to_base64, to_cursor};
-use super::time::rfc3339;
+use super::text::{legible, readable, to_base64, to_cursor};
+use super::time::Rfc3339;
 use crate::fs::{self, Kind};
 
 /// What the compatible contract knows of an entry: a directory, or everything else.
@@ -27,14 +28,16 @@ pub enum EntryType {
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = FsEntry)]
-pub struct Entry {
+pub struct Entry<'a> {
     /// The last component of the path.
-    pub name: String,
+    #[schema(value_type = String)]
+    pub name: Cow<'a, str>,
     /// Its exact bytes, base64, when they are not UTF-8.
     #[serde(rename = "nameB64", skip_serializing_if = "Option::is_none")]
     pub name_b64: Option<String>,
     /// Absolute path.
-    pub path: String,
+    #[schema(value_type = String)]
+    pub path: Cow<'a, str>,
     /// Its exact bytes, base64, when they are not UTF-8.
     #[serde(rename = "pathB64", skip_serializing_if = "Option::is_none")]
     pub path_b64: Option<String>,
@@ -43,31 +46,34 @@ pub struct Entry {
     /// Size in bytes.
     pub size: u64,
     /// Last modification of the content, RFC 3339.
-    pub modified: String,
+    #[schema(value_type = String)]
+    pub modified: Rfc3339,
     /// `file`, `directory`, `symlink`, `fifo`, `socket`, `block_device` or `char_device`.
     pub kind: &'static str,
     /// Permission bits in octal: `0644`.
-    pub mode: String,
+    #[schema(value_type = String)]
+    pub mode: Octal,
     /// Owner.
     pub uid: u32,
     /// Group.
     pub gid: u32,
     /// Where a symbolic link points, as it is written there.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub target: Option<String>,
+    #[schema(value_type = Option<String>)]
+    pub target: Option<Cow<'a, str>>,
     /// Its exact bytes, base64, when they are not UTF-8.
     #[serde(rename = "targetB64", skip_serializing_if = "Option::is_none")]
     pub target_b64: Option<String>,
 }
 
-impl From<&fs::Entry> for Entry {
-    fn from(entry: &fs::Entry) -> Self {
-        let (name, name_b64) = readable(&entry.name);
-        let (path, path_b64) = readable(entry.path.as_os_str());
+impl<'a> From<&'a fs::Entry> for Entry<'a> {
+    fn from(entry: &'a fs::Entry) -> Self {
+        let (name, name_b64) = legible(entry.name());
+        let (path, path_b64) = legible(entry.path.as_os_str());
         let (target, target_b64) = match &entry.target {
             None => (None, None),
             Some(target) => {
-                let (text, exact) = readable(target.as_os_str());
+                let (text, exact) = legible(target.as_os_str());
                 (Some(text), exact)
             }
         };
@@ -81,14 +87,25 @@ impl From<&fs::Entry> for Entry {
                 _ => EntryType::File,
             },
             size: entry.size,
-            modified: rfc3339(entry.modified),
+            modified: Rfc3339(entry.modified),
             kind: kind_name(entry.kind),
-            mode: format!("{:04o}", entry.mode),
+            mode: Octal(entry.mode),
             uid: entry.uid,
             gid: entry.gid,
             target,
             target_b64,
         }
+    }
+}
+
+/// Permission bits as four octal digits.
+#[derive(Debug, Clone, Copy)]
+pub struct Octal(u32);
+
+impl Serialize for Octal {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let digits = [9, 6, 3, 0].map(|shift| b'0' + (self.0 >> shift & 7) as u8);
+        serializer.serialize_str(str::from_utf8(&digits).unwrap_or_default())
     }
 }
 
@@ -132,14 +149,15 @@ impl Unreadable {
 /// The entries of a directory, sorted by path.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct Listing {
+pub struct Listing<'a> {
     /// The directory, absolute.
     pub path: String,
     /// Its exact bytes, base64, when they are not UTF-8.
     #[serde(rename = "pathB64", skip_serializing_if = "Option::is_none")]
     pub path_b64: Option<String>,
     /// What could be read.
-    pub entries: Vec<Entry>,
+    #[schema(value_type = Vec<Entry>)]
+    pub entries: Entries<'a>,
     /// There is more: the `cursor` that goes on behind the last entry.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub next_cursor: Option<String>,
@@ -147,13 +165,23 @@ pub struct Listing {
     pub unreadable: Vec<Unreadable>,
 }
 
-impl From<&fs::Listing> for Listing {
-    fn from(listing: &fs::Listing) -> Self {
+/// Entries that are made as they are written.
+#[derive(Debug, Clone, Copy)]
+pub struct Entries<'a>(&'a [fs::Entry]);
+
+impl Serialize for Entries<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.iter().map(Entry::from))
+    }
+}
+
+impl<'a> From<&'a fs::Listing> for Listing<'a> {
+    fn from(listing: &'a fs::Listing) -> Self {
         let (path, path_b64) = readable(listing.root.as_os_str());
         Self {
             path,
             path_b64,
-            entries: listing.entries.iter().map(Entry::from).collect(),
+            entries: Entries(&listing.entries),
             next_cursor: next_cursor(listing),
             unreadable: rows(&listing.unreadable),
         }
@@ -176,16 +204,16 @@ pub(super) fn rows(paths: &[(PathBuf, String)]) -> Vec<Unreadable> {
 
 /// What is at a path.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct Stat {
+pub struct Stat<'a> {
     /// Whether there is anything.
     pub exists: bool,
     /// The entry, when there is.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub entry: Option<Entry>,
+    pub entry: Option<Entry<'a>>,
 }
 
-impl From<Option<&fs::Entry>> for Stat {
-    fn from(entry: Option<&fs::Entry>) -> Self {
+impl<'a> From<Option<&'a fs::Entry>> for Stat<'a> {
+    fn from(entry: Option<&'a fs::Entry>) -> Self {
         Self {
             exists: entry.is_some(),
             entry: entry.map(Entry::from),

@@ -40,11 +40,16 @@ pub(super) fn from_cursor(field: &'static str, text: &str) -> Result<Vec<u8>, Er
 }
 
 /// A name for people, and its exact bytes in base64 where the readable form lost something.
+pub(super) fn legible(name: &OsStr) -> (Cow<'_, str>, Option<String>) {
+    let text = name.to_string_lossy();
+    let exact = matches!(text, Cow::Owned(_)).then(|| to_base64(name.as_bytes()));
+    (text, exact)
+}
+
+/// The same, to be kept.
 pub(super) fn readable(name: &OsStr) -> (String, Option<String>) {
-    match name.to_string_lossy() {
-        Cow::Borrowed(text) => (text.to_owned(), None),
-        Cow::Owned(text) => (text, Some(to_base64(name.as_bytes()))),
-    }
+    let (text, exact) = legible(name);
+    (text.into_owned(), exact)
 }
 
 /// A channel as text: head and tail with a note between them where bytes are out.

@@ -4,26 +4,61 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use serde::{Serialize, Serializer};
+
 const SECONDS_PER_DAY: i64 = 86_400;
 
 /// `2026-03-04T05:06:07.089Z`, with milliseconds; years outside 0..=9999 carry a sign, as ISO 8601 has it.
 pub fn rfc3339(time: SystemTime) -> String {
-    let (seconds, nanoseconds) = since_epoch(time);
-    let date = Date::of(seconds);
-    let milliseconds = nanoseconds / 1_000_000;
-    let Date {
-        year,
-        month,
-        day,
-        hour,
-        minute,
-        second,
-        ..
-    } = date;
-    if (0..=9999).contains(&year) {
-        format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{milliseconds:03}Z")
-    } else {
-        format!("{year:+07}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{milliseconds:03}Z")
+    Rfc3339(time).with(str::to_owned)
+}
+
+/// A time that is written as [`rfc3339`] has it.
+#[derive(Debug, Clone, Copy)]
+pub struct Rfc3339(pub SystemTime);
+
+impl Rfc3339 {
+    /// Does something with the text. The usual years need no allocation: a listing has hundreds of thousands of them.
+    fn with<T>(self, use_it: impl FnOnce(&str) -> T) -> T {
+        let (seconds, nanoseconds) = since_epoch(self.0);
+        let Date {
+            year,
+            month,
+            day,
+            hour,
+            minute,
+            second,
+            ..
+        } = Date::of(seconds);
+        let milliseconds = i64::from(nanoseconds / 1_000_000);
+        if !(0..=9999).contains(&year) {
+            return use_it(&format!(
+                "{year:+07}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{milliseconds:03}Z"
+            ));
+        }
+        let mut text = *b"0000-00-00T00:00:00.000Z";
+        for (at, digits, number) in [
+            (0, 4, year),
+            (5, 2, month),
+            (8, 2, day),
+            (11, 2, hour),
+            (14, 2, minute),
+            (17, 2, second),
+            (20, 3, milliseconds),
+        ] {
+            let mut rest = number;
+            for digit in text[at..at + digits].iter_mut().rev() {
+                *digit = b'0' + (rest % 10) as u8;
+                rest /= 10;
+            }
+        }
+        use_it(str::from_utf8(&text).unwrap_or_default())
+    }
+}
+
+impl Serialize for Rfc3339 {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.with(|text| serializer.serialize_str(text))
     }
 }
 
