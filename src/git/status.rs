@@ -1,12 +1,14 @@
 //! What is changed, entry by entry.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry as Slot;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use git2::{ErrorCode, Repository, Status as Flags, StatusEntry, StatusOptions, StatusShow};
 
-use super::open::{failed, worktree};
+use super::open::{failed, open, worktree};
 use crate::error::Error;
 
 /// The state of a repository.
@@ -43,20 +45,77 @@ pub struct Entry {
     pub stages: Vec<u8>,
 }
 
-/// The state of `repository`.
-pub(super) fn status(repository: &Repository, ignored: bool, untracked: bool) -> Result<Status, Error> {
+/// The state of the repository that `path` lies in.
+pub(super) fn status(path: &Path, ignored: bool, untracked: bool) -> Result<Status, Error> {
+    let repository = &open(path)?;
     let root = worktree(repository)?.to_owned();
     let mut status = Status {
         operation: operation(repository),
         ..Status::default()
     };
     head(repository, &mut status);
+    let wanted = Wanted { ignored, untracked };
+    let mut found = both_halves(repository, path, wanted)?;
+    conflicts(repository, &mut found).map_err(|error| failed("look at", &root, &error))?;
+    status.entries = found.into_iter().map(Entry::from).collect();
+    status.root = root;
+    Ok(status)
+}
+
+/// What is to be told of files that git does not have.
+#[derive(Debug, Clone, Copy)]
+struct Wanted {
+    ignored: bool,
+    untracked: bool,
+}
+
+/// What is known of one path.
+#[derive(Debug)]
+struct Found {
+    flags: Flags,
+    old_path: Option<PathBuf>,
+    stages: Vec<u8>,
+}
+
+/// How the index differs from `HEAD`, and the worktree from the index: two questions that have nothing to do with each
+/// other, each with a handle and a processor of its own.
+fn both_halves(
+    repository: &Repository,
+    path: &Path,
+    wanted: Wanted,
+) -> Result<BTreeMap<PathBuf, Found>, Error> {
+    let (staged, unstaged) = std::thread::scope(|scope| {
+        let staged = scope.spawn(|| half(&open(path)?, path, StatusShow::Index, wanted));
+        let unstaged = half(repository, path, StatusShow::Workdir, wanted);
+        (staged.join(), unstaged)
+    });
+    let staged = staged.map_err(|_| Error::Internal {
+        reason: format!("the look at the index of {path:?} panicked"),
+    })?;
+    let mut found = staged?;
+    for (name, half) in unstaged? {
+        match found.entry(name) {
+            Slot::Vacant(slot) => {
+                slot.insert(half);
+            }
+            Slot::Occupied(mut slot) => slot.get_mut().flags |= half.flags,
+        }
+    }
+    Ok(found)
+}
+
+fn half(
+    repository: &Repository,
+    path: &Path,
+    show: StatusShow,
+    wanted: Wanted,
+) -> Result<BTreeMap<PathBuf, Found>, Error> {
     let mut options = StatusOptions::new();
     options
-        .show(StatusShow::IndexAndWorkdir)
-        .include_untracked(untracked)
-        .recurse_untracked_dirs(untracked)
-        .include_ignored(ignored)
+        .show(show)
+        .include_untracked(wanted.untracked)
+        .recurse_untracked_dirs(wanted.untracked)
+        .include_ignored(wanted.ignored)
         .recurse_ignored_dirs(false)
         .exclude_submodules(false)
         .include_unreadable(true)
@@ -67,12 +126,8 @@ pub(super) fn status(repository: &Repository, ignored: bool, untracked: bool) ->
         .no_refresh(false);
     let statuses = repository
         .statuses(Some(&mut options))
-        .map_err(|error| failed("look at", &root, &error))?;
-    status.entries = statuses.iter().map(|found| entry(&found)).collect();
-    conflicts(repository, &mut status.entries).map_err(|error| failed("look at", &root, &error))?;
-    status.entries.sort_by(|one, other| one.path.cmp(&other.path));
-    status.root = root;
-    Ok(status)
+        .map_err(|error| failed("look at", path, &error))?;
+    Ok(statuses.iter().map(|entry| found(&entry)).collect())
 }
 
 fn head(repository: &Repository, status: &mut Status) {
@@ -118,30 +173,38 @@ fn operation(repository: &Repository) -> Option<&'static str> {
     }
 }
 
-fn entry(found: &StatusEntry<'_>) -> Entry {
-    let flags = found.status();
-    let path = PathBuf::from(OsStr::from_bytes(found.path_bytes()));
-    let delta = found.head_to_index();
-    let old_path = delta
-        .filter(|_| flags.contains(Flags::INDEX_RENAMED))
-        .and_then(|delta| {
-            let old = delta.old_file().path_bytes()?;
-            Some(PathBuf::from(OsStr::from_bytes(old)))
-        });
+fn found(entry: &StatusEntry<'_>) -> (PathBuf, Found) {
+    let flags = entry.status();
+    let path = |bytes| PathBuf::from(OsStr::from_bytes(bytes));
     // With a rename the entry is called by its old name.
-    let new_path = found
+    let moved = entry
         .head_to_index()
-        .filter(|_| old_path.is_some())
+        .filter(|_| flags.contains(Flags::INDEX_RENAMED));
+    let (old, new) = moved
         .and_then(|delta| {
-            let new = delta.new_file().path_bytes()?;
-            Some(PathBuf::from(OsStr::from_bytes(new)))
-        });
-    Entry {
-        path: new_path.unwrap_or(path),
-        old_path,
-        index: index_code(flags),
-        worktree: worktree_code(flags),
+            Some((
+                delta.old_file().path_bytes().map(path),
+                delta.new_file().path_bytes()?,
+            ))
+        })
+        .map_or((None, None), |(old, new)| (old, Some(path(new))));
+    let found = Found {
+        flags,
+        old_path: old,
         stages: Vec::new(),
+    };
+    (new.unwrap_or_else(|| path(entry.path_bytes())), found)
+}
+
+impl From<(PathBuf, Found)> for Entry {
+    fn from((path, found): (PathBuf, Found)) -> Self {
+        Self {
+            path,
+            old_path: found.old_path,
+            index: index_code(found.flags),
+            worktree: worktree_code(found.flags),
+            stages: found.stages,
+        }
     }
 }
 
@@ -179,7 +242,7 @@ fn worktree_code(flags: Flags) -> char {
 }
 
 /// Which stages each conflict has.
-fn conflicts(repository: &Repository, entries: &mut Vec<Entry>) -> Result<(), git2::Error> {
+fn conflicts(repository: &Repository, found: &mut BTreeMap<PathBuf, Found>) -> Result<(), git2::Error> {
     let index = repository.index()?;
     if !index.has_conflicts() {
         return Ok(());
@@ -199,16 +262,14 @@ fn conflicts(repository: &Repository, entries: &mut Vec<Entry>) -> Result<(), gi
             .filter(|(_, side)| side.is_some())
             .map(|(stage, _)| *stage)
             .collect();
-        match entries.iter_mut().find(|entry| entry.path == path) {
-            Some(entry) => entry.stages = stages,
-            None => entries.push(Entry {
-                path,
+        found
+            .entry(path)
+            .or_insert_with(|| Found {
+                flags: Flags::CONFLICTED,
                 old_path: None,
-                index: 'U',
-                worktree: 'U',
-                stages,
-            }),
-        }
+                stages: Vec::new(),
+            })
+            .stages = stages;
     }
     Ok(())
 }
