@@ -13,6 +13,8 @@ use crate::state::Earlier;
 
 /// How long after the start, and how often afterwards, memory that is not used is looked for.
 const INTERVAL: Duration = Duration::from_secs(3);
+/// How often that is done after a spell: a long answer may still be on its way when its operation has ended.
+const TIMES: u32 = 2;
 
 /// Stops what killed daemons left running, then forgets them.
 pub(super) async fn stop_leftovers(earlier: Earlier, engine: Arc<Engine>) {
@@ -35,7 +37,7 @@ pub(super) async fn stop_leftovers(earlier: Earlier, engine: Arc<Engine>) {
 /// The pillar: gives memory back after each spell of work, until the daemon stops.
 pub(super) async fn keep_small(rooms: Arc<Rooms>, tasks: Tasks) -> Result<(), Error> {
     // The start itself is the first spell.
-    let (mut seen, mut owed, mut lived) = (0, true, 0);
+    let (mut seen, mut owed, mut lived) = (0, TIMES, 0);
     loop {
         tokio::select! {
             () = tokio::time::sleep(INTERVAL) => {}
@@ -45,13 +47,15 @@ pub(super) async fn keep_small(rooms: Arc<Rooms>, tasks: Tasks) -> Result<(), Er
         let performed = rooms.performed();
         // What ends leaves something behind, too.
         let living = rooms.engine().living();
-        owed |= performed != seen || living < lived;
+        if performed != seen || living < lived {
+            owed = TIMES;
+        }
         lived = living;
         // A spell that still goes on would take everything again.
         let quiet = performed == seen || living == 0;
         seen = performed;
-        if owed && quiet {
-            owed = false;
+        if owed > 0 && quiet {
+            owed -= 1;
             tokio::select! {
                 () = rooms.rest() => {}
                 () = tasks.stopping() => return Ok(()),

@@ -6,6 +6,9 @@ use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
 use super::sys;
 
+/// Births beyond the usual ones while those hang.
+pub(super) const SPARE_BIRTHS: usize = 64;
+
 /// The step between `clone` and the running program that failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stage {
@@ -70,4 +73,20 @@ impl Birth {
         }
         true
     }
+}
+
+/// Births that can be under way at once.
+pub(super) fn births_at_most() -> usize {
+    // One more for the main command.
+    usual_births() + SPARE_BIRTHS + 1
+}
+
+/// Births under way that do not hang: twice as many as processors.
+pub(super) fn usual_births() -> usize {
+    2 * processors()
+}
+
+/// Processors that may be used.
+pub(super) fn processors() -> usize {
+    std::thread::available_parallelism().map_or(2, usize::from)
 }

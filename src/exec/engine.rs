@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::attached::Attached;
-use super::birth::Birth;
+use super::birth::{Birth, SPARE_BIRTHS, processors, usual_births};
 use super::confine::{Confinement, Warden};
 use super::crowds::{Counted, Crowds};
 use super::ends::Ends;
@@ -39,8 +39,6 @@ use crate::stream::{Keep, Log};
 
 /// A birth takes a millisecond; after this long without a permit, those who hold one hang.
 const BIRTHS_HANG: Duration = Duration::from_millis(500);
-/// Births beyond the usual ones while those hang.
-pub(super) const SPARE_BIRTHS: usize = 64;
 
 /// Settings of the engine.
 #[derive(Debug)]
@@ -429,21 +427,6 @@ impl Engine {
         rows.extend(self.warden.capabilities());
         rows
     }
-}
-
-/// Births that can be under way at once.
-pub(super) fn births_at_most() -> usize {
-    // One more for the main command.
-    usual_births() + SPARE_BIRTHS + 1
-}
-
-/// Births under way that do not hang: twice as many as processors.
-pub(super) fn usual_births() -> usize {
-    2 * processors()
-}
-
-fn processors() -> usize {
-    std::thread::available_parallelism().map_or(2, usize::from)
 }
 
 /// A command that runs and waits to be accompanied to its end.

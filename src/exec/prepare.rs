@@ -19,7 +19,7 @@ impl Prepared {
         hold_child_signals()?;
         let inherited = Inherited::take_over()?;
         Ok(Self {
-            seats: Seats::reserve(super::engine::births_at_most()),
+            seats: Seats::reserve(super::birth::births_at_most()),
             inherited,
         })
     }

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::engine::{Engine, SPARE_BIRTHS, usual_births};
+use super::birth::{SPARE_BIRTHS, usual_births};
+use super::engine::Engine;
 
 /// How often it is looked whether anything lives.
 const LOOK: Duration = Duration::from_millis(200);

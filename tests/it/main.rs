@@ -58,6 +58,7 @@ mod install;
 mod install_faults;
 mod install_roots;
 mod load;
+mod memory;
 mod nats_credentials;
 mod nats_faults;
 mod nats_links;

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use crate::harness::control::Feed;
 use crate::harness::op::{self, OpClient, Said};
 use crate::harness::{Connection, ControlPlane, Daemon, NatsServer, PATIENCE, Proxy};
+use crate::nats_links::until_reachable;
 
 /// How often the connection is cut while one command runs.
 const CUTS: u64 = 100;
@@ -86,11 +87,10 @@ async fn a_replay_after_the_broker_was_killed_is_the_same_bytes() {
         said.take(client.next().await);
     }
     let (seen, first) = (client.seen, client.raw.take().unwrap());
-    let mut hellos = control.hellos().await;
     broker.kill();
     std::fs::write(daemon.workspace().join("go"), "").unwrap();
     broker.restart();
-    hellos.next().await;
+    until_reachable(&control, true, PATIENCE).await;
     let mut client = OpClient::listen(&control, "replayed", 1).await;
     client.raw = Some(Vec::new());
     client.attach(0, 0).await;

@@ -10,7 +10,8 @@ use boxd::wire::proto::{AgentError, ErrorCode, FsWriteBegin, OpExit, OpStart, Op
 use bytes::Bytes;
 
 use crate::harness::op::{self, OpClient, Said};
-use crate::harness::{Connection, ControlPlane, Daemon, NatsServer, Ways};
+use crate::harness::{Connection, ControlPlane, Daemon, NatsServer, PATIENCE, Ways};
+use crate::nats_links::until_reachable;
 
 const CHUNK: usize = 512 << 10;
 
@@ -324,7 +325,7 @@ async fn an_upload_survives_a_broker_that_goes_away_at_every_chunk() {
         let lost = tokio::spawn(control.ask(Op::WriteChunk(chunk.clone())));
         broker.kill();
         broker.restart();
-        hellos.next().await;
+        until_reachable(&control, true, PATIENCE).await;
         lost.abort();
         send(&control, chunk).await.unwrap();
     }
