@@ -32,6 +32,7 @@ mod exec_limits;
 mod exec_no_proc;
 mod exec_once;
 mod exec_scale;
+mod fs_archives;
 mod fs_changing;
 mod fs_faults;
 mod fs_guards;
