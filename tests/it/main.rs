@@ -40,6 +40,7 @@ mod fs_kinds;
 mod fs_links;
 mod fs_names;
 mod fs_reach;
+mod fs_uploads;
 mod fs_watch;
 mod git_credentials;
 mod git_kinds;
