@@ -45,6 +45,8 @@ mod fs_watch;
 mod git_credentials;
 mod git_kinds;
 mod git_repositories;
+mod git_servers;
+mod git_sizes;
 mod harness;
 mod harness_test;
 mod host;
