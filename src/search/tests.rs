@@ -279,3 +279,16 @@ async fn a_line_that_is_too_long_to_be_held_is_told() {
         .collect();
     assert_eq!(unread, [Some(root.path().join("endless"))]);
 }
+
+#[tokio::test]
+async fn a_search_whose_turn_does_not_come_in_its_time_is_refused() {
+    let root = tree();
+    let searches = Searches::default();
+    let _all = searches.turns.acquire_many(AT_ONCE as u32).await.unwrap();
+    let soon = Request {
+        time_limit: Duration::from_millis(50),
+        ..content("needle")
+    };
+    let refused = searches.start(root.path().to_owned(), soon).await;
+    assert_eq!(refused.unwrap_err().code(), Code::Overloaded);
+}
