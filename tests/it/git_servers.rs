@@ -124,6 +124,12 @@ async fn behind_nginx_the_right_password_opens_and_the_wrong_one_is_nowhere() {
         );
     }
     assert!(!workspace.join("three").exists(), "half a clone stayed");
+    let none = with(
+        json!({ "url": format!("{}/none.git", server.url()), "path": "none" }),
+        &right,
+    );
+    let problem = http.post("/v1/git/clone", &none).await.problem(409, "conflict");
+    assert!(problem.to_string().contains("not found"), "{problem}");
     for secret in [&right, &wrong] {
         assert_eq!(files_with(secret, daemon.directory()), Vec::<PathBuf>::new());
         assert!(!daemon.log().contains(secret), "in the log");
