@@ -43,6 +43,7 @@ mod fs_reach;
 mod fs_uploads;
 mod fs_watch;
 mod git_credentials;
+mod git_hostile;
 mod git_kinds;
 mod git_repositories;
 mod git_servers;
