@@ -19,13 +19,24 @@ use crate::nats_opstream_files::random;
 /// Far more than connections hold.
 const SIZE: usize = 48 << 20;
 
-/// A read that has begun and waits for its reader.
-async fn begun(http: &Http, name: &str) -> Incoming {
-    let request = http.request(Method::GET, &format!("/v1/fs/file?path={name}"));
+/// An answer that has begun and waits for its reader.
+async fn begun(http: &Http, path: &str) -> Incoming {
+    let request = http.request(Method::GET, path);
     let response = http.open(request.body(Full::<Bytes>::default()).unwrap()).await;
     assert_eq!(response.status(), 200);
-    assert_eq!(response.headers()["content-length"], SIZE.to_string());
     response.into_body()
+}
+
+/// What comes of an answer that is cut.
+async fn cut(mut body: Incoming) -> Vec<u8> {
+    let mut came = Vec::new();
+    loop {
+        match body.frame().await {
+            Some(Ok(frame)) => came.extend_from_slice(frame.data_ref().unwrap()),
+            Some(Err(_)) => return came,
+            None => panic!("half of it was taken for the whole"),
+        }
+    }
 }
 
 #[tokio::test]
@@ -39,29 +50,51 @@ async fn a_file_that_changes_while_it_is_read_is_answered_as_it_was_or_cut() {
     }
     let mut bodies = Vec::new();
     for name in names {
-        bodies.push(begun(&http, name).await);
+        bodies.push(begun(&http, &format!("/v1/fs/file?path={name}")).await);
     }
     let change = |name: &str| File::options().append(true).open(workspace.join(name)).unwrap();
     change("grows").write_all(b"and more").unwrap();
     std::fs::remove_file(workspace.join("goes")).unwrap();
     change("shrinks").set_len(SIZE as u64 / 4 * 3).unwrap();
-    let [grows, goes, mut shrinks] = <[Incoming; 3]>::try_from(bodies).unwrap();
+    let [grows, goes, shrinks] = <[Incoming; 3]>::try_from(bodies).unwrap();
     for (name, body) in [("grows", grows), ("goes", goes)] {
         let whole = body.collect().await.unwrap().to_bytes();
         assert!(whole == content, "{name}: {} bytes", whole.len());
     }
-    let mut came = Vec::new();
-    let cut = loop {
-        match shrinks.frame().await {
-            Some(Ok(frame)) => came.extend_from_slice(frame.data_ref().unwrap()),
-            end => break end,
-        }
-    };
-    assert!(
-        matches!(cut, Some(Err(_))),
-        "half a file was taken for a whole one"
-    );
+    let came = cut(shrinks).await;
     assert!(came.len() < SIZE && content.starts_with(&came), "{}", came.len());
+}
+
+#[tokio::test]
+async fn a_file_that_changes_while_it_is_packed_is_packed_as_it_was_or_cuts_the_archive() {
+    let daemon = Daemon::start();
+    let (http, workspace) = (daemon.http(), daemon.workspace());
+    let content = random(SIZE, 42);
+    for (name, length) in [("grows", SIZE + 8), ("goes", 0), ("shrinks", SIZE / 4 * 3)] {
+        let path = workspace.join(name).join("file");
+        std::fs::create_dir(workspace.join(name)).unwrap();
+        std::fs::write(&path, &content).unwrap();
+        let mut body = begun(&http, &format!("/v1/fs/download-batch?path={name}&format=tar")).await;
+        // The first piece has some of the file.
+        let first = body.frame().await.unwrap().unwrap().into_data().unwrap();
+        match length {
+            0 => std::fs::remove_file(&path).unwrap(),
+            length => {
+                let file = File::options().write(true).open(&path).unwrap();
+                file.set_len(length as u64).unwrap();
+            }
+        }
+        if name == "shrinks" {
+            let came = cut(body).await;
+            assert!(came.len() < SIZE, "{}", came.len());
+            continue;
+        }
+        let rest = body.collect().await.unwrap().to_bytes();
+        let archive = [first, rest].concat();
+        let packed = &archive[512..512 + SIZE];
+        assert!(packed == content, "{name}");
+        assert!(archive.len() < SIZE + 20_000, "{name}: {}", archive.len());
+    }
 }
 
 /// Changes files in a directory until it is dropped.
