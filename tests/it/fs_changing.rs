@@ -13,7 +13,7 @@ use hyper::Method;
 use hyper::body::Incoming;
 use serde_json::{Value, json};
 
-use crate::harness::{Daemon, Http, processes};
+use crate::harness::{Daemon, Http, PATIENCE, processes};
 use crate::nats_opstream_files::random;
 
 /// Far more than connections hold.
@@ -158,26 +158,25 @@ async fn a_pattern_that_explodes_ends_at_its_time() {
     let bits = std::iter::repeat_with(|| b'0' + random.u8(..2));
     let line: Vec<u8> = bits.take(4 << 20).collect();
     std::fs::write(workspace.join("line"), line).unwrap();
-    let search = async |pattern: &str| {
+    let search = async |pattern: &str, limit: Duration| {
         let began = Instant::now();
-        let body = json!({ "pattern": pattern, "timeoutMs": 2000 });
+        let body = json!({ "pattern": pattern, "timeoutMs": limit.as_millis() as u64 });
         let answer = http.post("/v1/fs/search", &body).await;
         let took = began.elapsed();
         assert_eq!(answer.status, 200, "{pattern}: {}", answer.text());
-        assert!(took < Duration::from_secs(6), "{pattern}: {took:?}");
+        assert!(took < limit + PATIENCE, "{pattern}: {took:?}");
         let answer = answer.json();
         assert_eq!(answer["matches"], json!([]), "{pattern}");
-        answer["truncated"].clone()
+        answer["truncatedBy"].clone()
     };
     // Exponential for engines that go back.
     for pattern in ["(a+)+$", "(0|1|[01])*2", "((0*)*)*2", "(0|00)+2"] {
-        assert_eq!(search(pattern).await, false, "{pattern}");
+        assert_eq!(search(pattern, PATIENCE).await, Value::Null, "{pattern}");
     }
-    // As many states as it has digits, for each byte.
-    let answer = search("[01]*1[01]{20000}2").await;
-    assert_eq!(answer, true, "it was fast enough");
+    // As many states as it has digits, for each byte: it would take minutes.
+    assert_eq!(search("[01]*1[01]{20000}2", Duration::from_secs(1)).await, "time");
     // Others are searched meanwhile.
-    assert_eq!(search("2").await, false);
+    assert_eq!(search("2", PATIENCE).await, Value::Null);
     let (_, peak) = processes::resident(daemon.pid());
     assert!(peak < 256 << 20, "{peak} bytes");
     // What still runs does not hold up the stop.
