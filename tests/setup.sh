@@ -41,6 +41,8 @@ for group in "$@"; do
       need bash bash
       need unshare util-linux
       need debootstrap debootstrap
+      need nginx nginx-light
+      need fcgiwrap fcgiwrap
       ;;
     bench)
       need nginx nginx-light

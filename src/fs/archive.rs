@@ -242,14 +242,16 @@ pub(super) fn malformed(source: &io::Error) -> Error {
 /// The archive without its compression.
 enum Expanded<R: Read> {
     Plain(io::BufReader<R>),
-    Gzip(Box<MultiGzDecoder<io::BufReader<R>>>),
+    /// Expanded into a buffer, because headers are read in small pieces.
+    Gzip(Box<io::BufReader<MultiGzDecoder<io::BufReader<R>>>>),
 }
 
 impl<R: Read> Expanded<R> {
     fn new(source: R, zipped: bool) -> Self {
         let source = io::BufReader::with_capacity(256 << 10, source);
         if zipped {
-            return Self::Gzip(Box::new(MultiGzDecoder::new(source)));
+            let expanded = MultiGzDecoder::new(source);
+            return Self::Gzip(Box::new(io::BufReader::with_capacity(64 << 10, expanded)));
         }
         Self::Plain(source)
     }

@@ -157,7 +157,7 @@ fn walk<W: Write>(writer: W, top: OwnedFd, root: &Path) -> Result<W, Error> {
         builder,
         root,
         linked: HashMap::new(),
-        skipped: Vec::new(),
+        skipped: None,
     };
     let stat = fstat(&top).map_err(|errno| failure("path", "pack", root, errno))?;
     if Kind::of(&stat) == Kind::Directory {
@@ -174,8 +174,8 @@ struct Packing<'a, W: Write> {
     root: &'a Path,
     /// Where a file with several names was packed, by device and inode.
     linked: HashMap<(u64, u64), PathBuf>,
-    /// What was not packed because of its kind.
-    skipped: Vec<(PathBuf, Kind)>,
+    /// What was not packed because of its kind: the first of it, and how many there are.
+    skipped: Option<(PathBuf, Kind, u64)>,
 }
 
 impl<W: Write> Packing<'_, W> {
@@ -229,7 +229,7 @@ impl<W: Write> Packing<'_, W> {
                     .append_link(&mut header, below, target)
                     .map_err(|error| cut(&path, error))?;
             }
-            kind => self.skipped.push((path, kind)),
+            kind => self.skipped.get_or_insert((path, kind, 0)).2 += 1,
         }
         Ok(false)
     }
@@ -260,9 +260,8 @@ impl<W: Write> Packing<'_, W> {
     /// The end of the archive, with what is not in it.
     fn end(mut self) -> Result<W, Error> {
         let failed = |error| cut(self.root, error);
-        if let Some((path, kind)) = self.skipped.first() {
-            let count = self.skipped.len();
-            tracing::warn!(count, first = ?path, "an archive is without what is no file, link or directory");
+        if let Some((path, kind, count)) = &self.skipped {
+            tracing::warn!(count = *count, first = ?path, "an archive is without what is no file, link or directory");
             let comment = format!(
                 "{count} entries are not in this archive, the first: {} is {}",
                 path.display(),

@@ -286,13 +286,13 @@ pub struct Unpack {
 pub struct Unpacked {
     /// Absolute paths that were written, in archive order, at most [`Unpacked::MAX_PATHS`].
     pub paths: Vec<PathBuf>,
-    /// Whether more was written than `paths` lists.
+    /// Whether more was written than `paths` lists, or more not created than `skipped` does.
     pub truncated: bool,
-    /// Entries that were not created because of their kind (devices, sockets), with the reason.
+    /// Entries that were not created because of their kind (devices, sockets), with the reason, as many at most.
     pub skipped: Vec<(PathBuf, String)>,
 }
 
 impl Unpacked {
-    /// How many paths an answer lists.
+    /// How many paths an answer lists, of those that were written and of those that were not.
     pub const MAX_PATHS: usize = 1024;
 }

@@ -111,7 +111,11 @@ impl Unpacking {
         let result = match &item.wanted {
             Wanted::Comment => return Ok(()),
             Wanted::Skip(reason) => {
-                self.done.skipped.push((path, (*reason).to_owned()));
+                if self.done.skipped.len() < Unpacked::MAX_PATHS {
+                    self.done.skipped.push((path, (*reason).to_owned()));
+                } else {
+                    self.done.truncated = true;
+                }
                 return Ok(());
             }
             Wanted::Directory if item.path.as_os_str().is_empty() => return Ok(()),

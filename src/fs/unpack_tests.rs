@@ -365,15 +365,24 @@ async fn caps_hold_before_anything_is_written() {
     });
     let large = Tar::new().file("large", &"0".repeat((1 << 20) + 1));
     let deep = Tar::new().file("a/b/c/d/e", "");
+    // Nothing is made of what lies behind the end, and of a fifo, and it is not expanded without end either.
+    let mut behind = Tar::new().file("ok", "").bytes();
+    behind.resize(2 << 20, 0);
+    let hollow = Tar::new().entry(EntryType::Fifo, "fifo", "", 0o644, &vec![0; (1 << 20) + 1]);
     let cases = [
         (many, Code::Invalid, "more than 3 entries"),
         (large, Code::TooLarge, "1048576"),
         (long_name, Code::Invalid, "headers"),
         (deep, Code::Invalid, "deeper"),
+        (hollow, Code::TooLarge, "1048576"),
     ];
+    let mut cases = cases
+        .map(|(archive, code, text)| (archive.bytes(), code, text))
+        .to_vec();
+    cases.push((behind, Code::Invalid, "too large"));
     for (archive, code, text) in cases {
         let room = Room::limited(limits);
-        let error = room.unpack("dest", zipped(&archive.bytes())).await.unwrap_err();
+        let error = room.unpack("dest", zipped(&archive)).await.unwrap_err();
         assert_eq!(error.code(), code, "{error}");
         assert!(error.to_string().contains(text), "{error}");
         assert!(room.names().is_empty());

@@ -65,6 +65,11 @@ impl Budget {
         self.is_unwanted.store(true, Ordering::Relaxed);
     }
 
+    /// When it is to end; `None` when that is too far ahead to be told.
+    pub(super) fn until(&self) -> Option<Instant> {
+        self.until
+    }
+
     /// Whether the search is to end.
     pub(super) fn is_over(&self) -> bool {
         if self.is_unwanted.load(Ordering::Relaxed) || self.truncated.load(Ordering::Relaxed) != 0 {

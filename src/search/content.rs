@@ -19,6 +19,9 @@ use crate::error::Error;
 /// Bytes that a compiled pattern may take.
 const PATTERN_BYTES: usize = 16 << 20;
 
+/// Bytes that one line may take: a line is searched whole. A file with a longer one is counted as not read.
+const LINE_BYTES: usize = 16 << 20;
+
 /// The pattern, compiled. A pattern that would not fit in memory is refused; no pattern takes more than linear time.
 pub(super) fn matcher(request: &Request) -> Result<RegexMatcher, Error> {
     let mut builder = RegexMatcherBuilder::new();
@@ -50,6 +53,7 @@ impl Worker {
             .before_context(request.before as usize)
             .after_context(request.after as usize)
             .binary_detection(BinaryDetection::quit(0))
+            .heap_limit(Some(LINE_BYTES))
             .build();
         Self {
             matcher,

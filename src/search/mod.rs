@@ -61,9 +61,15 @@ impl Searches {
     ///
     /// # Errors
     ///
-    /// [`Error::Invalid`] when the pattern or a glob cannot be used, [`Error::NotFound`] and its kin when the path cannot.
+    /// [`Error::Invalid`] when the pattern or a glob cannot be used, [`Error::NotFound`] and its kin when the path cannot,
+    /// [`Error::Overloaded`] when its turn does not come while it may take.
     pub async fn start(&self, path: PathBuf, request: Request) -> Result<Running, Error> {
-        let turn = Arc::clone(&self.turns).acquire_owned().await;
+        let turn = Arc::clone(&self.turns).acquire_owned();
+        let turn = tokio::time::timeout(request.time_limit, turn).await;
+        let turn = turn.map_err(|_| Error::Overloaded {
+            what: "the number of searches at once",
+            reason: format!("{AT_ONCE} are at work"),
+        })?;
         let turn = turn.map_err(|_| Error::Stopping)?;
         running::start(path, request, turn).await
     }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
@@ -18,6 +18,8 @@ use crate::error::Error;
 const WAITING: usize = 1024;
 /// Results that are read at once.
 const PIECE: usize = 256;
+/// How long the threads may take to notice that the time is over.
+const GRACE: Duration = Duration::from_millis(500);
 
 /// What a search says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -113,12 +115,36 @@ fn tell_best(shared: &Shared) {
 impl Running {
     /// What it says next, some at a time; the summary is the last. Cancel-safe.
     ///
+    /// It comes at its time: a thread that is busy with one long line, or hangs at a disk, is not waited for. It keeps its
+    /// turn until it is done.
+    ///
     /// # Errors
     ///
     /// [`Error::Internal`] when its threads ended without a summary.
     pub async fn next(&mut self) -> Result<Vec<Said>, Error> {
         let mut said = Vec::new();
-        if self.said.recv_many(&mut said, PIECE).await == 0 {
+        let late = self
+            .shared
+            .budget
+            .until()
+            .and_then(|until| until.checked_add(GRACE));
+        let over = async {
+            match late {
+                Some(late) => tokio::time::sleep_until(late.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        let count = tokio::select! {
+            biased;
+            count = self.said.recv_many(&mut said, PIECE) => count,
+            () = over => {
+                // To ask is what ends it.
+                let _ = self.shared.budget.is_over();
+                let summary = self.shared.report.summary(&self.shared.budget);
+                return Ok(vec![Said::Done(Box::new(summary))]);
+            }
+        };
+        if count == 0 {
             return Err(Error::Internal {
                 reason: "a search ended without saying so".into(),
             });

@@ -259,3 +259,36 @@ async fn a_search_that_nobody_reads_ends() {
     let all = tokio::time::timeout(Duration::from_secs(20), all).await;
     drop(all.unwrap().unwrap());
 }
+
+#[tokio::test]
+async fn a_line_that_is_too_long_to_be_held_is_told() {
+    let root = tempfile::tempdir().unwrap();
+    fs::write(root.path().join("endless"), vec![b'x'; 40 << 20]).unwrap();
+    fs::write(
+        root.path().join("long"),
+        [&vec![b'x'; 8 << 20], "needle".as_bytes()].concat(),
+    )
+    .unwrap();
+    let answer = search(root.path(), content("needle")).await;
+    assert_eq!(names(root.path(), &answer), ["long"]);
+    let unread: Vec<_> = answer
+        .summary
+        .unread
+        .iter()
+        .map(|unread| unread.path.clone())
+        .collect();
+    assert_eq!(unread, [Some(root.path().join("endless"))]);
+}
+
+#[tokio::test]
+async fn a_search_whose_turn_does_not_come_in_its_time_is_refused() {
+    let root = tree();
+    let searches = Searches::default();
+    let _all = searches.turns.acquire_many(AT_ONCE as u32).await.unwrap();
+    let soon = Request {
+        time_limit: Duration::from_millis(50),
+        ..content("needle")
+    };
+    let refused = searches.start(root.path().to_owned(), soon).await;
+    assert_eq!(refused.unwrap_err().code(), Code::Overloaded);
+}

@@ -109,13 +109,26 @@ fn launch(request: ExecRequest) -> Result<(Launch, Bytes), Error> {
     Ok((launch, request.stdin))
 }
 
+/// What git is told where it is only asked: a repository names programs that it would run for a mere look (git-config(1)),
+/// and the index is not to be written.
+const ASKED: [&str; 7] = [
+    "--no-optional-locks",
+    "-c",
+    "core.fsmonitor=false",
+    "-c",
+    "core.hooksPath=/dev/null",
+    "-c",
+    "log.showSignature=false",
+];
+
 /// A run of the git program: the subcommand of its op, then the arguments; and whether its output is a status.
 pub fn git(request: GitRequest, keep: exec::Keep) -> Result<(Op, bool), Error> {
     let op = request.op();
     let subcommand: &[&str] = match op {
         GitOp::Status => &["status", "--porcelain=v2", "--branch", "-z"],
-        GitOp::Diff => &["diff"],
-        GitOp::Log => &["log"],
+        // What the caller asks for comes behind it and counts.
+        GitOp::Diff => &["diff", "--no-ext-diff", "--no-textconv"],
+        GitOp::Log => &["log", "--no-ext-diff", "--no-textconv"],
         GitOp::Add => &["add"],
         GitOp::Commit => &["commit"],
         GitOp::Branch => &["branch"],
@@ -130,8 +143,14 @@ pub fn git(request: GitRequest, keep: exec::Keep) -> Result<(Op, bool), Error> {
             });
         }
     };
-    let words = ["git", "--no-pager"].iter().chain(subcommand).map(OsString::from);
-    let words = words.chain(request.args.into_iter().map(OsString::from));
+    let asked: &[&str] = match op {
+        GitOp::Status | GitOp::Diff | GitOp::Log => &ASKED,
+        _ => &[],
+    };
+    let words = ["git", "--no-pager"].iter().chain(asked).chain(subcommand);
+    let words = words
+        .map(OsString::from)
+        .chain(request.args.into_iter().map(OsString::from));
     let quiet = [
         ("GIT_TERMINAL_PROMPT", "0"),
         ("GIT_PAGER", "cat"),

@@ -1,6 +1,7 @@
 //! How far paths reach: a link whose owner did not consent to the whole machine, and a daemon that confines every caller
 //! to the workspace. Refused means untouched.
 
+use std::collections::BTreeMap;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
@@ -13,6 +14,7 @@ use boxd::wire::proto::{
 use serde_json::json;
 
 use crate::harness::{Connection, ControlPlane, Daemon, NatsServer, Ways};
+use crate::parity_git;
 
 /// Every file operation of the wire upon `path`; moves in both directions.
 fn every_operation(path: &str) -> Vec<(&'static str, Op)> {
@@ -325,6 +327,77 @@ async fn a_confined_daemon_keeps_every_path_beneath_the_workspace() {
         .run(&json!({ "command": "cat", "args": [tree.outside.join("secret")] }))
         .await;
     assert_eq!(ran.json()["stdout"], "secret", "commands are not files");
+}
+
+/// What resolves paths by itself cannot be confined: it is refused wherever the path leads, before anything is looked at.
+#[tokio::test]
+async fn searches_watches_and_repositories_are_not_for_who_stays_in_the_workspace() {
+    let broker = NatsServer::start();
+    let confined = Connection::to(&broker.url());
+    let without_consent = Connection {
+        whole_machine: false,
+        ..Connection::to(&broker.url())
+    };
+    let builder = Daemon::builder()
+        .connection(&confined)
+        .connection(&without_consent)
+        .config("[fs]\nconfine = true\n");
+    let daemon = builder.start_in(|directory| {
+        Tree::prepare(directory);
+        // Two of the same, one inside and one where links lead.
+        parity_git::prepare(&directory.join("workspace"));
+        parity_git::prepare(&directory.join("outside"));
+    });
+    let http = daemon.http();
+    let outside = daemon.directory().join("outside");
+    let before = everything(&outside);
+    let planes = [
+        (ControlPlane::connect(&confined).await, "unsupported"),
+        (ControlPlane::connect(&without_consent).await, "consent_required"),
+    ];
+    let mut asked: Vec<_> = parity_git::cases()
+        .into_iter()
+        .map(|case| (case.operation, case.payload))
+        .collect();
+    asked.push(("fs.search", json!({ "path": "DIR", "pattern": "one" })));
+    asked.push(("fs.watch", json!({ "path": "DIR" })));
+    for (operation, payload) in asked {
+        for directory in ["absolute", "relative", "../outside", "."] {
+            let payload = payload.to_string().replace("DIR", directory);
+            let value = serde_json::from_str(&payload).unwrap();
+            let answer = http.post(&format!("/v1/ops/{operation}"), &value).await;
+            answer.problem(501, "unsupported");
+            for (plane, code) in &planes {
+                let extension = Op::Ext(Extension {
+                    op: operation.into(),
+                    payload: payload.clone().into(),
+                });
+                let what = format!("{operation} {payload}");
+                let error = refusal(plane, extension, &what).await;
+                assert_eq!(error.detail["code"], *code, "{what}: {error:?}");
+            }
+        }
+    }
+    for path in ["watch?path=absolute", "watch?path=."] {
+        http.get(&format!("/v1/fs/{path}"))
+            .await
+            .problem(501, "unsupported");
+    }
+    assert_eq!(everything(&outside), before);
+}
+
+/// Every path below a directory, with what a file holds.
+fn everything(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    for entry in std::fs::read_dir(directory).unwrap().flatten() {
+        let path = entry.path();
+        if entry.file_type().unwrap().is_dir() {
+            found.extend(everything(&path));
+        }
+        let content = std::fs::read(&path).unwrap_or_default();
+        found.insert(path, content);
+    }
+    found
 }
 
 /// Outside stays outside for the link that did not consent, whatever `fs.confine` says of the others.

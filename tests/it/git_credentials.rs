@@ -11,12 +11,12 @@ use crate::parity_git::{FIXED, git};
 
 const USER: &str = "somebody";
 
-fn secret() -> String {
+pub(crate) fn secret() -> String {
     format!("hush{:032x}", fastrand::u128(..))
 }
 
 /// A daemon that is no more than its user: as root it may not look into other processes.
-fn start() -> (Daemon, Http) {
+pub(crate) fn start() -> (Daemon, Http) {
     let plain = r#"[ "$(id -u)" -ne 0 ] || exec setpriv --bounding-set=-sys_ptrace "$0" "$@""#;
     let mut builder = Daemon::builder().prelude(plain);
     for (name, value) in FIXED {
@@ -28,7 +28,7 @@ fn start() -> (Daemon, Http) {
 }
 
 /// A directory of repositories with `x.git`, which has one commit and takes more.
-fn served(daemon: &Daemon) -> PathBuf {
+pub(crate) fn served(daemon: &Daemon) -> PathBuf {
     let directory = daemon.directory().join("served");
     let seed = directory.join("seed");
     std::fs::create_dir_all(&seed).unwrap();
@@ -41,12 +41,12 @@ fn served(daemon: &Daemon) -> PathBuf {
     directory
 }
 
-fn with(mut body: Value, password: &str) -> Value {
+pub(crate) fn with(mut body: Value, password: &str) -> Value {
     body["credential"] = json!({ "username": USER, "password": password });
     body
 }
 
-fn log(directory: &Path) -> String {
+pub(crate) fn log(directory: &Path) -> String {
     git(directory, &["log", "--format=%s", "main"])
 }
 
@@ -92,6 +92,8 @@ async fn a_wrong_credential_is_told_apart_and_not_repeated() {
     let problem = http.post("/v1/git/clone", &body).await.problem(403, "forbidden");
     assert!(!problem.to_string().contains(&wrong), "{problem}");
     assert!(!daemon.workspace().join("one").exists(), "half a clone stayed");
+    assert_eq!(files_with(&wrong, daemon.directory()), Vec::<PathBuf>::new());
+    assert!(!daemon.log().contains(&wrong), "in the log");
     for bad in ["a\nhost=evil", "a\0"] {
         let body = with(json!({ "url": url, "path": "one" }), bad);
         http.post("/v1/git/clone", &body)

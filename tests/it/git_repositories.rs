@@ -251,56 +251,6 @@ async fn a_diff_knows_renames_binaries_and_lines() {
     );
 }
 
-/// Whatever it is asked, a repository that names programs runs none of them.
-#[tokio::test]
-async fn reading_a_hostile_repository_runs_nothing() {
-    let (daemon, http, root) = start();
-    let marker = daemon.workspace().join("it ran");
-    let script = daemon.workspace().join("evil.sh");
-    write_program(&script, format!("#!/bin/sh\ntouch '{}'\ncat\n", marker.display()));
-    let evil = script.to_str().unwrap();
-    for setting in [
-        "core.fsmonitor",
-        "filter.evil.clean",
-        "filter.evil.smudge",
-        "filter.evil.process",
-        "diff.evil.textconv",
-        "diff.evil.command",
-        "diff.external",
-        "core.pager",
-        "core.sshCommand",
-    ] {
-        git(&root, &["config", setting, evil]);
-    }
-    std::fs::write(root.join(".gitattributes"), "* filter=evil diff=evil\n").unwrap();
-    for hook in ["post-index-change", "pre-commit", "post-checkout"] {
-        std::fs::copy(&script, root.join(".git/hooks").join(hook)).unwrap();
-    }
-    std::fs::write(root.join("file"), "changed\n").unwrap();
-    let index = std::fs::read(root.join(".git/index")).unwrap();
-    for path in [
-        "status?path=repo&ignored=true",
-        "diff?path=repo",
-        "diff?path=repo&of=head",
-        "log?path=repo",
-        "show?path=repo&revision=HEAD",
-        "blame?path=repo&file=file",
-        "branches?path=repo",
-        "remotes?path=repo",
-        "worktrees?path=repo",
-        "repositories",
-    ] {
-        let answer = http.get(&format!("/v1/git/{path}")).await;
-        assert_eq!(answer.status, 200, "{path}: {}", answer.text());
-    }
-    assert!(!marker.exists(), "a program of the repository ran");
-    assert_eq!(
-        std::fs::read(root.join(".git/index")).unwrap(),
-        index,
-        "the user's index was written"
-    );
-}
-
 #[tokio::test]
 async fn a_lock_of_another_git_is_to_be_waited_for() {
     let (_daemon, http, root) = start();

@@ -46,6 +46,31 @@ async fn a_file_is_replaced_only_while_it_is_what_its_writer_believes() {
 }
 
 #[tokio::test]
+async fn of_writers_with_one_etag_exactly_one_wins() {
+    let daemon = Daemon::start();
+    let http = daemon.http();
+    let path = "/v1/fs/file?path=a";
+    http.put(path, "base").await;
+    for round in 0..10 {
+        let etag = http.get(path).await.header("etag").to_owned();
+        let content = |writer: usize| format!("writer {writer} of round {round}");
+        let writes = (0..8).map(|writer| {
+            let (http, etag, content) = (&http, &etag, content(writer));
+            async move { put_with(http, path, (IF_MATCH, etag), &content).await.status }
+        });
+        let told = futures_util::future::join_all(writes).await;
+        let won: Vec<_> = (0..8).filter(|writer| told[*writer] == 200).collect();
+        assert_eq!(won.len(), 1, "round {round}: {told:?}");
+        assert_eq!(
+            told.iter().filter(|status| **status == 412).count(),
+            7,
+            "{told:?}"
+        );
+        assert_eq!(http.get(path).await.text(), content(won[0]));
+    }
+}
+
+#[tokio::test]
 async fn an_upload_in_pieces_is_whole_or_not_there() {
     let daemon = Daemon::start();
     let http = daemon.http();

@@ -15,12 +15,12 @@ use crate::nats_links::until_reachable;
 
 const CHUNK: usize = 512 << 10;
 
-fn random(size: usize, seed: u64) -> Vec<u8> {
+pub(crate) fn random(size: usize, seed: u64) -> Vec<u8> {
     let mut random = fastrand::Rng::with_seed(seed);
     std::iter::repeat_with(|| random.u8(..)).take(size).collect()
 }
 
-fn write(path: &str, base: &str) -> OpStart {
+pub(crate) fn write(path: &str, base: &str) -> OpStart {
     OpStart {
         op: Some(StartOp::FsWrite(FsWriteBegin {
             path: path.to_owned(),
@@ -31,7 +31,7 @@ fn write(path: &str, base: &str) -> OpStart {
     }
 }
 
-fn chunks(id: &str, content: &[u8], size: usize) -> Vec<WriteChunk> {
+pub(crate) fn chunks(id: &str, content: &[u8], size: usize) -> Vec<WriteChunk> {
     let pieces: Vec<_> = content.chunks(size).collect();
     let chunk = |(index, piece): (usize, &&[u8])| WriteChunk {
         op_id: id.to_owned(),
@@ -43,7 +43,7 @@ fn chunks(id: &str, content: &[u8], size: usize) -> Vec<WriteChunk> {
     pieces.iter().enumerate().map(chunk).collect()
 }
 
-async fn send(control: &ControlPlane, chunk: WriteChunk) -> Result<(), AgentError> {
+pub(crate) async fn send(control: &ControlPlane, chunk: WriteChunk) -> Result<(), AgentError> {
     let seq = chunk.seq;
     let answer = control.ask(Op::WriteChunk(chunk)).await;
     match (answer.result, answer.error) {
@@ -57,14 +57,14 @@ async fn send(control: &ControlPlane, chunk: WriteChunk) -> Result<(), AgentErro
 }
 
 /// The exit of an upload, which is its only frame but for signs of life.
-async fn exit(client: &mut OpClient) -> OpExit {
+pub(crate) async fn exit(client: &mut OpClient) -> OpExit {
     let said = client.finish().await;
     assert!(said.content.is_empty() && said.stdout.is_empty());
     said.exit.unwrap()
 }
 
 /// What is in the workspace, unfinished files included.
-fn names(directory: &Path) -> Vec<String> {
+pub(crate) fn names(directory: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(directory).unwrap().flatten();
     let mut names: Vec<_> = entries
         .map(|entry| entry.file_name().into_string().unwrap())

@@ -138,9 +138,9 @@ fn text(value: &Value) -> Option<String> {
 
 /// One operation with a payload, and what must be true of the answer.
 pub(crate) struct Case {
-    operation: &'static str,
+    pub(crate) operation: &'static str,
     /// `DIR` stands for the directory of the door.
-    payload: Value,
+    pub(crate) payload: Value,
     /// Looks at the answer and at the directory of the door.
     holds: fn(&Value, &Path) -> bool,
     /// What refuses it: a payload and the stable code.

@@ -309,9 +309,9 @@ pub struct Unpacked {
     /// The exact bytes of all of them, base64 and in the same order, when one is not UTF-8.
     #[serde(rename = "pathsB64", skip_serializing_if = "Option::is_none")]
     pub paths_b64: Option<Vec<String>>,
-    /// Whether more was written than `paths` lists.
+    /// Whether more was written than `paths` lists, or more not created than `skipped` does.
     pub truncated: bool,
-    /// Entries that were not created because of their kind, with the reason.
+    /// Entries that were not created because of their kind, with the reason, the first 1024.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub skipped: Vec<Unreadable>,
 }

@@ -2,6 +2,7 @@
 //! its group when dropped.
 
 use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -22,10 +23,22 @@ impl Group {
     /// Starts `command` with its output appended to `log`.
     #[track_caller]
     pub(crate) fn spawn(name: &str, command: &mut Command, log: &Path) -> Self {
+        Self::with_input(name, command, Stdio::null(), log)
+    }
+
+    /// Starts a server that takes its connections from `listener`, which is its standard input: it can be connected to at
+    /// once, at a port that nobody else has.
+    #[track_caller]
+    pub(crate) fn serving(name: &str, command: &mut Command, listener: OwnedFd, log: &Path) -> Self {
+        Self::with_input(name, command, listener.into(), log)
+    }
+
+    #[track_caller]
+    fn with_input(name: &str, command: &mut Command, input: Stdio, log: &Path) -> Self {
         super::machine::share();
         let file = File::options().create(true).append(true).open(log).unwrap();
         command
-            .stdin(Stdio::null())
+            .stdin(input)
             .stdout(file.try_clone().unwrap())
             .stderr(file);
         let child = lead_session(command)
