@@ -351,10 +351,10 @@ take_turn() {
       change mkdir "$room"
       return
     elif [ -n "$owner" ] && ! kill -0 "$owner" 2>/dev/null; then
-      change rm -rf "$room"
+      take_over
     elif [ -z "$owner" ] && [ "$nameless" -ge 5 ]; then
       # Whoever made it was killed before it could say who it is.
-      change rm -rf "$room"
+      take_over
       nameless=0
     else
       nameless=$((nameless + 1))
@@ -362,6 +362,18 @@ take_turn() {
       wait_for_turn
     fi
   done
+}
+
+# Removes the room of an install that was killed: of two who try, one moves it away.
+take_over() {
+  mv "$room" "$room.$$" 2>/dev/null || return 0
+  moved=$(cat "$room.$$/pid" 2>/dev/null) || moved=''
+  if [ "$moved" = "$owner" ]; then
+    change rm -rf "$room.$$"
+  else
+    # Somebody else was faster, and is at work in it.
+    change mv "$room.$$" "$room"
+  fi
 }
 
 wait_for_turn() {

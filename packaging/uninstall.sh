@@ -170,8 +170,8 @@ has_unit() {
 
 remove_program() {
   found=false
-  # The last two are what an update that was killed leaves.
-  for name in boxd boxd.previous .boxd.update .boxd.staged .boxd.previous .boxd.update.fresh; do
+  # The last four are what an update that was killed leaves.
+  for name in boxd boxd.previous .boxd.update .boxd.update.served .boxd.update.fresh .boxd.staged .boxd.previous; do
     file=$bin/$name
     if [ ! -e "$file" ] && [ ! -h "$file" ]; then continue; fi
     if [ -d "$file" ] && [ ! -h "$file" ]; then fail 73 "$file is a directory, which install.sh does not make"; fi
@@ -186,7 +186,10 @@ remove_program() {
   $found || say "there is no boxd in $bin"
   # Of an install that was killed; one that is at work keeps its own.
   owner=$(cat "$bin/.boxd.install/pid" 2>/dev/null) || owner=''
-  if [ -n "$owner" ] && kill -0 "$owner" 2>/dev/null; then return; fi
+  if [ -n "$owner" ] && kill -0 "$owner" 2>/dev/null; then
+    say "left $bin/.boxd.install: process $owner, an install, is at work there"
+    return
+  fi
   $dry_run || rm -rf "$bin/.boxd.install"
 }
 

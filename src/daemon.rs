@@ -28,6 +28,8 @@ use crate::state::{LinkState, Ready, State};
 use crate::telemetry::{Metrics, Secret};
 use crate::update::Origin;
 
+pub use signals::hold as hold_signals;
+
 use main_command::MainCommand;
 use manager::Manager;
 

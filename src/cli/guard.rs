@@ -9,19 +9,36 @@ use clap::Args;
 
 use super::output;
 use crate::error::Error;
-use crate::update::guard;
+use crate::startup::Startup;
+use crate::update::{Place, guard};
 
 /// Watch the daemon that started this become another executable, and take that back when it does not come up.
 #[derive(Debug, Args)]
 #[command(
     hide = true,
-    after_help = "Examples:\n  boxd guard    its standard input is a socket of the daemon"
+    after_help = "Examples:\n  boxd guard    its standard input is a socket of the daemon\n  boxd.previous guard --after-stop"
 )]
-pub(super) struct Guard {}
+pub(super) struct Guard {
+    /// The daemon has ended already: take back what did not come up.
+    #[arg(long)]
+    after_stop: bool,
+}
 
 impl Guard {
-    #[expect(clippy::unused_self, reason = "a verb like the others")]
-    pub(super) fn run(self) -> Result<ExitCode, Error> {
+    pub(super) fn run(self, startup: &Startup) -> Result<ExitCode, Error> {
+        let complain = |text: &str| {
+            // The log may be gone with whoever read it.
+            let _ = output::diagnostic(format!("boxd: {text}\n").as_bytes());
+        };
+        if self.after_stop {
+            let place = Place::of_this_previous(startup.arguments.first());
+            if let Some(version) = guard::after_stop(&place)? {
+                complain(&format!(
+                    "the update to {version} did not come up: the one before is in place again"
+                ));
+            }
+            return Ok(ExitCode::SUCCESS);
+        }
         let failed = |source| Error::Io {
             doing: "take standard input".into(),
             source,
@@ -31,10 +48,6 @@ impl Guard {
         if let Ok(null) = std::fs::File::open("/dev/null") {
             nix::unistd::dup2_stdin(null).map_err(|errno| failed(errno.into()))?;
         }
-        let complain = |text: &str| {
-            // The log may be gone with whoever read it.
-            let _ = output::diagnostic(format!("boxd: {text}\n").as_bytes());
-        };
         let Some(origin) = guard::stand(UnixStream::from(orders), complain)? else {
             return Ok(ExitCode::SUCCESS);
         };

@@ -95,7 +95,7 @@ pub fn main() -> ExitCode {
         Verb::Token(token) => token.run().map(|()| ExitCode::SUCCESS),
         Verb::Update(update) => update.run(startup),
         Verb::Rehearse(rehearse) => rehearse.run(),
-        Verb::Guard(guard) => guard.run(),
+        Verb::Guard(guard) => guard.run(&startup),
         Verb::GitCredential(asked) => asked.run(),
         Verb::Openapi(_) => openapi::print().map(|()| ExitCode::SUCCESS),
         Verb::Completions(completions) => completions.run().map(|()| ExitCode::SUCCESS),

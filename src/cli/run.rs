@@ -73,6 +73,7 @@ impl Run {
                 if let Err(error) = guard::post(&origin) {
                     output::complaint(&error);
                 }
+                daemon::hold_signals();
                 restart(&origin, &origin.place.executable())
             }
             Err(error) => match trial {

@@ -8,6 +8,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::{output, secret_file};
+use crate::doors::relay;
 use crate::error::Error;
 use crate::wire::relay_token::{Claims, Mode, ProducerClaims, ViewerClaims, mint, verify};
 
@@ -103,6 +104,12 @@ impl Token {
 
 impl Mint {
     fn run(self) -> Result<(), Error> {
+        if let Some(port) = self.port.filter(|port| !relay::is_stream_port(*port)) {
+            return Err(Error::Invalid {
+                field: "port",
+                reason: format!("{port} is no stream port: 6080, 7681 and 20000 to 65535 are"),
+            });
+        }
         let secret = secret_file::read(&self.secret_file)?;
         let token = match self.kind {
             Kind::Producer => mint(

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use nix::sys::signal::{SigSet, Signal as OsSignal};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::error::Error;
@@ -28,8 +29,24 @@ pub(super) enum Meaning {
     PassOn(i32),
 }
 
+/// Those that would end a process that does not listen yet.
+const DEADLY: [OsSignal; 6] = [
+    OsSignal::SIGTERM,
+    OsSignal::SIGINT,
+    OsSignal::SIGQUIT,
+    OsSignal::SIGHUP,
+    OsSignal::SIGUSR1,
+    OsSignal::SIGUSR2,
+];
+
+/// They wait for the program that this process becomes next, until that listens. To be called where one thread is left.
+pub fn hold() {
+    // It is a set of signals that exist.
+    let _ = DEADLY.into_iter().collect::<SigSet>().thread_block();
+}
+
 impl Signals {
-    /// From now on none of them ends the process by itself.
+    /// From now on none of them ends the process by itself, and those that were held come.
     pub(super) fn listen() -> Result<Self, Error> {
         let listen = |kind| {
             signal(kind).map_err(|source| Error::Io {
@@ -37,7 +54,7 @@ impl Signals {
                 source,
             })
         };
-        Ok(Self {
+        let signals = Self {
             terminate: listen(SignalKind::terminate())?,
             interrupt: listen(SignalKind::interrupt())?,
             quit: listen(SignalKind::quit())?,
@@ -46,7 +63,9 @@ impl Signals {
             user2: listen(SignalKind::user_defined2())?,
             window: listen(SignalKind::window_change())?,
             early: VecDeque::new(),
-        })
+        };
+        let _ = DEADLY.into_iter().collect::<SigSet>().thread_unblock();
+        Ok(signals)
     }
 
     /// The next signal. Cancel-safe.

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::os::fd::{OwnedFd, RawFd};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
@@ -82,6 +82,8 @@ pub struct Engine {
     pub(super) births: Arc<Semaphore>,
     /// For when the usual ones are all held by births that hang.
     pub(super) spare_births: Arc<Semaphore>,
+    /// Pid of what was attached; 0 before.
+    main: AtomicI32,
     /// Threads lent to the first milliseconds of commands.
     sprints: Semaphore,
     spool: Arc<Spool>,
@@ -113,6 +115,7 @@ impl Engine {
             reaper,
             births: Arc::new(Semaphore::new(usual_births())),
             spare_births: Arc::new(Semaphore::new(SPARE_BIRTHS)),
+            main: AtomicI32::new(0),
             sprints: Semaphore::new(4 * processors()),
             spool: config.spool,
             warden: Warden::discover(Path::new("/"), instance),
@@ -220,6 +223,7 @@ impl Engine {
             stdio: &stdio,
         };
         let newborn = self.bear(newcomer, &Arc::default())?;
+        self.main.store(newborn.child.pid(), Ordering::Relaxed);
         Ok(Attached {
             id: newborn.id,
             tree: newborn.tree,
@@ -395,6 +399,11 @@ impl Engine {
     /// Processes whose leader is alive.
     pub fn living(&self) -> usize {
         self.reaper.living()
+    }
+
+    /// Whether the main command is alive.
+    pub fn main_lives(&self) -> bool {
+        self.reaper.knows(self.main.load(Ordering::Relaxed))
     }
 
     /// Orphans of others that were adopted and reaped since the start.

@@ -157,6 +157,11 @@ impl Reaper {
         }
     }
 
+    /// Whether a child of this number has not been waited for.
+    pub(super) fn knows(&self, pid: i32) -> bool {
+        self.registry.lock().children.contains_key(&pid)
+    }
+
     /// Children that have not been waited for.
     pub(super) fn living(&self) -> usize {
         self.registry.lock().children.len()

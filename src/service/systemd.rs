@@ -21,6 +21,8 @@ After=network.target
 pub(super) fn text(unit: &Unit) -> Result<String, Error> {
     let command = unit.command()?;
     check_program(command[0])?;
+    let previous = format!("{}.previous", command[0]);
+    let after_stop = command_line(&[&previous, "guard", "--after-stop"]);
     let command = command_line(&command);
     let (after, specific, wanted_by) = match unit.scope {
         Scope::System => (NETWORK, system(unit), "multi-user.target"),
@@ -42,6 +44,8 @@ NotifyAccess=main
 ExecStart={command}
 # Reads the connection files again; config.toml needs a restart.
 ExecReload=/bin/kill -HUP $MAINPID
+# An update that did not come up is taken back, by the executable before it.
+ExecStopPost=-{after_stop}
 {specific}
 Restart=always
 RestartSec=2

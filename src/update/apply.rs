@@ -19,6 +19,7 @@ use super::place::Place;
 use super::proof;
 use super::release::{self, Artifact, CURRENT, Judgement, Manifest, ReleaseKey, TARGET, Wanted};
 use super::source::Source;
+use super::standing::Standing;
 use super::status::{Applied, Apply, Available, Outcome, Progress, Stage, Status};
 use super::trial::{self, Completed, OnTrial, Record};
 use crate::error::Error;
@@ -66,7 +67,7 @@ impl Default for Config {
 pub struct Updater {
     config: Config,
     pub(super) origin: Origin,
-    engine: Arc<Engine>,
+    pub(super) engine: Arc<Engine>,
     status: watch::Sender<Status>,
     /// One at a time.
     begun: Mutex<()>,
@@ -272,9 +273,11 @@ impl Updater {
                 )));
             }
         };
-        if let Some(there) = self.unproved(&record, artifact, apply.force).await? {
+        let standing = self.standing(&record, artifact, apply.force).await?;
+        if let Standing::Wanted(there) = standing {
             return Ok(Outcome::Replaced(there));
         }
+        self.may_restart(apply.force)?;
         if !apply.force {
             self.is_what_runs().await?;
         }
@@ -302,8 +305,10 @@ impl Updater {
         });
         let place = place.clone();
         blocking(move || {
-            place.keep_previous()?;
-            record.write(&place)?;
+            if standing == Standing::Proved {
+                place.keep_previous()?;
+            }
+            record.write_both(&place)?;
             place.replace()
         })
         .await?;

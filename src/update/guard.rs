@@ -11,8 +11,9 @@
 //!                                            | the daemon itself where no service manager starts it
 //! ```
 //!
-//! The first process of a container takes its guard with it when it dies, and cannot be killed from inside: there the
-//! rehearsal before and the counted starts after have to do.
+//! A service manager that ends everything when the daemon has ended runs `guard --after-stop` instead (`ExecStopPost=` of
+//! the systemd unit). The first process of a container takes its guard with it when it dies, and cannot be killed from
+//! inside: there the rehearsal before, and the starts that the new code counts, have to do.
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
@@ -27,7 +28,7 @@ use serde::{Deserialize, Serialize};
 
 use super::origin::{Origin, Start};
 use super::place::Place;
-use super::trial::{OnTrial, Record};
+use super::trial::{self, OnTrial, Record};
 use crate::error::Error;
 
 /// How long the guard has to take its post.
@@ -126,8 +127,11 @@ pub fn stand(mut orders: UnixStream, complain: impl Fn(&str)) -> Result<Option<O
         "the update to {} {why}: the one before is put in place again",
         trial.update.version
     ));
-    super::trial::restore(&place, Record::read(&place))?;
+    let _held = place.hold_soon();
+    place.restore()?;
+    // Also when what comes of it cannot be written down.
     daemon.end()?;
+    trial::restored(&place, Record::read(&place))?;
     if daemon.is_first_process || told.start.has_manager() {
         return Ok(None);
     }
@@ -138,8 +142,30 @@ pub fn stand(mut orders: UnixStream, complain: impl Fn(&str)) -> Result<Option<O
     }))
 }
 
+/// The daemon has ended, and with it the guard, as a service manager sees to it: does what is left to do. Answers which
+/// version was taken back.
+///
+/// # Errors
+///
+/// [`Error::Io`] when the one before cannot be put in place.
+pub fn after_stop(place: &Place) -> Result<Option<String>, Error> {
+    let _held = place.hold_soon();
+    let record = Record::read(place);
+    let Some(trial) = &record.trial else {
+        return Ok(None);
+    };
+    if !is_ours(place, trial)? {
+        return Ok(None);
+    }
+    let version = trial.update.version.clone();
+    place.restore()?;
+    trial::restored(place, record)?;
+    Ok(Some(version))
+}
+
 /// Notes that the executable on trial has a guard.
 fn take_charge(place: &Place) -> Result<Option<OnTrial>, Error> {
+    let _held = place.hold_soon();
     let mut record = Record::read(place);
     let Some(trial) = &mut record.trial else {
         return Ok(None);

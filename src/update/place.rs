@@ -4,7 +4,7 @@
 //!   boxd            what runs, or runs next
 //!   .boxd.staged    a new one, not proved yet; also what a killed update left
 //!   boxd.previous   the one before, for the way back
-//!   .boxd.update    what is remembered (see `trial`)
+//!   .boxd.update    what is remembered (see `trial`), and .boxd.update.served, what will be when the new one serves
 //! ```
 //!
 //! What is renamed was synced before, and the directory after, so that a power loss leaves either the old or the new one.
@@ -14,11 +14,15 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use nix::fcntl::{Flock, FlockArg};
 use sha2::{Digest, Sha256};
 
 use crate::error::Error;
+
+/// How long somebody is waited for who holds the executable.
+const SOON: Duration = Duration::from_secs(5);
 
 /// Where the executable is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,6 +59,16 @@ impl Place {
         }
     }
 
+    /// The place that the running program is the one before of.
+    pub fn of_this_previous(first: Option<&OsString>) -> Self {
+        let mut place = Self::of_this_program(first);
+        let name = place.name.to_string_lossy();
+        if let Some(name) = name.strip_suffix(".previous").map(OsString::from) {
+            place.name = name;
+        }
+        place
+    }
+
     /// The executable.
     pub fn executable(&self) -> PathBuf {
         self.directory.join(&self.name)
@@ -73,6 +87,11 @@ impl Place {
     /// What is remembered.
     pub(super) fn record(&self) -> PathBuf {
         self.beside(".", ".update")
+    }
+
+    /// What will be remembered when the one on trial serves, written while there was room.
+    pub(super) fn served(&self) -> PathBuf {
+        self.beside(".", ".update.served")
     }
 
     fn beside(&self, before: &str, behind: &str) -> PathBuf {
@@ -104,6 +123,19 @@ impl Place {
                 reason: "another update is under way".into(),
             }),
             Err((_, errno)) => Err(self.failed("lock", errno.into())),
+        }
+    }
+
+    /// As [`Place::hold`], for who has a word to write down while somebody else may hold it for a moment; `None` when that
+    /// takes long, or this user may not.
+    pub(super) fn hold_soon(&self) -> Option<Held> {
+        let begun = Instant::now();
+        loop {
+            match self.hold() {
+                Ok(held) => return Some(held),
+                Err(Error::Conflict { .. }) if begun.elapsed() < SOON => std::thread::sleep(SOON / 100),
+                Err(_) => return None,
+            }
         }
     }
 

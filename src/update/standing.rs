@@ -5,27 +5,37 @@ use super::release::Artifact;
 use super::trial::{Completed, OnTrial, Record};
 use crate::error::Error;
 
+/// What is in the place of the executable.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// One that has served, to be kept as the one to go back to.
+    Proved,
+    /// One that has not: the one before it stays the one to go back to.
+    Unproved,
+    /// One that has not, and is what would come: it only has to be started.
+    Wanted(Completed),
+}
+
 impl Updater {
-    /// What is in place has not served yet, and is what would come: it only has to be started. Another one is refused, or
-    /// this one would be kept as the one to go back to.
-    pub(super) async fn unproved(
+    /// Whether what is in place has served.
+    pub(super) async fn standing(
         &self,
         record: &Record,
         artifact: &Artifact,
         force: bool,
-    ) -> Result<Option<Completed>, Error> {
+    ) -> Result<Standing, Error> {
         let Some(OnTrial { update, .. }) = &record.trial else {
-            return Ok(None);
+            return Ok(Standing::Proved);
         };
         let place = self.origin.place.clone();
         if blocking(move || place.digest()).await? != update.sha256 {
-            return Ok(None);
+            return Ok(Standing::Proved);
         }
         if update.sha256.eq_ignore_ascii_case(&artifact.sha256) {
-            return Ok(Some(update.clone()));
+            return Ok(Standing::Wanted(update.clone()));
         }
         if force {
-            return Ok(None);
+            return Ok(Standing::Unproved);
         }
         Err(Error::Conflict {
             what: format!("{:?}", self.origin.place.executable()),
@@ -33,6 +43,17 @@ impl Updater {
                 "{} is in place and has not served yet: start it first, or use force",
                 update.version
             ),
+        })
+    }
+
+    /// An update ends what runs, and starts it again: not a main command, unless that is asked for.
+    pub(super) fn may_restart(&self, force: bool) -> Result<(), Error> {
+        if force || !self.engine.main_lives() {
+            return Ok(());
+        }
+        Err(Error::Conflict {
+            what: "update".into(),
+            reason: "it would end the main command and start it again: use force".into(),
         })
     }
 

@@ -14,7 +14,7 @@
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -91,8 +91,27 @@ impl Record {
 
     /// Remembers, in one step.
     pub(super) fn write(&self, place: &Place) -> Result<(), Error> {
-        let (path, fresh) = (place.record(), place.record().with_extension("update.fresh"));
-        let failed = |error: io::Error| Error::from_path_io("record of updates", "write", &path, error);
+        self.write_as(place, &place.record())
+    }
+
+    /// Remembers what is on trial, and beside it what there is to say when that serves: then the disk may be full.
+    pub(super) fn write_both(&self, place: &Place) -> Result<(), Error> {
+        self.write(place)?;
+        self.clone().confirmed().write_as(place, &place.served())
+    }
+
+    /// What is on trial serves.
+    fn confirmed(mut self) -> Self {
+        if let Some(trial) = self.trial.take() {
+            self.completed = Some(trial.update);
+            self.rolled_back = None;
+        }
+        self
+    }
+
+    fn write_as(&self, place: &Place, path: &Path) -> Result<(), Error> {
+        let fresh = place.record().with_extension("update.fresh");
+        let failed = |error: io::Error| Error::from_path_io("record of updates", "write", path, error);
         let bytes = serde_json::to_vec(self)
             .map_err(io::Error::other)
             .map_err(failed)?;
@@ -105,7 +124,7 @@ impl Record {
             .map_err(failed)?;
         file.write_all(&bytes)
             .and_then(|()| file.sync_all())
-            .and_then(|()| fs::rename(&fresh, &path))
+            .and_then(|()| fs::rename(&fresh, path))
             .map_err(failed)?;
         place.sync()
     }
@@ -136,6 +155,7 @@ impl Trial {
     ///
     /// [`Error::Io`] when the start cannot be counted, or the one before cannot be restored.
     pub fn begin(place: &Place) -> Result<Self, Error> {
+        let _held = place.hold_soon();
         let mut record = Record::read(place);
         let Some(trial) = &mut record.trial else {
             return Ok(Self::None);
@@ -173,6 +193,7 @@ impl Running {
     ///
     /// [`Error::Io`] when that cannot be noted.
     pub fn stopped(self) -> Result<(), Error> {
+        let _held = self.place.hold_soon();
         let mut record = Record::read(&self.place);
         match &mut record.trial {
             Some(trial) if trial.is_guarded => {
@@ -189,28 +210,43 @@ impl Running {
     ///
     /// [`Error::Io`] when it cannot be restored.
     pub fn failed(self) -> Result<PathBuf, Error> {
+        let _held = self.place.hold_soon();
         restore(&self.place, Record::read(&self.place))
     }
 }
 
-/// Puts the one before in place again and remembers that.
-pub(super) fn restore(place: &Place, mut record: Record) -> Result<PathBuf, Error> {
-    // In this order: when we are killed in between, the digest tells that the trial is over.
+/// Puts the one before in place again and remembers that. When that cannot be written down, the digest tells that the trial
+/// is over.
+fn restore(place: &Place, record: Record) -> Result<PathBuf, Error> {
     place.restore()?;
-    record.rolled_back = record.trial.take().map(|trial| trial.update);
-    record.write(place)?;
+    restored(place, record)?;
     Ok(place.executable())
+}
+
+/// The one before is in place again.
+pub(super) fn restored(place: &Place, mut record: Record) -> Result<(), Error> {
+    let _ = fs::remove_file(place.served());
+    record.rolled_back = record.trial.take().map(|trial| trial.update);
+    record.write(place)
 }
 
 /// It serves: the trial is over, and what is remembered of updates for whoever asks. Blocks.
 pub(super) fn confirm(place: &Place) -> Result<Record, Error> {
-    let mut record = Record::read(place);
-    if let Some(trial) = record.trial.take() {
-        tracing::info!(version = CURRENT, "the update has come up");
-        record.completed = Some(trial.update);
-        record.rolled_back = None;
-        record.write(place)?;
+    let record = Record::read(place);
+    if record.trial.is_none() {
+        return Ok(record);
     }
+    let _held = place.hold_soon();
+    let record = Record::read(place).confirmed();
+    tracing::info!(version = CURRENT, "the update has come up");
+    let written = record.write(place);
+    // A rename needs no room.
+    if let Err(error) = written
+        && fs::rename(place.served(), place.record()).is_err()
+    {
+        return Err(error);
+    }
+    let _ = fs::remove_file(place.served());
     Ok(record)
 }
 
@@ -300,6 +336,19 @@ mod tests {
         place.restore().unwrap();
         assert!(matches!(Trial::begin(&place), Ok(Trial::None)));
         assert_eq!(Record::read(&place).rolled_back.unwrap().version, "9.0.0");
+    }
+
+    #[test]
+    fn one_that_serves_is_confirmed_where_nothing_can_be_written_any_more() {
+        let (_directory, place) = updated();
+        Record::read(&place).write_both(&place).unwrap();
+        // In the way of what is written before it gets its name.
+        fs::create_dir(place.record().with_extension("update.fresh")).unwrap();
+        confirm(&place).unwrap();
+        let record = Record::read(&place);
+        assert_eq!(record.completed.unwrap().operation_id, "op");
+        assert_eq!((record.trial, record.signed_at_ms["stable"]), (None, 5));
+        assert!(!place.served().exists());
     }
 
     #[test]

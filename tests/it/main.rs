@@ -88,4 +88,5 @@ mod terminals;
 mod uninstall;
 mod update;
 mod update_daemon;
+mod update_guard;
 mod wire_vectors;

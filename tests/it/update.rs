@@ -219,6 +219,13 @@ fn what_has_not_served_yet_is_not_replaced() {
         "{said}"
     );
     assert_eq!(digest(&installed.program), first);
+    // The one to go back to is the one that has.
+    succeeded(&installed.update(&releases, &["--force"]));
+    assert_ne!(digest(&installed.program), first);
+    assert_eq!(
+        digest(&installed.program.with_file_name("boxd.previous")),
+        installed.before
+    );
 }
 
 #[test]

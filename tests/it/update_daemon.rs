@@ -15,15 +15,13 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
-use crate::harness::daemon::{BOXD, Builder};
+use crate::harness::daemon::Builder;
 use crate::harness::manager::Manager;
 use crate::harness::releases::{Releases, another, install, sha256};
-use crate::harness::{
-    Connection, ControlPlane, Daemon, NatsServer, PATIENCE, eventually, processes, write_program,
-};
+use crate::harness::{Connection, ControlPlane, Daemon, NatsServer, PATIENCE, eventually, write_program};
 
 /// A daemon from a copy of the program that looks for its releases there.
-fn updating(directory: &Path, releases: &Releases) -> (Builder, PathBuf) {
+pub(crate) fn updating(directory: &Path, releases: &Releases) -> (Builder, PathBuf) {
     let program = install(directory);
     let builder = Daemon::builder()
         .program(&program)
@@ -34,18 +32,18 @@ fn updating(directory: &Path, releases: &Releases) -> (Builder, PathBuf) {
 
 /// The digest of what runs as this process.
 #[track_caller]
-fn running(pid: i32) -> String {
+pub(crate) fn running(pid: i32) -> String {
     sha256(&fs::read(format!("/proc/{pid}/exe")).unwrap())
 }
 
-async fn status(daemon: &Daemon) -> Value {
+pub(crate) async fn status(daemon: &Daemon) -> Value {
     let answer = daemon.http().get("/v1/update").await;
     assert_eq!(answer.status, 200);
     answer.json()
 }
 
 /// `boxd update` as somebody at the machine of the daemon.
-fn update(daemon: &Daemon, program: &Path) -> Command {
+pub(crate) fn update(daemon: &Daemon, program: &Path) -> Command {
     let mut command = Command::new(program);
     command
         .arg("update")
@@ -348,79 +346,6 @@ async fn a_first_process_becomes_the_new_one_too() {
     assert_eq!(ran.json()["exitCode"], 0);
 }
 
-/// An executable that passes its proofs and does something else as the daemon.
-fn unlike_its_proofs(as_daemon: &str) -> Vec<u8> {
-    format!("#!/bin/sh\ncase $1 in run) {as_daemon} ;; esac\nexec '{BOXD}' \"$@\"\n").into_bytes()
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_that_hangs_or_dies_before_its_first_line_is_taken_back_by_the_code_before() {
-    for (as_daemon, why) in [
-        ("exec sleep 600", "did not serve within 1s"),
-        ("echo gone >&2; exit 3", "ended before it served"),
-    ] {
-        let (directory, releases) = (tempfile::tempdir().unwrap(), Releases::new());
-        let (builder, program) = updating(directory.path(), &releases);
-        let mut daemon = builder.environment("BOXD_UPDATE_TRIAL_TIMEOUT", "1s").start();
-        let before = running(daemon.pid());
-        releases.publish("99.0.0", &unlike_its_proofs(as_daemon), |_| {});
-        assert_eq!(daemon.http().post("/v1/update", &json!({})).await.status, 202);
-        // Nobody else restarts it here, so that the guard becomes the daemon.
-        daemon.ready_again();
-        assert!(!daemon.wait(PATIENCE).success());
-        let pid = i32::try_from(daemon.ready["pid"].as_i64().unwrap()).unwrap();
-        assert_ne!(pid, daemon.pid());
-        assert_eq!(running(pid), before);
-        assert_eq!(sha256(&fs::read(&program).unwrap()), before);
-        assert!(daemon.log().contains(why), "{}", daemon.log());
-        let status = status(&daemon).await;
-        assert_eq!(status["rolledBack"]["version"], "99.0.0", "{status}");
-        let ran = daemon
-            .http()
-            .post("/v1/processes/run", &json!({ "command": "cat", "stdin": "" }))
-            .await;
-        assert_eq!(ran.json()["exitCode"], 0);
-        // It is not taken again.
-        let output = update(&daemon, &program).output().unwrap();
-        assert!(output.status.success());
-        assert_eq!(running(pid), before);
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn where_a_service_manager_restarts_it_the_guard_only_puts_the_one_before_in_place() {
-    let (directory, releases) = (tempfile::tempdir().unwrap(), Releases::new());
-    let (builder, program) = updating(directory.path(), &releases);
-    let manager = Manager::abstracted();
-    let mut daemon = builder.environment("NOTIFY_SOCKET", manager.name()).start();
-    let before = running(daemon.pid());
-    releases.publish("99.0.0", &unlike_its_proofs("exit 3"), |_| {});
-    assert_eq!(daemon.http().post("/v1/update", &json!({})).await.status, 202);
-    assert_eq!(daemon.wait(PATIENCE).code(), Some(3));
-    let guard = program.with_file_name("boxd.previous");
-    processes::wait_until_gone(guard.to_str().unwrap(), PATIENCE);
-    assert_eq!(sha256(&fs::read(&program).unwrap()), before);
-    daemon.start_again();
-    assert_eq!(running(daemon.pid()), before);
-    assert_eq!(status(&daemon).await["rolledBack"]["version"], "99.0.0");
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_guard_ends_when_the_new_one_serves() {
-    let (directory, releases) = (tempfile::tempdir().unwrap(), Releases::new());
-    let (builder, program) = updating(directory.path(), &releases);
-    let mut daemon = builder.start();
-    releases.publish("99.0.0", &another("the next one"), |_| {});
-    assert_eq!(daemon.http().post("/v1/update", &json!({})).await.status, 202);
-    daemon.ready_again();
-    let guard = program.with_file_name("boxd.previous");
-    processes::wait_until_gone(guard.to_str().unwrap(), PATIENCE);
-    assert!(daemon.ended().is_none());
-    eventually("the guard to be reaped", PATIENCE, || {
-        processes::children(daemon.pid()).is_empty().then_some(())
-    });
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_somebody_else_put_in_place_is_not_replaced() {
     let (directory, releases) = (tempfile::tempdir().unwrap(), Releases::new());
@@ -438,4 +363,52 @@ async fn what_somebody_else_put_in_place_is_not_replaced() {
         sha256(&fs::read(&program).unwrap()),
         sha256(&another("of a package"))
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_main_command_is_ended_for_an_update_only_when_that_is_asked_for() {
+    let (directory, releases) = (tempfile::tempdir().unwrap(), Releases::new());
+    let (builder, program) = updating(directory.path(), &releases);
+    let builder = ["--", "sleep", "600"]
+        .into_iter()
+        .fold(builder, Builder::argument);
+    let mut daemon = builder.start();
+    let fresh = another("the next one");
+    releases.publish("99.0.0", &fresh, |_| {});
+    let output = update(&daemon, &program).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("end the main command"), "{said}");
+    let output = update(&daemon, &program).arg("--force").output().unwrap();
+    assert!(output.status.success(), "{}", daemon.log());
+    daemon.ready_again();
+    assert_eq!(running(daemon.pid()), sha256(&fresh));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_asked_for_while_it_is_put_in_place_is_refused_or_run_and_never_ended() {
+    let (directory, releases) = (tempfile::tempdir().unwrap(), Releases::new());
+    let (builder, _program) = updating(directory.path(), &releases);
+    let mut daemon = builder.start();
+    releases.publish("99.0.0", &another("the next one"), |_| {});
+    assert_eq!(daemon.http().post("/v1/update", &json!({})).await.status, 202);
+    let http = daemon.http();
+    let asked = json!({ "command": "sleep", "args": ["0.03"] });
+    let mut ran = 0;
+    // Until the daemon that was asked is gone.
+    while let Ok(answer) = http.try_post("/v1/processes/run", &asked).await {
+        if answer.status == 200 {
+            let ended = answer.json();
+            assert_eq!(
+                (&ended["exitCode"], &ended["timedOut"]),
+                (&json!(0), &json!(false)),
+                "{ended}"
+            );
+            ran += 1;
+        } else {
+            assert_eq!(answer.status, 503, "{}", answer.json());
+        }
+        tokio::time::sleep(Duration::from_millis(40)).await;
+    }
+    assert!(ran > 0);
+    daemon.ready_again();
 }

@@ -7,6 +7,11 @@ use crate::wire::relay_token::{Mode, ProducerClaims, ViewerClaims, verify};
 /// The ports that streams have: desktop, terminal, and those given out on demand.
 const PORTS: [std::ops::RangeInclusive<u16>; 3] = [6080..=6080, 7681..=7681, 20_000..=65_535];
 
+/// Whether streams have this port: 6080, 7681, and 20000 to 65535.
+pub fn is_stream_port(port: u16) -> bool {
+    PORTS.iter().any(|ports| ports.contains(&port))
+}
+
 /// The address of a channel.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Key {
@@ -61,10 +66,7 @@ impl Query {
             })
         };
         let port = required("port")?;
-        let known = port
-            .parse()
-            .ok()
-            .filter(|port| PORTS.iter().any(|ports| ports.contains(port)));
+        let known = port.parse().ok().filter(|port| is_stream_port(*port));
         Ok(Self {
             workspace: required("ws")?,
             agent: required("agent")?,

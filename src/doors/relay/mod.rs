@@ -18,6 +18,7 @@ mod tls;
 
 use crate::telemetry::Secret;
 
+pub use admit::is_stream_port;
 pub use server::{Config, Server};
 pub use terminal::{Owner, Ports, Whereabouts};
 

@@ -131,16 +131,16 @@ impl Http {
     pub(crate) async fn try_open<B>(
         &self,
         request: Request<B>,
-    ) -> hyper::Result<Response<hyper::body::Incoming>>
+    ) -> anyhow::Result<Response<hyper::body::Incoming>>
     where
         B: hyper::body::Body + Send + 'static,
         B::Data: Send,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let stream = TcpStream::connect(self.address).await.unwrap();
+        let stream = TcpStream::connect(self.address).await?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         tokio::spawn(connection);
-        sender.send_request(request).await
+        Ok(sender.send_request(request).await?)
     }
 
     /// A connection that is kept for many requests.
@@ -176,11 +176,19 @@ impl Http {
 
     /// POST of JSON.
     pub(crate) async fn post(&self, path: &str, body: &serde_json::Value) -> Answer {
+        self.send(self.posting(path, body)).await
+    }
+
+    /// Like [`Http::post`], where the daemon may go away in between.
+    pub(crate) async fn try_post(&self, path: &str, body: &serde_json::Value) -> anyhow::Result<Answer> {
+        Ok(whole(self.try_open(self.posting(path, body)).await?).await)
+    }
+
+    fn posting(&self, path: &str, body: &serde_json::Value) -> Request<Full<Bytes>> {
         let request = self
             .request(Method::POST, path)
             .header(CONTENT_TYPE, "application/json");
-        self.send(request.body(Full::from(body.to_string())).unwrap())
-            .await
+        request.body(Full::from(body.to_string())).unwrap()
     }
 
     /// Waits until the log of a process is this.
