@@ -102,7 +102,7 @@ pub(super) const PROCESSES: [(u16, &str, &str); 2] = [
 
 type Responses = BTreeMap<String, RefOr<utoipa::openapi::Response>>;
 
-/// The responses by reference; [`base`] has them in full.
+/// The responses by reference; the base of the document has them in full.
 fn problems(rows: &[(u16, &str)]) -> Responses {
     let reference = |status: u16| RefOr::Ref(Ref::from_response_name(response_name(status)));
     rows.iter()
