@@ -63,8 +63,10 @@ impl Run {
         };
         match self.serve(startup, origin.clone()) {
             Ok(End::Exit(code)) => {
-                if let Trial::Running(running) = trial {
-                    running.stopped()?;
+                if let Trial::Running(running) = trial
+                    && let Err(error) = running.stopped()
+                {
+                    output::complaint(&error);
                 }
                 Ok(ExitCode::from(code))
             }

@@ -274,10 +274,14 @@ impl Updater {
             }
         };
         let standing = self.standing(&record, artifact, apply.force).await?;
+        self.may_restart(apply.force)?;
         if let Standing::Wanted(there) = standing {
+            if !apply.force {
+                told(Stage::WaitingForIdle, Some(&there));
+                *self.rest.lock() = Some(self.at_rest().await?);
+            }
             return Ok(Outcome::Replaced(there));
         }
-        self.may_restart(apply.force)?;
         if !apply.force {
             self.is_what_runs().await?;
         }

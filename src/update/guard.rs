@@ -127,11 +127,18 @@ pub fn stand(mut orders: UnixStream, complain: impl Fn(&str)) -> Result<Option<O
         "the update to {} {why}: the one before is put in place again",
         trial.update.version
     ));
-    let _held = place.hold_soon();
-    place.restore()?;
-    // Also when what comes of it cannot be written down.
-    daemon.end()?;
-    trial::restored(&place, Record::read(&place))?;
+    {
+        let _held = place.hold_soon();
+        if !is_in_place(&place, &trial)? {
+            return Ok(None);
+        }
+        place.restore()?;
+        daemon.end()?;
+        // The digest tells it as well, where nothing can be written.
+        if let Err(error) = trial::restored(&place, Record::read(&place)) {
+            complain(&error.to_string());
+        }
+    }
     if daemon.is_first_process || told.start.has_manager() {
         return Ok(None);
     }
@@ -154,7 +161,7 @@ pub fn after_stop(place: &Place) -> Result<Option<String>, Error> {
     let Some(trial) = &record.trial else {
         return Ok(None);
     };
-    if !is_ours(place, trial)? {
+    if !is_in_place(place, trial)? {
         return Ok(None);
     }
     let version = trial.update.version.clone();
@@ -182,7 +189,7 @@ fn watch(place: &Place, trial: &OnTrial, daemon: &Watched) -> Result<Option<Stri
     loop {
         // In this order: one that came up and died since is not on trial.
         let has_ended = daemon.has_ended_within(LOOK)?;
-        if !is_ours(place, trial)? {
+        if !is_on_trial(place, trial) {
             return Ok(None);
         }
         if has_ended {
@@ -194,11 +201,15 @@ fn watch(place: &Place, trial: &OnTrial, daemon: &Watched) -> Result<Option<Stri
     }
 }
 
-/// Whether it is still on trial, under guard and in place.
-fn is_ours(place: &Place, trial: &OnTrial) -> Result<bool, Error> {
+/// Whether it is still on trial and under guard.
+fn is_on_trial(place: &Place, trial: &OnTrial) -> bool {
     let found = Record::read(place).trial;
-    let same = found.is_some_and(|found| found.is_guarded && found.update == trial.update);
-    Ok(same && place.digest()? == trial.update.sha256)
+    found.is_some_and(|found| found.is_guarded && found.update == trial.update)
+}
+
+/// The same, and it is what stands there: nobody put something else in place.
+fn is_in_place(place: &Place, trial: &OnTrial) -> Result<bool, Error> {
+    Ok(is_on_trial(place, trial) && place.digest()? == trial.update.sha256)
 }
 
 /// The process that becomes the new one.
