@@ -74,7 +74,7 @@ pub(super) enum Said {
 
 /// Where the bytes of a channel come from.
 pub(super) trait Source: Send + 'static {
-    /// What is to be sent next. Cancel-safe.
+    /// What is to be sent next. Cancel-safe: what it did not answer is still to come.
     fn next(&mut self) -> impl Future<Output = Produced> + Send;
 }
 
@@ -329,8 +329,7 @@ impl Connection<'_> {
             let has_room = self.shared.session.lock().has_room();
             tokio::select! {
                 produced = source.next(), if has_room => match produced {
-                    Produced::Frames(frames) => for data in frames {
-                        let sent = self.shared.session.lock().send(data, unix_ms());
+                    Produced::Frames(frames) => for sent in self.numbered(frames) {
                         let size = sent.data.len();
                         sink.feed(self.frame(sent)).await?;
                         self.keep_pace(sink, size).await?;
@@ -351,6 +350,14 @@ impl Connection<'_> {
         // Who receives tells when it is confirmed; without that it is said again over another connection.
         tokio::time::sleep(FAREWELL).await;
         Err(tokio_tungstenite::tungstenite::Error::ConnectionClosed)
+    }
+
+    /// All of what the source said, before the first of it is sent: the connection may end between any two frames, and the
+    /// source does not say them again.
+    fn numbered(&self, frames: Vec<Bytes>) -> Vec<Sent> {
+        let now = unix_ms();
+        let mut session = self.shared.session.lock();
+        frames.into_iter().map(|data| session.send(data, now)).collect()
     }
 
     /// Waits as long as so many bytes take, where the relay has said that they come too fast.

@@ -128,6 +128,7 @@ impl Ports {
             process: Arc::clone(process),
             terminals: Arc::clone(&self.terminals),
             cursor: Cursor::start().only(&[Channel::Tty]),
+            behind: None,
             _kept: self.terminals.follow_log(process.id()),
         };
         let input = Input {
@@ -173,6 +174,8 @@ struct Output {
     process: Arc<Process>,
     terminals: Arc<Terminals>,
     cursor: Cursor,
+    /// Output is lost: what came behind it, until the screen is drawn anew in its place.
+    behind: Option<Vec<Bytes>>,
     /// Nobody may look at the moment, and it lives on.
     _kept: Option<LogFollower>,
 }
@@ -180,6 +183,12 @@ struct Output {
 impl Source for Output {
     async fn next(&mut self) -> Produced {
         loop {
+            if self.behind.is_some() {
+                let frames = self.redrawn().await;
+                if !frames.is_empty() {
+                    return Produced::Frames(frames);
+                }
+            }
             let items = match self.process.output().next(&mut self.cursor, BATCH).await {
                 Ok(items) => items,
                 Err(error) => {
@@ -190,35 +199,45 @@ impl Source for Output {
             if items.is_empty() {
                 return Produced::End(StreamCloseReason::ProcessExit);
             }
-            let mut all = Vec::new();
-            for item in items {
-                match item {
-                    Item::Record(record) => all.extend(frames(record.bytes)),
-                    Item::Gap(gap) => {
-                        tracing::warn!(id = %self.process.id(), gap.bytes, "output was lost before a relay took it");
-                        all.extend(self.redrawn().await);
-                        break;
-                    }
-                }
-            }
-            if !all.is_empty() {
-                return Produced::Frames(all);
+            let frames = self.frames(items);
+            if !frames.is_empty() {
+                return Produced::Frames(frames);
             }
         }
     }
 }
 
 impl Output {
+    /// What was said before the first gap; behind one the screen is to be drawn anew.
+    fn frames(&mut self, items: Vec<Item>) -> Vec<Bytes> {
+        let mut said = Vec::new();
+        for item in items {
+            match item {
+                Item::Record(record) => match &mut self.behind {
+                    Some(behind) => behind.extend(frames(record.bytes)),
+                    None => said.extend(frames(record.bytes)),
+                },
+                Item::Gap(gap) => {
+                    tracing::warn!(id = %self.process.id(), gap.bytes, "output was lost before a relay took it");
+                    self.behind.get_or_insert_default();
+                }
+            }
+        }
+        said
+    }
+
     /// The screen as it is now, in place of what is lost; the log goes on behind it.
     async fn redrawn(&mut self) -> Vec<Bytes> {
-        match self.terminals.restore(&self.process).await {
+        let restored = self.terminals.restore(&self.process).await;
+        let behind = self.behind.take().unwrap_or_default();
+        match restored {
             Ok(restored) => {
                 self.cursor = self.process.output().cursor_at(Channel::Tty, restored.offset);
                 frames(restored.frame.into())
             }
             Err(error) => {
                 tracing::warn!(%error, "a screen cannot be drawn anew");
-                Vec::new()
+                behind
             }
         }
     }
