@@ -131,6 +131,7 @@ impl Daemon {
         announce: impl FnOnce(&Announcement),
     ) -> Result<Self, Error> {
         let (tasks, instance) = (Tasks::new(), InstanceId::mint());
+        let digest = nats::ExecutableDigest::start(config.state_dir.clone(), &tasks);
         let manager = Manager::of(&config.supervisor);
         let mut state = State::open(&config.state_dir)?;
         let earlier = state.begin(instance)?;
@@ -173,8 +174,15 @@ impl Daemon {
             },
             &tasks,
         );
-        let links = compose::nats(&config, &state);
-        let nats = nats::start(links, Arc::clone(&rooms), tasks.clone(), instance, metrics)?;
+        let links = compose::nats(&config);
+        let nats = nats::start(
+            links,
+            digest,
+            Arc::clone(&rooms),
+            tasks.clone(),
+            instance,
+            metrics,
+        )?;
         let main = main.map(|main| MainCommand::start(&rooms, main)).transpose()?;
         let links = tokio::select! {
             links = nats.first_attempts() => links,

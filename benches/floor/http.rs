@@ -115,6 +115,11 @@ impl Caller {
 
     /// One request and its answer, which is JSON.
     pub(crate) async fn post(&mut self, path: &str, body: &serde_json::Value) -> Result<serde_json::Value> {
+        Ok(serde_json::from_slice(&self.post_bytes(path, body).await?)?)
+    }
+
+    /// One request and its answer, as it came.
+    pub(crate) async fn post_bytes(&mut self, path: &str, body: &serde_json::Value) -> Result<Bytes> {
         let request = self
             .request(Request::post(path))
             .body(Full::from(body.to_string()))?;
@@ -127,7 +132,7 @@ impl Caller {
             "{path}: {status}: {}",
             String::from_utf8_lossy(&body)
         );
-        Ok(serde_json::from_slice(&body)?)
+        Ok(body)
     }
 
     /// Forgets something.

@@ -130,7 +130,7 @@ pub(super) fn http(config: &Config, access: http::Access) -> http::Config {
 }
 
 /// The NATS door.
-pub(super) fn nats(config: &Config, state: &State) -> nats::Config {
+pub(super) fn nats(config: &Config) -> nats::Config {
     nats::Config {
         subjects: config.nats.subjects,
         root: config.nats.root.clone(),
@@ -140,7 +140,6 @@ pub(super) fn nats(config: &Config, state: &State) -> nats::Config {
         op: config.op,
         config_dir: Some(config.config_dir.clone()),
         flag_link: flag_link(config),
-        state_dir: state.temporary().map(|_| config.state_dir.clone()),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         machine_name: machine_name(),
     }

@@ -36,8 +36,6 @@ pub struct Config {
     pub config_dir: Option<PathBuf>,
     /// A link made by flags or the configuration file.
     pub flag_link: Option<LinkConfig>,
-    /// Where the digest of the executable is cached between starts; `None` keeps it in memory only.
-    pub state_dir: Option<PathBuf>,
     /// Version of the daemon, for Hello.
     pub version: String,
     /// Name of the machine, for Hello.

@@ -20,14 +20,15 @@ const CHUNK: usize = 64 << 10;
 
 /// The digest, once it is known; empty when the executable cannot be read.
 #[derive(Debug, Clone)]
-pub(super) struct ExecutableDigest(watch::Receiver<Option<String>>);
+pub struct ExecutableDigest(watch::Receiver<Option<String>>);
 
 impl ExecutableDigest {
-    /// Begins to compute it on the blocking pool.
-    pub(super) fn start(state_dir: Option<PathBuf>, tasks: &Tasks) -> Self {
+    /// Begins to compute it on the blocking pool, or to read it from `state_dir`. The first thing of a start, because
+    /// the first Hello waits for it.
+    pub fn start(state_dir: PathBuf, tasks: &Tasks) -> Self {
         let (sender, receiver) = watch::channel(None);
         drop(tasks.detach("executable-digest", async move {
-            let computed = tokio::task::spawn_blocking(move || digest(state_dir.as_deref())).await;
+            let computed = tokio::task::spawn_blocking(move || digest(&state_dir)).await;
             let digest = computed
                 .unwrap_or_else(|panic| Err(io::Error::other(panic)))
                 .unwrap_or_else(|error| {
@@ -47,7 +48,7 @@ impl ExecutableDigest {
     }
 }
 
-fn digest(state_dir: Option<&Path>) -> io::Result<String> {
+fn digest(state_dir: &Path) -> io::Result<String> {
     let mut executable = File::open(EXECUTABLE)?;
     let metadata = executable.metadata()?;
     let mtime = i128::from(metadata.mtime()) * 1_000_000_000 + i128::from(metadata.mtime_nsec());
@@ -57,8 +58,8 @@ fn digest(state_dir: Option<&Path>) -> io::Result<String> {
         metadata.ino(),
         metadata.size()
     );
-    let cache = state_dir.map(|directory| directory.join(CACHE));
-    if let Some(known) = cache.as_deref().and_then(|path| cached(path, &identity)) {
+    let cache = state_dir.join(CACHE);
+    if let Some(known) = cached(&cache, &identity) {
         return Ok(known);
     }
     let mut hasher = Sha256::new();
@@ -70,10 +71,8 @@ fn digest(state_dir: Option<&Path>) -> io::Result<String> {
         }
     }
     let digest = format!("{:x}", hasher.finalize());
-    if let Some(path) = cache
-        && let Err(error) = std::fs::write(&path, format!("{identity} {digest}\n"))
-    {
-        tracing::debug!(%error, path = %path.display(), "the digest of the executable is not cached");
+    if let Err(error) = std::fs::write(&cache, format!("{identity} {digest}\n")) {
+        tracing::debug!(%error, path = %cache.display(), "the digest of the executable is not cached");
     }
     Ok(digest)
 }
@@ -91,20 +90,20 @@ mod tests {
     #[test]
     fn the_digest_is_computed_once_and_then_read_from_the_cache() {
         let directory = tempfile::tempdir().unwrap();
-        let first = digest(Some(directory.path())).unwrap();
+        let first = digest(directory.path()).unwrap();
         assert_eq!(first.len(), 64);
         let path = directory.path().join(CACHE);
         let line = std::fs::read_to_string(&path).unwrap();
         let other = line.replace(&first, &"0".repeat(64));
         std::fs::write(&path, &other).unwrap();
         assert_eq!(
-            digest(Some(directory.path())).unwrap(),
+            digest(directory.path()).unwrap(),
             "0".repeat(64),
             "the cache was not used"
         );
         std::fs::write(&path, other.replacen(' ', " 9", 1)).unwrap();
         assert_eq!(
-            digest(Some(directory.path())).unwrap(),
+            digest(directory.path()).unwrap(),
             first,
             "another file's digest was used"
         );

@@ -60,7 +60,6 @@ use tokio::time::MissedTickBehavior;
 
 use self::admission::Admission;
 use self::clone::Clocks;
-use self::digest::ExecutableDigest;
 use self::directory::Directory;
 use self::doubles::Doubles;
 use self::link::Link;
@@ -73,6 +72,7 @@ use crate::ops::Rooms;
 use crate::telemetry::Metrics;
 
 pub use self::config::{Config, Credential, Families, LinkConfig, OpConfig};
+pub use self::digest::ExecutableDigest;
 pub use self::link::LinkState;
 
 /// Time between looks at the connection files.
@@ -168,6 +168,7 @@ pub fn connection(stem: &str, text: &str) -> Result<LinkConfig, Error> {
 /// [`Error::Invalid`] when `nats.root` cannot be part of a subject.
 pub fn start(
     config: Config,
+    digest: ExecutableDigest,
     rooms: Arc<Rooms>,
     tasks: Tasks,
     instance: InstanceId,
@@ -181,7 +182,6 @@ pub fn start(
         });
     }
     let admission = Admission::new(Arc::clone(rooms.host()), tasks.clone());
-    let digest = ExecutableDigest::start(config.state_dir.clone(), &tasks);
     let offline = AtomicBool::new(false);
     let doubles = Doubles::default();
     doubles.is_ours(instance);
