@@ -97,7 +97,7 @@ pub fn run(
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(workers())
         .thread_name("boxd")
-        .thread_keep_alive(Duration::from_secs(5))
+        .thread_keep_alive(Duration::from_secs(3))
         .enable_all()
         .build()
         .map_err(|source| Error::Io {
