@@ -6,7 +6,10 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use git2::{ErrorCode, Repository, Status as Flags, StatusEntry, StatusOptions, StatusShow};
+use git2::{
+    ErrorCode, Index, IndexEntry, IndexEntryExtendedFlag, Odb, Repository, Status as Flags, StatusEntry,
+    StatusOptions, StatusShow,
+};
 
 use super::open::{failed, open, worktree};
 use crate::error::Error;
@@ -56,7 +59,13 @@ pub(super) fn status(path: &Path, ignored: bool, untracked: bool) -> Result<Stat
     head(repository, &mut status);
     let wanted = Wanted { ignored, untracked };
     let mut found = both_halves(repository, path, wanted)?;
-    conflicts(repository, &mut found).map_err(|error| failed("look at", &root, &error))?;
+    let index = repository.index();
+    index
+        .and_then(|index| {
+            intended(&index, &mut found);
+            conflicts(&index, &mut found)
+        })
+        .map_err(|error| failed("look at", &root, &error))?;
     status.entries = found.into_iter().map(Entry::from).collect();
     status.root = root;
     Ok(status)
@@ -74,16 +83,21 @@ struct Wanted {
 struct Found {
     flags: Flags,
     old_path: Option<PathBuf>,
+    /// It is in the index only as a name that is to be added.
+    is_intended: bool,
     stages: Vec<u8>,
 }
 
 /// How the index differs from `HEAD`, and the worktree from the index: two questions that have nothing to do with each
-/// other, each with a handle and a processor of its own.
+/// other, each with a handle and a processor of its own. The first need not be asked where the index says that it does not.
 fn both_halves(
     repository: &Repository,
     path: &Path,
     wanted: Wanted,
 ) -> Result<BTreeMap<PathBuf, Found>, Error> {
+    if is_as_committed(repository).is_ok_and(|same| same) {
+        return half(repository, path, StatusShow::Workdir, wanted);
+    }
     let (staged, unstaged) = std::thread::scope(|scope| {
         let staged = scope.spawn(|| half(&open(path)?, path, StatusShow::Index, wanted));
         let unstaged = half(repository, path, StatusShow::Workdir, wanted);
@@ -102,6 +116,15 @@ fn both_halves(
         }
     }
     Ok(found)
+}
+
+/// Whether the index is the tree of `HEAD`: git notes in its tree extension which tree the entries make, and takes the
+/// note back when one of them changes. An error where that is not known.
+fn is_as_committed(repository: &Repository) -> Result<bool, git2::Error> {
+    let committed = repository.head()?.peel_to_commit()?.tree_id();
+    // The noted tree is answered without being written. Without a note it would be, into a place that takes no objects.
+    let nowhere = Repository::from_odb(Odb::new()?)?;
+    Ok(repository.index()?.write_tree_to(&nowhere)? == committed)
 }
 
 fn half(
@@ -191,6 +214,7 @@ fn found(entry: &StatusEntry<'_>) -> (PathBuf, Found) {
     let found = Found {
         flags,
         old_path: old,
+        is_intended: false,
         stages: Vec::new(),
     };
     (new.unwrap_or_else(|| path(entry.path_bytes())), found)
@@ -202,7 +226,10 @@ impl From<(PathBuf, Found)> for Entry {
             path,
             old_path: found.old_path,
             index: index_code(found.flags),
-            worktree: worktree_code(found.flags),
+            worktree: match worktree_code(found.flags) {
+                '.' | 'M' if found.is_intended => 'A',
+                code => code,
+            },
             stages: found.stages,
         }
     }
@@ -241,9 +268,22 @@ fn worktree_code(flags: Flags) -> char {
     found.map_or('.', |(_, code)| code)
 }
 
+/// What is only to be added one day (`git add --intent-to-add`) is not in the index yet.
+fn intended(index: &Index, found: &mut BTreeMap<PathBuf, Found>) {
+    let is_intended = |entry: IndexEntry| {
+        let extended = IndexEntryExtendedFlag::from_bits_truncate(entry.flags_extended);
+        extended.is_intent_to_add()
+    };
+    for (path, found) in found {
+        if found.flags.contains(Flags::INDEX_NEW) && index.get_path(path, 0).is_some_and(is_intended) {
+            found.flags.remove(Flags::INDEX_NEW);
+            found.is_intended = true;
+        }
+    }
+}
+
 /// Which stages each conflict has.
-fn conflicts(repository: &Repository, found: &mut BTreeMap<PathBuf, Found>) -> Result<(), git2::Error> {
-    let index = repository.index()?;
+fn conflicts(index: &Index, found: &mut BTreeMap<PathBuf, Found>) -> Result<(), git2::Error> {
     if !index.has_conflicts() {
         return Ok(());
     }
@@ -267,6 +307,7 @@ fn conflicts(repository: &Repository, found: &mut BTreeMap<PathBuf, Found>) -> R
             .or_insert_with(|| Found {
                 flags: Flags::CONFLICTED,
                 old_path: None,
+                is_intended: false,
                 stages: Vec::new(),
             })
             .stages = stages;

@@ -1,5 +1,6 @@
 //! Repositories as they are found: odd names, states that are not the usual ones, hostile ones, and ones of others.
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -98,6 +99,69 @@ async fn a_status_is_right_for_every_name_and_change() {
     assert_eq!(found["entries"][6]["oldPath"], "to rename");
     assert_eq!(found["entries"][4]["pathB64"], "b2RkIP8=");
     assert_eq!(found["clean"], false);
+}
+
+/// What the program says: path, and both codes.
+fn program_codes(root: &Path) -> Vec<(String, String)> {
+    // It would write down what it saw, which we do not.
+    let said = git(
+        root,
+        &[
+            "--no-optional-locks",
+            "status",
+            "--porcelain=v2",
+            "--untracked-files=all",
+        ],
+    );
+    let mut codes: BTreeMap<String, String> = BTreeMap::new();
+    for line in said.lines() {
+        let words: Vec<&str> = line.split(' ').collect();
+        let path = words[words.len() - 1].to_owned();
+        // One that is to go and is there all the same has two lines, and one entry here.
+        match (words[0], codes.get_mut(&path)) {
+            ("?", Some(code)) => code.replace_range(1.., "?"),
+            ("?", None) => drop(codes.insert(path, "??".into())),
+            (_, _) => drop(codes.insert(path, words[1].into())),
+        }
+    }
+    codes.into_iter().collect()
+}
+
+#[tokio::test]
+async fn what_is_staged_is_known_whatever_the_index_notes_of_its_tree() {
+    let (_daemon, http, root) = start();
+    std::fs::create_dir_all(root.join("deep/er")).unwrap();
+    for name in ["a", "deep/b", "deep/er/c"] {
+        std::fs::write(root.join(name), name).unwrap();
+    }
+    std::fs::write(root.join("new"), "new").unwrap();
+    let steps: [&[&str]; 15] = [
+        &["add", "a", "deep"],
+        &["commit", "--quiet", "-m", "second"],
+        &["rm", "--quiet", "--cached", "deep/b"],
+        &["reset", "--quiet"],
+        &["update-index", "--chmod=+x", "deep/er/c"],
+        &["checkout", "--quiet", "HEAD", "--", "."],
+        &["add", "--intent-to-add", "new"],
+        &["add", "new"],
+        &["write-tree"],
+        &["commit", "--quiet", "-m", "third"],
+        &["reset", "--quiet", "--soft", "HEAD~1"],
+        &["update-index", "--index-version", "4"],
+        &["commit", "--quiet", "--amend", "-m", "other"],
+        &["checkout", "--quiet", "--detach", "HEAD~1"],
+        &["read-tree", "main"],
+    ];
+    for step in steps {
+        git(&root, step);
+        let index = std::fs::read(root.join(".git/index")).unwrap();
+        let objects = git(&root, &["count-objects"]);
+        let found = codes(&status(&http, "path=repo").await);
+        assert_eq!(found, program_codes(&root), "behind {step:?}");
+        assert_eq!(git(&root, &["count-objects"]), objects, "behind {step:?}");
+        let index_now = std::fs::read(root.join(".git/index")).unwrap();
+        assert_eq!(index_now, index, "behind {step:?}");
+    }
 }
 
 #[tokio::test]
