@@ -7,6 +7,7 @@
 //!
 //! ```text
 //!   open.rs -> status.rs diff.rs history.rs refs.rs     libgit2, on the blocking pool
+//!   parts.rs -> status.rs                               a large worktree, for several processors
 //!   command.rs -> program.rs, ending.rs                 the git program, born by the process engine, and its end
 //!   remote.rs -> program.rs, credential.rs              clone, fetch, pull, push, with progress
 //!   safety.rs                                           which repositories and words are refused before git sees them
@@ -22,6 +23,7 @@ mod diff;
 mod ending;
 mod history;
 mod open;
+mod parts;
 mod porcelain;
 mod program;
 mod progress;

@@ -12,6 +12,7 @@ use git2::{
 };
 
 use super::open::{failed, open, worktree};
+use super::parts::parts;
 use crate::error::Error;
 
 /// The state of a repository.
@@ -58,7 +59,7 @@ pub(super) fn status(path: &Path, ignored: bool, untracked: bool) -> Result<Stat
     };
     head(repository, &mut status);
     let wanted = Wanted { ignored, untracked };
-    let mut found = both_halves(repository, path, wanted)?;
+    let mut found = differences(repository, path, &root, wanted)?;
     let index = repository.index();
     index
         .and_then(|index| {
@@ -88,34 +89,60 @@ struct Found {
     stages: Vec<u8>,
 }
 
+impl Found {
+    /// What another look has seen of it.
+    fn merge(&mut self, other: Self) {
+        self.flags |= other.flags;
+        self.old_path = self.old_path.take().or(other.old_path);
+    }
+}
+
 /// How the index differs from `HEAD`, and the worktree from the index: two questions that have nothing to do with each
-/// other, each with a handle and a processor of its own. The first need not be asked where the index says that it does not.
-fn both_halves(
+/// other, the second one also in parts, each with a handle and a processor of its own. The first need not be asked where the
+/// index says that it does not.
+fn differences(
     repository: &Repository,
     path: &Path,
+    root: &Path,
     wanted: Wanted,
 ) -> Result<BTreeMap<PathBuf, Found>, Error> {
-    if is_as_committed(repository).is_ok_and(|same| same) {
-        return half(repository, path, StatusShow::Workdir, wanted);
+    let mut looks: Vec<Look> = parts(repository, root).into_iter().map(Look::Worktree).collect();
+    if !is_as_committed(repository).unwrap_or(false) {
+        looks.push(Look::Index);
     }
-    let (staged, unstaged) = std::thread::scope(|scope| {
-        let staged = scope.spawn(|| half(&open(path)?, path, StatusShow::Index, wanted));
-        let unstaged = half(repository, path, StatusShow::Workdir, wanted);
-        (staged.join(), unstaged)
+    let own = looks.pop();
+    let seen: Vec<_> = std::thread::scope(|scope| {
+        let others: Vec<_> = looks
+            .iter()
+            .map(|look| scope.spawn(|| differences_in(&open(path)?, root, look, wanted)))
+            .collect();
+        let own = own.map(|look| differences_in(repository, root, &look, wanted));
+        let others = others.into_iter().map(|other| {
+            other.join().unwrap_or_else(|_| {
+                let reason = format!("a look at {root:?} panicked");
+                Err(Error::Internal { reason })
+            })
+        });
+        own.into_iter().chain(others).collect()
     });
-    let staged = staged.map_err(|_| Error::Internal {
-        reason: format!("the look at the index of {path:?} panicked"),
-    })?;
-    let mut found = staged?;
-    for (name, half) in unstaged? {
-        match found.entry(name) {
-            Slot::Vacant(slot) => {
-                slot.insert(half);
+    let mut found: BTreeMap<PathBuf, Found> = BTreeMap::new();
+    for differences in seen {
+        for (name, one) in differences? {
+            match found.entry(name) {
+                Slot::Vacant(slot) => drop(slot.insert(one)),
+                Slot::Occupied(mut slot) => slot.get_mut().merge(one),
             }
-            Slot::Occupied(mut slot) => slot.get_mut().flags |= half.flags,
         }
     }
     Ok(found)
+}
+
+/// What one processor looks at.
+enum Look {
+    /// The index, against `HEAD`.
+    Index,
+    /// These paths of the worktree against the index; without any, all of it.
+    Worktree(Vec<PathBuf>),
 }
 
 /// Whether the index is the tree of `HEAD`: git notes in its tree extension which tree the entries make, and takes the
@@ -127,15 +154,23 @@ fn is_as_committed(repository: &Repository) -> Result<bool, git2::Error> {
     Ok(repository.index()?.write_tree_to(&nowhere)? == committed)
 }
 
-fn half(
+fn differences_in(
     repository: &Repository,
-    path: &Path,
-    show: StatusShow,
+    root: &Path,
+    look: &Look,
     wanted: Wanted,
-) -> Result<BTreeMap<PathBuf, Found>, Error> {
+) -> Result<Vec<(PathBuf, Found)>, Error> {
     let mut options = StatusOptions::new();
+    match look {
+        Look::Index => drop(options.show(StatusShow::Index)),
+        Look::Worktree(paths) => {
+            options.show(StatusShow::Workdir).disable_pathspec_match(true);
+            for path in paths {
+                options.pathspec(path.as_path());
+            }
+        }
+    }
     options
-        .show(show)
         .include_untracked(wanted.untracked)
         .recurse_untracked_dirs(wanted.untracked)
         .include_ignored(wanted.ignored)
@@ -149,7 +184,7 @@ fn half(
         .no_refresh(false);
     let statuses = repository
         .statuses(Some(&mut options))
-        .map_err(|error| failed("look at", path, &error))?;
+        .map_err(|error| failed("look at", root, &error))?;
     Ok(statuses.iter().map(|entry| found(&entry)).collect())
 }
 

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
-use crate::harness::{Daemon, NatsServer, Request, WAYS, Way, Ways, processes, write_program};
+use crate::harness::{
+    Daemon, NatsServer, PATIENCE, Request, WAYS, Way, Ways, eventually, processes, write_program,
+};
 
 #[tokio::test]
 async fn a_child_has_three_descriptors_and_nothing_else() {
@@ -208,16 +210,43 @@ async fn arguments_are_bytes() {
 
 /// Processes whose environment or arguments contain `secret`.
 pub(crate) fn carriers(secret: &str) -> Vec<i32> {
-    let holds = |pid: i32, file: &str| {
-        let bytes = std::fs::read(processes::of(pid, file)).unwrap_or_default();
-        bytes
-            .windows(secret.len())
-            .any(|window| window == secret.as_bytes())
-    };
     processes::all()
         .into_iter()
-        .filter(|pid| holds(*pid, "environ") || holds(*pid, "cmdline"))
+        .filter(|pid| shows(*pid, "environ", secret) || shows(*pid, "cmdline", secret))
         .collect()
+}
+
+fn shows(pid: i32, file: &str, secret: &str) -> bool {
+    holds(
+        &std::fs::read(processes::of(pid, file)).unwrap_or_default(),
+        secret,
+    )
+}
+
+/// A planted carrier: a search that finds it would find others.
+pub(crate) struct Decoy(std::process::Child);
+
+impl Decoy {
+    pub(crate) fn with(secret: &str) -> Self {
+        let child = Command::new("sleep").arg("300").env("DECOY", secret).spawn();
+        let decoy = Self(child.unwrap());
+        // The kernel lets its parent go on a moment before the environment is there.
+        eventually("the environment of the decoy", PATIENCE, || {
+            shows(decoy.pid(), "environ", secret).then_some(())
+        });
+        decoy
+    }
+
+    pub(crate) fn pid(&self) -> i32 {
+        self.0.id().cast_signed()
+    }
+}
+
+impl Drop for Decoy {
+    fn drop(&mut self) {
+        let _gone_already = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 fn holds(bytes: &[u8], secret: &str) -> bool {
@@ -267,17 +296,9 @@ async fn secrets_leave_no_trace() {
         assert_eq!(ran.status, 200, "the token is in force: {}", ran.text());
         assert!(!ran.text().contains(secret.as_str()));
     }
-    // A planted carrier shows that the search would find one.
-    let mut decoy = Command::new("sleep")
-        .arg("300")
-        .env("DECOY", format!("{flag}{variable}"))
-        .spawn()
-        .unwrap();
-    let expected = vec![decoy.id().cast_signed()];
+    let decoy = Decoy::with(&format!("{flag}{variable}"));
     let found = (carriers(&flag), carriers(&variable));
-    decoy.kill().unwrap();
-    decoy.wait().unwrap();
-    assert_eq!(found, (expected.clone(), expected));
+    assert_eq!(found, (vec![decoy.pid()], vec![decoy.pid()]));
     for daemon in [&by_flag, &by_variable] {
         for secret in [&flag, &variable] {
             assert!(!daemon.log().contains(secret.as_str()), "in the log");

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::exec_child::{carriers, files_with};
+use crate::exec_child::{Decoy, carriers, files_with};
 use crate::harness::{Daemon, GitServer, Http, Manner, eventually};
 use crate::parity_git::{FIXED, git};
 
@@ -120,16 +120,8 @@ async fn a_credential_in_use_is_in_no_argument_environment_or_file() {
     tokio::task::spawn_blocking(move || server.until_let_in())
         .await
         .unwrap();
-    // A planted carrier shows that the search would find one.
-    let mut decoy = std::process::Command::new("sleep")
-        .arg("300")
-        .env("DECOY", &secret)
-        .spawn()
-        .unwrap();
-    let found = carriers(&secret);
-    decoy.kill().unwrap();
-    decoy.wait().unwrap();
-    assert_eq!(found, [decoy.id().cast_signed()]);
+    let decoy = Decoy::with(&secret);
+    assert_eq!(carriers(&secret), [decoy.pid()]);
     assert_eq!(files_with(&secret, daemon.directory()), Vec::<PathBuf>::new());
     assert!(!daemon.log().contains(&secret), "in the log");
     asking.await.unwrap().problem(504, "timeout");

@@ -1,5 +1,6 @@
 //! Terminals over a relay: opened over NATS, seen and typed into by whoever the relay lets in, over links that break.
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use boxd::wire::proto::control_request::Op;
@@ -398,7 +399,10 @@ async fn a_relay_that_takes_less_gets_everything_all_the_same() {
     let mut viewer = Dial::at(&channel).attach(&relay).await.unwrap();
     let seen = read(&mut viewer, &mut 0, "the end\n").await;
     assert!(daemon.log().contains("RATE_LIMITED"), "it was never cut off");
-    let said: String = (1..=200_000).map(|line| format!("{line}\n")).collect();
+    let mut said = String::new();
+    for line in 1..=200_000 {
+        writeln!(said, "{line}").unwrap();
+    }
     let wrong = seen
         .iter()
         .zip(said.as_bytes())
