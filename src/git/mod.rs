@@ -7,7 +7,7 @@
 //!
 //! ```text
 //!   open.rs -> status.rs diff.rs history.rs refs.rs     libgit2, on the blocking pool
-//!   parts.rs -> status.rs                               a large worktree, for several processors
+//!   kept.rs -> status.rs                                indexes that were read a moment ago
 //!   command.rs -> program.rs, ending.rs                 the git program, born by the process engine, and its end
 //!   remote.rs -> program.rs, credential.rs              clone, fetch, pull, push, with progress
 //!   safety.rs                                           which repositories and words are refused before git sees them
@@ -22,8 +22,8 @@ mod credential;
 mod diff;
 mod ending;
 mod history;
+mod kept;
 mod open;
-mod parts;
 mod porcelain;
 mod program;
 mod progress;
@@ -36,12 +36,15 @@ mod status;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::sync::mpsc;
 
 use crate::capability::Capability;
 use crate::error::Error;
 use crate::exec::Engine;
+
+use kept::Kept;
 
 pub use credential::{Asked, Credential, helper};
 pub use diff::{Delta, Diff, Hunk, HunkLine, LineKind};
@@ -58,6 +61,7 @@ pub use status::{Entry, Status};
 pub struct Git {
     engine: Arc<Engine>,
     program: bool,
+    kept: Arc<Kept>,
     /// This executable, which git asks for credentials.
     own: std::path::PathBuf,
 }
@@ -88,7 +92,12 @@ impl Git {
         git2::opts::strict_hash_verification(false);
         let own =
             std::env::current_exe().unwrap_or_else(|_| format!("/proc/{}/exe", std::process::id()).into());
-        Self { engine, program, own }
+        Self {
+            engine,
+            program,
+            kept: Arc::default(),
+            own,
+        }
     }
 
     /// What works here.
@@ -116,10 +125,16 @@ impl Git {
     /// cannot read (SHA-256), [`Error::Denied`] for one that belongs to somebody else.
     pub async fn ask(&self, path: &Path, query: Query) -> Result<Answer, Error> {
         let path = path.to_owned();
-        let work = tokio::task::spawn_blocking(move || answer(&path, &query));
+        let kept = Arc::clone(&self.kept);
+        let work = tokio::task::spawn_blocking(move || answer(&path, &query, &kept));
         work.await.map_err(|panic| Error::Internal {
             reason: format!("a look at a repository panicked: {panic}"),
         })?
+    }
+
+    /// Lets go of what was read for answers and is not asked for any more.
+    pub fn forget_old(&self) {
+        self.kept.forget_old(Instant::now());
     }
 
     /// Changes the repository at `path`.
@@ -148,12 +163,12 @@ impl Git {
     }
 }
 
-fn answer(path: &Path, query: &Query) -> Result<Answer, Error> {
+fn answer(path: &Path, query: &Query, kept: &Kept) -> Result<Answer, Error> {
     if let Query::Discover { depth } = query {
         return open::discover(path, *depth).map(Answer::Repositories);
     }
     if let Query::Status { ignored, untracked } = query {
-        return status::status(path, *ignored, *untracked).map(Answer::Status);
+        return status::status(path, kept, *ignored, *untracked).map(Answer::Status);
     }
     let repository = open::open(path)?;
     match query {

@@ -11,8 +11,8 @@ use git2::{
     StatusOptions, StatusShow,
 };
 
+use super::kept::Kept;
 use super::open::{failed, open, worktree};
-use super::parts::parts;
 use crate::error::Error;
 
 /// The state of a repository.
@@ -50,16 +50,22 @@ pub struct Entry {
 }
 
 /// The state of the repository that `path` lies in.
-pub(super) fn status(path: &Path, ignored: bool, untracked: bool) -> Result<Status, Error> {
-    let repository = &open(path)?;
+pub(super) fn status(path: &Path, kept: &Kept, ignored: bool, untracked: bool) -> Result<Status, Error> {
+    let repository = open(path)?;
+    kept.lend(&repository);
+    let status = status_of(&repository, path, Wanted { ignored, untracked })?;
+    kept.keep(repository);
+    Ok(status)
+}
+
+fn status_of(repository: &Repository, path: &Path, wanted: Wanted) -> Result<Status, Error> {
     let root = worktree(repository)?.to_owned();
     let mut status = Status {
         operation: operation(repository),
         ..Status::default()
     };
     head(repository, &mut status);
-    let wanted = Wanted { ignored, untracked };
-    let mut found = differences(repository, path, &root, wanted)?;
+    let mut found = both_halves(repository, path, wanted)?;
     let index = repository.index();
     index
         .and_then(|index| {
@@ -89,60 +95,34 @@ struct Found {
     stages: Vec<u8>,
 }
 
-impl Found {
-    /// What another look has seen of it.
-    fn merge(&mut self, other: Self) {
-        self.flags |= other.flags;
-        self.old_path = self.old_path.take().or(other.old_path);
-    }
-}
-
 /// How the index differs from `HEAD`, and the worktree from the index: two questions that have nothing to do with each
-/// other, the second one also in parts, each with a handle and a processor of its own. The first need not be asked where the
-/// index says that it does not.
-fn differences(
+/// other, each with a handle and a processor of its own. The first need not be asked where the index says that it does not.
+fn both_halves(
     repository: &Repository,
     path: &Path,
-    root: &Path,
     wanted: Wanted,
 ) -> Result<BTreeMap<PathBuf, Found>, Error> {
-    let mut looks: Vec<Look> = parts(repository, root).into_iter().map(Look::Worktree).collect();
-    if !is_as_committed(repository).unwrap_or(false) {
-        looks.push(Look::Index);
+    if is_as_committed(repository).is_ok_and(|same| same) {
+        return half(repository, path, StatusShow::Workdir, wanted);
     }
-    let own = looks.pop();
-    let seen: Vec<_> = std::thread::scope(|scope| {
-        let others: Vec<_> = looks
-            .iter()
-            .map(|look| scope.spawn(|| differences_in(&open(path)?, root, look, wanted)))
-            .collect();
-        let own = own.map(|look| differences_in(repository, root, &look, wanted));
-        let others = others.into_iter().map(|other| {
-            other.join().unwrap_or_else(|_| {
-                let reason = format!("a look at {root:?} panicked");
-                Err(Error::Internal { reason })
-            })
-        });
-        own.into_iter().chain(others).collect()
+    let (staged, unstaged) = std::thread::scope(|scope| {
+        let staged = scope.spawn(|| half(&open(path)?, path, StatusShow::Index, wanted));
+        let unstaged = half(repository, path, StatusShow::Workdir, wanted);
+        (staged.join(), unstaged)
     });
-    let mut found: BTreeMap<PathBuf, Found> = BTreeMap::new();
-    for differences in seen {
-        for (name, one) in differences? {
-            match found.entry(name) {
-                Slot::Vacant(slot) => drop(slot.insert(one)),
-                Slot::Occupied(mut slot) => slot.get_mut().merge(one),
+    let staged = staged.map_err(|_| Error::Internal {
+        reason: format!("the look at the index of {path:?} panicked"),
+    })?;
+    let mut found = staged?;
+    for (name, half) in unstaged? {
+        match found.entry(name) {
+            Slot::Vacant(slot) => {
+                slot.insert(half);
             }
+            Slot::Occupied(mut slot) => slot.get_mut().flags |= half.flags,
         }
     }
     Ok(found)
-}
-
-/// What one processor looks at.
-enum Look {
-    /// The index, against `HEAD`.
-    Index,
-    /// These paths of the worktree against the index; without any, all of it.
-    Worktree(Vec<PathBuf>),
 }
 
 /// Whether the index is the tree of `HEAD`: git notes in its tree extension which tree the entries make, and takes the
@@ -154,23 +134,15 @@ fn is_as_committed(repository: &Repository) -> Result<bool, git2::Error> {
     Ok(repository.index()?.write_tree_to(&nowhere)? == committed)
 }
 
-fn differences_in(
+fn half(
     repository: &Repository,
-    root: &Path,
-    look: &Look,
+    path: &Path,
+    show: StatusShow,
     wanted: Wanted,
-) -> Result<Vec<(PathBuf, Found)>, Error> {
+) -> Result<BTreeMap<PathBuf, Found>, Error> {
     let mut options = StatusOptions::new();
-    match look {
-        Look::Index => drop(options.show(StatusShow::Index)),
-        Look::Worktree(paths) => {
-            options.show(StatusShow::Workdir).disable_pathspec_match(true);
-            for path in paths {
-                options.pathspec(path.as_path());
-            }
-        }
-    }
     options
+        .show(show)
         .include_untracked(wanted.untracked)
         .recurse_untracked_dirs(wanted.untracked)
         .include_ignored(wanted.ignored)
@@ -184,7 +156,7 @@ fn differences_in(
         .no_refresh(false);
     let statuses = repository
         .statuses(Some(&mut options))
-        .map_err(|error| failed("look at", root, &error))?;
+        .map_err(|error| failed("look at", path, &error))?;
     Ok(statuses.iter().map(|entry| found(&entry)).collect())
 }
 

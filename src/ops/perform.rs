@@ -185,6 +185,7 @@ impl Rooms {
             tracing::warn!(%error, "the journal does not know all that runs");
         }
         self.ledger.forget_old();
+        self.git.forget_old();
         self.uploads.forget_old(Instant::now());
         self.processes.forget_old(Instant::now());
         self.terminals.retain(|id| self.processes.get(id).is_ok());

@@ -165,6 +165,44 @@ async fn what_is_staged_is_known_whatever_the_index_notes_of_its_tree() {
 }
 
 #[tokio::test]
+async fn an_index_that_was_read_is_not_believed_when_it_is_gone_broken_or_of_another_repository() {
+    let (daemon, http, root) = start();
+    let index = root.join(".git/index");
+    let clean = async || status(&http, "path=repo").await["clean"] == true;
+    assert!(clean().await);
+    let content = std::fs::read(&index).unwrap();
+    std::fs::remove_file(&index).unwrap();
+    let gone = codes(&status(&http, "path=repo").await);
+    assert_eq!(gone, [("file".to_owned(), "D?".to_owned())]);
+    std::fs::write(&index, &content).unwrap();
+    assert!(clean().await);
+    let mut broken = content.clone();
+    let last = broken.len() - 1;
+    broken[last] ^= 1;
+    std::fs::write(&index, &broken).unwrap();
+    let answer = http.get("/v1/git/status?path=repo").await;
+    assert_eq!(answer.status, 409, "{}", answer.text());
+    std::fs::write(&index, &content).unwrap();
+    assert!(clean().await);
+    std::fs::remove_dir_all(&root).unwrap();
+    http.get("/v1/git/status?path=repo")
+        .await
+        .problem(404, "not_found");
+    repository(&daemon.workspace(), "repo");
+    std::fs::write(root.join("other"), "x").unwrap();
+    git(&root, &["add", "other"]);
+    let other = codes(&status(&http, "path=repo").await);
+    assert_eq!(other, [("other".to_owned(), "A.".to_owned())]);
+    // What it is to be compared with is read anew, too.
+    git(&root, &["config", "core.fileMode", "false"]);
+    let set = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(root.join("file"), set).unwrap();
+    assert_eq!(codes(&status(&http, "path=repo").await), other);
+    git(&root, &["config", "core.fileMode", "true"]);
+    assert_eq!(codes(&status(&http, "path=repo").await)[0].1, ".M");
+}
+
+#[tokio::test]
 async fn unusual_states_have_right_answers_or_clear_errors() {
     let (daemon, http, root) = start();
     let workspace = daemon.workspace();

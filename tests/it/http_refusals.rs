@@ -439,14 +439,30 @@ async fn a_condition_is_looked_at_or_refused() {
     let daemon = Daemon::start();
     let http = daemon.http();
     std::fs::write(daemon.workspace().join("file"), "x").unwrap();
-    for (method, query, status, code) in [
-        (Method::PUT, "file?path=file", 400, "invalid_request"),
-        (Method::PUT, "file?path=file&append=true", 400, "invalid_request"),
-        (Method::DELETE, "entry?path=file", 501, "unsupported"),
+    let put = "file?path=file";
+    for (method, query, tag, status, code) in [
+        (Method::PUT, put, "\"another\"", 412, "precondition_failed"),
+        (Method::PUT, put, "W/\"0-0\"", 412, "precondition_failed"),
+        (Method::PUT, put, "\"one\", \"two\"", 400, "invalid_request"),
+        (Method::PUT, put, "another", 400, "invalid_request"),
+        (
+            Method::PUT,
+            "file?path=file&append=true",
+            "\"another\"",
+            400,
+            "invalid_request",
+        ),
+        (
+            Method::DELETE,
+            "entry?path=file",
+            "\"another\"",
+            501,
+            "unsupported",
+        ),
     ] {
         let request = http
             .request(method, &format!("/v1/fs/{query}"))
-            .header("if-match", "\"another\"");
+            .header("if-match", tag);
         http.send(request.body(Full::<Bytes>::default()).unwrap())
             .await
             .problem(status, code);

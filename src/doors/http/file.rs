@@ -227,7 +227,7 @@ fn condition(query: &Query, headers: &HeaderMap) -> Result<Option<Base>, Error> 
         found.push(json::base("ifMatch", asked)?);
     }
     if let Some(tag) = text(&IF_MATCH) {
-        found.push(json::base("If-Match", tag)?);
+        found.push(json::base("If-Match", tag).or_else(|error| foreign(tag).ok_or(error))?);
     }
     if let Some(tag) = text(&IF_NONE_MATCH) {
         if tag.trim() != "*" {
@@ -246,6 +246,13 @@ fn condition(query: &Query, headers: &HeaderMap) -> Result<Option<Base>, Error> 
         });
     }
     Ok(found.pop())
+}
+
+/// An entity tag that is none of ours, a weak one among them: RFC 9110 has it match nothing.
+fn foreign(tag: &str) -> Option<Base> {
+    let opaque = tag.strip_prefix("W/").unwrap_or(tag);
+    let inside = opaque.strip_prefix('"')?.strip_suffix('"')?;
+    (!inside.contains('"')).then(|| Base::Version(tag.to_owned()))
 }
 
 /// A condition or a range that is not looked at must not be ignored: the caller relies on it.
