@@ -44,6 +44,7 @@ mod fs_uploads;
 mod fs_watch;
 mod git_credentials;
 mod git_hostile;
+mod git_index;
 mod git_kinds;
 mod git_repositories;
 mod git_servers;
