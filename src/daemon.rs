@@ -90,10 +90,9 @@ pub fn run(
     announce: impl FnOnce(&Announcement),
 ) -> Result<End, Error> {
     let started = Instant::now();
-    let birth = compose::Birth {
-        prepared: Prepared::before_threads()?,
-        origin,
-    };
+    let prepared = Prepared::before_threads()?;
+    let before = prepared.before();
+    let birth = compose::Birth { prepared, origin };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(workers())
         .thread_name("boxd")
@@ -111,6 +110,8 @@ pub fn run(
     });
     // Blocking work that hangs (a dead network file system) is left behind.
     runtime.shutdown_timeout(Duration::from_millis(200));
+    // Another executable may take the place of this one, now or as the one before.
+    before.restore();
     outcome
 }
 

@@ -122,6 +122,8 @@ impl Connect {
             can_offer_display: false,
             requests_screen_control: self.screen_control,
         };
+        // A token is good once: what cannot be written is said before it is spent.
+        store::rehearse(&config_dir, api.url(), workspace)?;
         let runtime = lifecycle::runtime()?;
         let credentials: Credentials = runtime.block_on(async {
             match &token {

@@ -110,12 +110,15 @@ impl Update {
                 Err(error) => Err(error),
             };
             match asked {
-                Ok(status) => {
+                Ok(status) if watch.is_known(&status) => {
                     last_seen = Instant::now();
                     if let Some(end) = watch.look(&status)? {
                         return Ok(end);
                     }
                 }
+                Ok(status) if last_seen.elapsed() > AWAY => return Err(watch.forgotten(&status)),
+                // It has just started, and is about to say so.
+                Ok(_) => {}
                 Err(error) if last_seen.elapsed() > AWAY => return Err(error),
                 Err(_away) => {}
             }
@@ -208,6 +211,25 @@ struct Watch<'a> {
 }
 
 impl Watch<'_> {
+    /// Whether the daemon that answers has heard of it.
+    fn is_known(&self, status: &Value) -> bool {
+        ["progress", "completed", "rolledBack"]
+            .iter()
+            .any(|field| status[field]["operationId"] == self.id)
+    }
+
+    /// The error for a daemon that has not, for so long.
+    fn forgotten(&self, status: &Value) -> Error {
+        let current = status["current"].as_str().unwrap_or_default();
+        Error::Unavailable {
+            what: format!("the update {:?}", self.id),
+            reason: format!(
+                "the daemon that answers is version {current} and does not know it: another one was started meanwhile, or the \
+                 release was in place already; `boxd update --check` tells what is due"
+            ),
+        }
+    }
+
     /// Tells what is new; answers how it ended, when it has.
     fn look(&mut self, status: &Value) -> Result<Option<ExitCode>, Error> {
         let is_ours = |field: &str| status[field]["operationId"] == self.id;

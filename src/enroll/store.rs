@@ -91,6 +91,41 @@ pub fn write(config_dir: &Path, api_url: &str, credentials: &Credentials) -> Res
     Ok(id)
 }
 
+/// Makes sure that [`write`] would be able to, as far as that can be known before: what is there can be read and is
+/// private, and a file can be made beside it.
+///
+/// # Errors
+///
+/// As [`write`].
+pub fn rehearse(config_dir: &Path, api_url: &str, workspace_id: &str) -> Result<(), Error> {
+    let path = path(config_dir, &id(api_url, workspace_id));
+    existing(&path)?;
+    let parent = path.parent().unwrap_or(Path::new("/"));
+    // With a token, the control plane says which workspace it is: any of them may be the one.
+    for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
+        if let Ok(metadata) = entry.metadata()
+            && entry
+                .path()
+                .extension()
+                .is_some_and(|extension| extension == "json")
+        {
+            private(&entry.path(), metadata.mode())?;
+        }
+    }
+    let is_new = !parent.exists();
+    directory(parent)?;
+    let draft = draft_of(&path);
+    let begun = begin(&draft).and_then(|_| fs::remove_file(&draft));
+    if is_new {
+        // Nothing stays of what may come to nothing.
+        let _ = fs::remove_dir(parent);
+    }
+    begun.map_err(|source| Error::Io {
+        doing: format!("write {path:?}"),
+        source,
+    })
+}
+
 /// Whether there is a connection of that id.
 pub fn exists(config_dir: &Path, id: &str) -> bool {
     path(config_dir, id).exists()
@@ -287,6 +322,17 @@ fn existing(path: &Path) -> Result<Option<Map<String, Value>>, Error> {
         })
 }
 
+/// Beside it, under a name that nobody has.
+fn draft_of(path: &Path) -> PathBuf {
+    path.with_extension(format!("{}.draft", uuid::Uuid::new_v4().simple()))
+}
+
+/// A new file that only its owner can read.
+fn begin(draft: &Path) -> io::Result<File> {
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create_new(true).mode(0o600).open(draft)
+}
+
 /// Writes beside, syncs, and puts it in place: who reads sees the old or the new one, also after a crash.
 fn replace(path: &Path, document: &Value) -> Result<(), Error> {
     let failed = |source| Error::Io {
@@ -295,13 +341,9 @@ fn replace(path: &Path, document: &Value) -> Result<(), Error> {
     };
     let parent = path.parent().unwrap_or(Path::new("/"));
     directory(parent)?;
-    let draft = path.with_extension(format!("{}.draft", uuid::Uuid::new_v4().simple()));
+    let draft = draft_of(path);
     let write = || -> io::Result<()> {
-        let mut file = fs::OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&draft)?;
+        let mut file = begin(&draft)?;
         file.write_all(format!("{document:#}\n").as_bytes())?;
         file.sync_all()?;
         fs::rename(&draft, path)?;

@@ -23,4 +23,20 @@ impl Prepared {
             inherited,
         })
     }
+
+    /// What this process was started with.
+    pub fn before(&self) -> Before {
+        Before(self.inherited.clone())
+    }
+}
+
+/// What a process was started with, before it was prepared.
+#[derive(Debug)]
+pub struct Before(Inherited);
+
+impl Before {
+    /// Has this process be so again, for who takes its place.
+    pub fn restore(&self) {
+        self.0.give_back();
+    }
 }

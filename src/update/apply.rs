@@ -96,7 +96,7 @@ impl Updater {
     ///
     /// [`Error::Io`] when that cannot be noted.
     pub fn confirm(&self) -> Result<(), Error> {
-        let record = trial::confirm(&self.origin.place)?;
+        let record = trial::confirm(&self.origin.place, || self.origin.place.digest_of_running())?;
         self.status.send_modify(|status| {
             status.completed = record.completed;
             status.rolled_back = record.rolled_back;
@@ -353,7 +353,7 @@ impl Updater {
         Wanted {
             channel,
             version: apply.version.as_deref(),
-            signed_after_ms: record.signed_at_ms.get(channel).copied().unwrap_or(0),
+            signed_after_ms: record.signed_after_ms(channel),
             taken_back: record.rolled_back.as_ref().map(|update| update.sha256.as_str()),
             agent_id: apply.agent_id.as_deref().unwrap_or(&self.config.agent_id),
             force: apply.force,

@@ -15,7 +15,7 @@ use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
@@ -25,6 +25,15 @@ use crate::error::Error;
 
 /// Starts that a new executable has to come up in.
 const STARTS: u32 = 3;
+
+/// How far ahead of the clock of this machine a manifest may be signed and still have older ones refused: one day.
+const AHEAD_MS: i64 = 24 * 60 * 60 * 1000;
+
+fn now_ms() -> i64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_millis() as i64)
+}
 
 /// What is remembered beside the executable.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,10 +92,17 @@ impl Record {
 
     /// A manifest of `channel` was believed; says whether that is news. From then on no older one is.
     pub(super) fn saw(&mut self, channel: &str, signed_at_ms: i64) -> bool {
+        // One clock that was wrong is not to close the channel for ever.
+        let believable = signed_at_ms.min(now_ms().saturating_add(AHEAD_MS));
         let newest = self.signed_at_ms.entry(channel.to_owned()).or_insert(i64::MIN);
-        let is_news = *newest < signed_at_ms;
-        *newest = (*newest).max(signed_at_ms);
+        let is_news = *newest < believable;
+        *newest = (*newest).max(believable);
         is_news
+    }
+
+    /// When the newest manifest of `channel` was signed that is remembered, unix milliseconds.
+    pub(super) fn signed_after_ms(&self, channel: &str) -> i64 {
+        self.signed_at_ms.get(channel).copied().unwrap_or(0)
     }
 
     /// Remembers, in one step.
@@ -155,6 +171,9 @@ impl Trial {
     ///
     /// [`Error::Io`] when the start cannot be counted, or the one before cannot be restored.
     pub fn begin(place: &Place) -> Result<Self, Error> {
+        if Record::read(place).trial.is_none() {
+            return Ok(Self::None);
+        }
         let _held = place.hold_soon();
         let mut record = Record::read(place);
         let Some(trial) = &mut record.trial else {
@@ -230,14 +249,28 @@ pub(super) fn restored(place: &Place, mut record: Record) -> Result<(), Error> {
     record.write(place)
 }
 
-/// It serves: the trial is over, and what is remembered of updates for whoever asks. Blocks.
-pub(super) fn confirm(place: &Place) -> Result<Record, Error> {
+/// What runs serves: the trial is over where it is that which was on trial, whose digest `running` answers. What is remembered
+/// of updates for whoever asks. Blocks.
+pub(super) fn confirm(
+    place: &Place,
+    running: impl FnOnce() -> Result<String, Error>,
+) -> Result<Record, Error> {
     let record = Record::read(place);
     if record.trial.is_none() {
         return Ok(record);
     }
     let _held = place.hold_soon();
-    let record = Record::read(place).confirmed();
+    let record = Record::read(place);
+    // While this daemon was starting, another executable may have been put in its place: that one does not run yet.
+    let running = running()?;
+    if record
+        .trial
+        .as_ref()
+        .is_none_or(|trial| trial.update.sha256 != running)
+    {
+        return Ok(record);
+    }
+    let record = record.confirmed();
     tracing::info!(version = CURRENT, "the update has come up");
     let written = record.write(place);
     // A rename needs no room.
@@ -252,6 +285,8 @@ pub(super) fn confirm(place: &Place) -> Result<Record, Error> {
 
 #[cfg(test)]
 mod tests {
+    use sha2::{Digest, Sha256};
+
     use super::*;
 
     fn updated() -> (tempfile::TempDir, Place) {
@@ -278,6 +313,10 @@ mod tests {
         (directory, place)
     }
 
+    fn sha256_of(text: &str) -> String {
+        format!("{:x}", Sha256::digest(text))
+    }
+
     fn content(place: &Place) -> String {
         fs::read_to_string(place.executable()).unwrap()
     }
@@ -286,11 +325,27 @@ mod tests {
     fn one_that_serves_is_confirmed() {
         let (_directory, place) = updated();
         assert!(matches!(Trial::begin(&place), Ok(Trial::Running(_))));
-        let record = confirm(&place).unwrap();
+        let record = confirm(&place, || Ok(sha256_of("new"))).unwrap();
         assert_eq!(record.completed.unwrap().operation_id, "op");
         assert!(matches!(Trial::begin(&place), Ok(Trial::None)));
         assert_eq!(content(&place), "new");
         assert_eq!(Record::read(&place).signed_at_ms["stable"], 5);
+    }
+
+    #[test]
+    fn one_that_was_put_in_place_beside_a_start_of_another_is_not_confirmed_by_that() {
+        let (_directory, place) = updated();
+        let record = confirm(&place, || Ok(sha256_of("old"))).unwrap();
+        assert_eq!((record.completed, record.trial.unwrap().starts), (None, 0));
+        assert!(matches!(Trial::begin(&place), Ok(Trial::Running(_))));
+    }
+
+    #[test]
+    fn a_manifest_of_the_far_future_does_not_refuse_those_of_tomorrow() {
+        let mut record = Record::default();
+        assert!(record.saw("stable", i64::MAX));
+        assert!(record.signed_after_ms("stable") <= now_ms() + AHEAD_MS);
+        assert!(!record.saw("stable", now_ms()));
     }
 
     #[test]
@@ -304,7 +359,7 @@ mod tests {
         };
         assert_eq!(path, place.executable());
         assert_eq!(content(&place), "old");
-        let record = confirm(&place).unwrap();
+        let record = confirm(&place, || Ok(sha256_of("new"))).unwrap();
         assert_eq!(record.rolled_back.unwrap().version, "9.0.0");
         assert_eq!((record.completed, record.trial), (None, None));
         assert!(matches!(Trial::begin(&place), Ok(Trial::None)));
@@ -344,7 +399,7 @@ mod tests {
         Record::read(&place).write_both(&place).unwrap();
         // In the way of what is written before it gets its name.
         fs::create_dir(place.record().with_extension("update.fresh")).unwrap();
-        confirm(&place).unwrap();
+        confirm(&place, || Ok(sha256_of("new"))).unwrap();
         let record = Record::read(&place);
         assert_eq!(record.completed.unwrap().operation_id, "op");
         assert_eq!((record.trial, record.signed_at_ms["stable"]), (None, 5));

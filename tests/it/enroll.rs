@@ -288,6 +288,23 @@ fn a_token_is_given_for_credentials_and_is_seen_nowhere() {
     let refused = connect(&plane.url(), config.path(), &["--force", "--token", "wrong"]);
     ended(&refused, 77, &["not accepted"]);
     assert!(!said(&refused).contains("wrong"));
+    // A token is good once: it is not spent where its connection could not be written.
+    let spent = plane.seen("token/exchange").len();
+    let connections = config.path().join("connections");
+    let file = std::fs::read_dir(&connections)
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap()
+        .path();
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let refused = connect(&plane.url(), config.path(), &["--force", "--token", "sesame"]);
+    ended(&refused, 77, &["chmod 600"]);
+    std::fs::remove_dir_all(&connections).unwrap();
+    std::fs::write(&connections, "").unwrap();
+    let refused = connect(&plane.url(), config.path(), &["--force", "--token", "sesame"]);
+    ended(&refused, 70, &["connections"]);
+    assert_eq!(plane.seen("token/exchange").len(), spent);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -6,7 +6,9 @@ use boxd::wire::proto::{ErrorCode, StreamClose, StreamCloseReason};
 use boxd::wire::relay::Message;
 use boxd::wire::relay_token::{Mode, ViewerClaims};
 use futures_util::StreamExt;
+use tokio::io::AsyncWriteExt;
 
+use crate::harness::processes;
 use crate::harness::relay::{Dial, Relay, producer_token, unix_time, viewer_claims, viewer_token};
 
 fn text((seq, data): (u64, bytes::Bytes)) -> (u64, String) {
@@ -249,6 +251,31 @@ async fn half_open_peers_and_nonsense_are_closed() {
         (Duration::from_secs(9)..Duration::from_secs(15)).contains(&waited),
         "{waited:?}"
     );
+}
+
+#[tokio::test]
+async fn who_has_shown_no_token_takes_no_memory() {
+    const MESSAGE: usize = 15 << 20;
+    let relay = Relay::start();
+    let begin_a_message = async || {
+        let mut socket = Dial::viewer("c").connect(&relay).await;
+        // A masked binary frame that says its length, and comes as far as it is read.
+        let mut bytes = vec![0; 14 + MESSAGE - 1];
+        bytes[..2].copy_from_slice(&[0x82, 0xff]);
+        bytes[2..10].copy_from_slice(&(MESSAGE as u64).to_be_bytes());
+        let sending = socket.get_mut().write_all(&bytes);
+        let all = tokio::time::timeout(Duration::from_secs(2), sending).await;
+        (all.is_ok(), socket)
+    };
+    let begun = futures_util::future::join_all((0..20).map(|_| begin_a_message())).await;
+    let (_, peak) = processes::resident(relay.pid().as_raw());
+    assert!(begun.iter().all(|(all, _)| !all), "it takes whatever comes");
+    assert!(peak < 64 << 20, "{peak} bytes");
+    // And those who have one are let in.
+    let mut viewer = Dial::viewer("c").attach(&relay).await.unwrap();
+    let mut producer = Dial::producer("c").attach(&relay).await.unwrap();
+    producer.send(0, vec![b'x'; 1 << 20]).await;
+    assert_eq!(viewer.frame().await.1.len(), 1 << 20);
 }
 
 #[tokio::test]

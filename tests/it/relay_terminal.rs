@@ -387,6 +387,29 @@ async fn a_terminal_outlives_the_token_that_it_was_opened_with() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_typed_into_a_program_that_does_not_read_does_not_stop_what_it_says() {
+    let relay = Relay::start();
+    let (_broker, _daemon, control) = behind(&relay.url()).await;
+    let (_, channel) = open(
+        &control,
+        shell(
+            "stty raw -echo; echo ready; while :; do head -c 50000 /dev/zero | tr '\\0' x; sleep .02; done",
+        ),
+    )
+    .await;
+    let mut viewer = Dial::at(&channel).attach(&relay).await.unwrap();
+    let mut next = 0;
+    read(&mut viewer, &mut next, "ready").await;
+    for seq in 0..1500 {
+        viewer.send(seq, vec![b'y'; 64]).await;
+    }
+    let mut bytes = 0;
+    while bytes < 4 << 20 {
+        bytes += viewer.frame().await.1.len();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_relay_that_takes_less_gets_everything_all_the_same() {
     // It cuts the producer off again and again, until that has found a pace: mostly while a batch is on its way.
     let relay = Relay::with(&["--rate", "524288", "--burst", "524288"]);

@@ -8,7 +8,7 @@
 use std::collections::VecDeque;
 
 use super::direction::{Direction, Frame};
-use crate::wire::proto::{DesktopInput, StreamClose, desktop_input};
+use crate::wire::proto::{DesktopInput, StreamClose, StreamCloseReason, desktop_input};
 use crate::wire::relay_token::Mode;
 
 /// Pointer and key events that wait for a producer; more are too old to be of use.
@@ -226,7 +226,13 @@ impl Channel {
         let taken = self.may_write(side, id);
         match (taken, side) {
             (Taken::Yes, Side::Producer) => self.closed = Some(close),
-            (Taken::Yes, Side::Viewer) => self.left = Some(close),
+            // Why a connection of the producer ends is the relay's to say.
+            (Taken::Yes, Side::Viewer) => {
+                self.left = Some(StreamClose {
+                    reason: StreamCloseReason::Normal.into(),
+                    ..close
+                });
+            }
             // Who only looks leaves without a word.
             (Taken::ViewOnly | Taken::Replaced | Taken::TooLarge, _) => {}
         }
@@ -241,6 +247,13 @@ impl Channel {
         }
     }
 
+    /// The producer was told that the viewer closed the channel: only then, because its connection may break before.
+    pub(super) fn told_of_close(&mut self, id: u64) {
+        if self.producer == Some(id) {
+            self.left = None;
+        }
+    }
+
     /// What to send to an attachment next.
     pub(super) fn next(&mut self, side: Side, id: u64) -> Next {
         if !self.is_current(side, id) {
@@ -249,7 +262,7 @@ impl Channel {
         let next = match side {
             Side::Producer => (self.to_producer.next().map(Next::Frame))
                 .or_else(|| self.inputs.pop_front().map(Next::Input))
-                .or_else(|| self.left.take().map(Next::Close)),
+                .or_else(|| self.left.clone().map(Next::Close)),
             // Whoever comes later is told of the end, too.
             Side::Viewer => {
                 (self.to_viewer.next().map(Next::Frame)).or_else(|| self.closed.clone().map(Next::Close))
@@ -262,7 +275,7 @@ impl Channel {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::proto::{StreamCloseReason, StreamFrame};
+    use crate::wire::proto::StreamFrame;
     use crate::wire::relay::Message;
 
     fn frame(seq: u64) -> Frame {
@@ -305,7 +318,15 @@ mod tests {
                 channel.next(Side::Producer, producer),
                 Next::Input(DesktopInput::default())
             );
-            assert_eq!(channel.next(Side::Producer, producer), Next::Close(close()));
+            let left = StreamClose {
+                reason: StreamCloseReason::Normal.into(),
+                ..close()
+            };
+            for _ in 0..2 {
+                let told = channel.next(Side::Producer, producer);
+                assert_eq!(told, Next::Close(left.clone()), "until it is");
+            }
+            channel.told_of_close(producer);
             assert_eq!(channel.next(Side::Producer, producer), Next::Nothing);
         }
     }

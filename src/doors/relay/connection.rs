@@ -14,6 +14,7 @@ use tokio_tungstenite::tungstenite::Message as Packet;
 use super::admit::{Query, Role, admit};
 use super::channel::{Next, Side, Taken};
 use super::direction::Frame;
+use super::gate::Opener;
 use super::hub::{Hub, Shared};
 use super::server::Limits;
 use crate::error::Error;
@@ -59,16 +60,30 @@ impl Drop for Attachment {
 }
 
 /// Serves a socket to its end.
-pub(super) async fn serve<S>(hub: Arc<Hub>, query: Query, limits: Limits, socket: WebSocketStream<S>)
-where
+pub(super) async fn serve<S>(
+    hub: Arc<Hub>,
+    query: Query,
+    limits: Limits,
+    socket: WebSocketStream<S>,
+    gate: Opener,
+) where
     S: AsyncRead + AsyncWrite + Send + Unpin,
 {
     let (mut sink, mut stream) = socket.split();
+    let Ok(waiting) = hub.waiting.try_acquire() else {
+        let error = Error::Overloaded {
+            what: "the number of connections that are not attached yet",
+            reason: "dial again in a moment".into(),
+        };
+        return refuse(&hub, &mut sink, &error).await;
+    };
     let attachment = match handshake(&hub, &query, &limits, &mut sink, &mut stream).await {
         Ok(attachment) => attachment,
         Err(None) => return,
         Err(Some(error)) => return refuse(&hub, &mut sink, &error).await,
     };
+    drop(waiting);
+    gate.open();
     let gone = tokio::select! {
         gone = attachment.receive(&mut stream, &limits) => gone,
         gone = attachment.send(&mut sink) => gone,
@@ -339,6 +354,7 @@ impl Attachment {
                     if is_over {
                         return Err(Gone::Told);
                     }
+                    self.shared.channel.lock().told_of_close(self.id);
                     continue;
                 }
                 Next::Nothing if fed == 0 => return Ok(()),

@@ -108,7 +108,8 @@ impl Direction {
 
     /// Takes a frame of the sender; false when it was there already.
     pub(super) fn take(&mut self, frame: Frame) -> bool {
-        let Some(seq) = self.number(frame.seq) else {
+        // The last number there is has none behind it.
+        let Some(seq) = self.number(frame.seq).filter(|seq| *seq < u64::MAX) else {
             return false;
         };
         self.next = seq.saturating_add(1);
@@ -176,7 +177,7 @@ impl Direction {
     /// that, unless it is said again.
     fn begin_at(&mut self, resume: u64) {
         let begins = self.ring.front().map_or(0, |frame| frame.seq);
-        if begins > 0 || resume <= begins {
+        if begins > 0 || resume <= begins || self.next.checked_add(resume).is_none() {
             return;
         }
         let first = match self.senders.as_slice() {
@@ -246,6 +247,27 @@ mod tests {
         Frame {
             seq,
             message: frame.encode(),
+        }
+    }
+
+    #[test]
+    fn numbers_at_the_end_of_their_range_are_handed_on_once_or_not_at_all() {
+        for renumbers in [false, true] {
+            let mut direction = Direction::new(1000, renumbers);
+            direction.sender_attached("v", true);
+            direction.receiver_attached(0);
+            for seq in [0, u64::MAX - 2, u64::MAX - 1, u64::MAX, u64::MAX] {
+                direction.take(frame(seq, "x"));
+            }
+            direction.sender_attached("w", true);
+            direction.take(frame(0, "x"));
+            direction.take(frame(u64::MAX, "x"));
+            let mut handed_on = Vec::new();
+            while let Some(frame) = direction.next() {
+                handed_on.push(frame.seq);
+                assert!(handed_on.len() < 10, "{handed_on:?}");
+            }
+            assert_eq!(handed_on, [0, u64::MAX - 2, u64::MAX - 1], "{renumbers}");
         }
     }
 

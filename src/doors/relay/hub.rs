@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use prometheus::{Encoder, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 use super::admit::{Key, Query, Role};
 use super::channel::{Attached, Channel, Side};
@@ -15,12 +15,18 @@ use crate::error::Error;
 
 /// Channels at once: each may hold two rings.
 const CHANNELS: usize = 8192;
+/// Of these, channels of one workspace: whoever may open some must not close the relay for all others.
+const OF_ONE: usize = 1024;
+/// Connections that are not attached yet.
+const WAITING: usize = 256;
 
 /// The channels.
 pub(super) struct Hub {
     channels: Mutex<HashMap<Key, Arc<Shared>>>,
     /// Bytes of a ring.
     ring: usize,
+    /// Places for connections that are not attached yet.
+    pub(super) waiting: Semaphore,
     pub(super) counts: Counts,
 }
 
@@ -55,6 +61,7 @@ impl Hub {
         Ok(Self {
             channels: Mutex::default(),
             ring,
+            waiting: Semaphore::new(WAITING),
             counts: Counts::new().map_err(|error| metrics(&error))?,
         })
     }
@@ -77,13 +84,18 @@ impl Hub {
     pub(super) fn attach(&self, key: Key, role: Role, resume: u64) -> Result<(Arc<Shared>, Attached), Error> {
         // Under one lock, so that nobody removes the channel in between.
         let mut channels = self.channels.lock();
-        if channels.len() >= CHANNELS && !channels.contains_key(&key) {
-            return Err(Error::Overloaded {
-                what: "the number of channels of this relay",
-                reason: format!(
-                    "{CHANNELS} are known; those that nobody is attached to go after two minutes"
-                ),
-            });
+        if !channels.contains_key(&key) {
+            let of_one = channels.keys().filter(|known| known.workspace == key.workspace);
+            let is_full = |what, limit| Error::Overloaded {
+                what,
+                reason: format!("{limit} are known; those that nobody is attached to go after two minutes"),
+            };
+            if channels.len() >= CHANNELS {
+                return Err(is_full("the number of channels of this relay", CHANNELS));
+            }
+            if of_one.count() >= OF_ONE {
+                return Err(is_full("the number of channels of one workspace", OF_ONE));
+            }
         }
         let shared = Arc::clone(
             channels
@@ -232,6 +244,25 @@ fn metrics(error: &prometheus::Error) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_workspace_does_not_take_the_channels_of_all() {
+        let hub = Hub::new(1024).unwrap();
+        let attach = |workspace: &str, channel: usize| {
+            let key = Key {
+                workspace: workspace.into(),
+                agent: "a".into(),
+                port: 7681,
+                channel: channel.to_string(),
+            };
+            hub.attach(key, Role::Producer, 0).map(|_| ())
+        };
+        (0..OF_ONE).for_each(|channel| attach("w", channel).unwrap());
+        let error = attach("w", OF_ONE).unwrap_err();
+        assert!(matches!(error, Error::Overloaded { .. }), "{error}");
+        attach("w", 0).unwrap();
+        attach("another", 0).unwrap();
+    }
 
     #[test]
     fn a_channel_is_forgotten_when_nobody_was_attached_for_long_enough() {

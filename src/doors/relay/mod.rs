@@ -8,6 +8,7 @@ mod channel;
 mod connection;
 mod dial;
 mod direction;
+mod gate;
 mod hub;
 mod producer;
 mod rate;

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
 use parking_lot::Mutex;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio_tungstenite::tungstenite::Message as Packet;
 
 use super::Endpoint;
@@ -32,8 +32,10 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_
 const FAREWELL: Duration = Duration::from_secs(5);
 /// The ping that confirms it.
 const LAST: &[u8] = b"last";
-/// What viewers say that waits for the source; then the relay waits.
-const INBOX: usize = 1024;
+/// Bytes that viewers say and that wait for the source; then the relay waits, and with it what it confirms.
+const INBOX: usize = 8 << 20;
+/// What a message takes beside its bytes.
+const OVERHEAD: usize = 64;
 
 /// Bytes that are said again before the relay is asked whether it has them.
 const AGAIN: usize = 128 << 10;
@@ -72,6 +74,29 @@ pub(super) enum Said {
     Close,
 }
 
+/// What a viewer says, as long as it waits in the inbox.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    pub(super) said: Said,
+    _room: OwnedSemaphorePermit,
+}
+
+/// What viewers say on its way to the source: bounded by bytes, because a program that reads nothing is not to keep the
+/// relay from being heard.
+#[derive(Debug)]
+struct Inbox {
+    sender: mpsc::UnboundedSender<Waiting>,
+    room: Arc<Semaphore>,
+}
+
+impl Inbox {
+    /// Waits for room. Cancel-safe.
+    async fn room(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        let wanted = (bytes + OVERHEAD).min(INBOX) as u32;
+        Arc::clone(&self.room).acquire_many_owned(wanted).await.ok()
+    }
+}
+
 /// Where the bytes of a channel come from.
 pub(super) trait Source: Send + 'static {
     /// What is to be sent next. Cancel-safe: what it did not answer is still to come.
@@ -85,7 +110,7 @@ pub(super) struct Producer {
     whereabouts: Whereabouts,
     channel: StreamChannel,
     shared: Arc<Shared>,
-    inbox: mpsc::Sender<Said>,
+    inbox: Inbox,
     state: watch::Sender<State>,
     socket: Socket,
     /// Bytes a second, where the relay has said that there were too many.
@@ -135,10 +160,14 @@ impl Producer {
     pub(super) async fn open(
         whereabouts: Whereabouts,
         channel: StreamChannel,
-    ) -> Result<(Self, mpsc::Receiver<Said>, Watched), Error> {
+    ) -> Result<(Self, mpsc::UnboundedReceiver<Waiting>, Watched), Error> {
         let endpoint = whereabouts().ok_or_else(|| no_relay(&channel))?;
         let (socket, first) = attach(&endpoint, &channel, 0).await?;
-        let (inbox, said) = mpsc::channel(INBOX);
+        let (sender, said) = mpsc::unbounded_channel();
+        let inbox = Inbox {
+            sender,
+            room: Arc::new(Semaphore::new(INBOX)),
+        };
         let (state, watched) = watch::channel(State::Attached);
         let shared: Arc<Shared> = Arc::default();
         let producer = Self {
@@ -276,7 +305,7 @@ fn warn_of(lost: u64, channel: &StreamChannel) {
 struct Connection<'a> {
     channel: &'a StreamChannel,
     shared: &'a Shared,
-    inbox: &'a mpsc::Sender<Said>,
+    inbox: &'a Inbox,
     pace: Option<f64>,
 }
 
@@ -418,7 +447,11 @@ impl Connection<'_> {
 
     /// Cancel-safe: a frame that could not be handed over was not received, and comes again.
     async fn take(&self, message: Message) -> Option<Ended> {
-        let place = self.inbox.reserve().await;
+        let bytes = match &message {
+            Message::Frame(frame) => frame.data.len(),
+            _ => 0,
+        };
+        let room = self.inbox.room(bytes).await?;
         let said = match message {
             Message::Frame(frame) => {
                 let received = self.shared.session.lock().received(frame.seq);
@@ -450,9 +483,7 @@ impl Connection<'_> {
             Message::Input(_) | Message::Open(_) | Message::OpenAck(_) => return None,
         };
         // A source that has ended takes nothing more.
-        if let Ok(place) = place {
-            place.send(said);
-        }
+        let _ = self.inbox.sender.send(Waiting { said, _room: room });
         None
     }
 }

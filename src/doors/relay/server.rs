@@ -22,6 +22,7 @@ use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 
 use super::admit::Query;
 use super::connection;
+use super::gate::Gate;
 use super::hub::Hub;
 use super::tls;
 use crate::error::Error;
@@ -219,10 +220,10 @@ impl Server {
             let config = WebSocketConfig::default()
                 .max_message_size(Some(MESSAGE))
                 .max_frame_size(Some(MESSAGE));
-            let stream = TokioIo::new(stream);
+            let (stream, opener) = Gate::new(TokioIo::new(stream));
             let socket = WebSocketStream::from_raw_socket(stream, Role::Server, Some(config)).await;
             tokio::select! {
-                () = connection::serve(Arc::clone(&self.hub), query, self.limits.clone(), socket) => {}
+                () = connection::serve(Arc::clone(&self.hub), query, self.limits.clone(), socket, opener) => {}
                 () = stopping.stopping() => {}
             }
         }));

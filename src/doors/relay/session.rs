@@ -124,7 +124,8 @@ impl Session {
 
     /// A frame of the other end came.
     pub(super) fn received(&mut self, seq: u64) -> Received {
-        if seq < self.next_received {
+        // The last number there is has none behind it.
+        if seq < self.next_received || seq == u64::MAX {
             return Received::Known;
         }
         let lost = seq - self.next_received;
@@ -195,6 +196,15 @@ mod tests {
         assert_eq!(session.received(5), Received::Known);
         assert_eq!(session.connected(2), 0);
         assert_eq!(session.resume_from(), 6);
+    }
+
+    #[test]
+    fn the_last_number_there_is_comes_never() {
+        let mut session = Session::default();
+        assert_eq!(session.received(u64::MAX), Received::Known);
+        assert_eq!(session.received(u64::MAX - 1), Received::Behind(u64::MAX - 1));
+        assert_eq!(session.received(u64::MAX - 1), Received::Known);
+        assert_eq!(session.received(u64::MAX), Received::Known);
     }
 
     #[derive(Debug, Clone)]

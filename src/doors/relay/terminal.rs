@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, OnceCell, mpsc};
 
 pub use super::producer::Whereabouts;
-use super::producer::{Produced, Producer, Said, Source, State, Watched};
+use super::producer::{Produced, Producer, Said, Source, State, Waiting, Watched};
 use crate::error::Error;
 use crate::exec::Process;
 use crate::ids::ProcessId;
@@ -79,17 +79,17 @@ impl Ports {
         process: &Arc<Process>,
     ) -> Result<StreamChannel, Error> {
         let place = (process.id(), url.to_owned());
-        let cell = Arc::clone(self.live.lock().entry(place.clone()).or_default());
-        let opened = cell
-            .get_or_try_init(|| self.open(whereabouts, owner, process, place.clone()))
-            .await;
-        let (channel, watched) = match opened {
-            Ok(opened) => opened.clone(),
-            Err(error) => {
-                self.live.lock().remove(&place);
-                return Err(error);
-            }
+        let opening = Opening {
+            ports: self,
+            cell: Arc::clone(self.live.lock().entry(place.clone()).or_default()),
+            place,
         };
+        let opened = opening
+            .cell
+            .get_or_try_init(|| self.open(whereabouts, owner, process, opening.place.clone()))
+            .await;
+        let (channel, watched) = opened?.clone();
+        drop(opening);
         attached(watched).await?;
         Ok(channel)
     }
@@ -144,6 +144,28 @@ impl Ports {
             ports.gone.notify_waiters();
         }));
         Ok((channel, watched))
+    }
+}
+
+/// Somebody who asks for a channel, until it is open or will not be.
+struct Opening<'a> {
+    ports: &'a Ports,
+    place: Place,
+    cell: Arc<OnceCell<Live>>,
+}
+
+impl Drop for Opening<'_> {
+    /// Lets go of a place that nobody opened and nobody else is opening.
+    fn drop(&mut self) {
+        let mut live = self.ports.live.lock();
+        // Ours, and that of the map.
+        let is_unused = !self.cell.initialized() && Arc::strong_count(&self.cell) == 2;
+        let is_known = |known: &Arc<OnceCell<Live>>| Arc::ptr_eq(known, &self.cell);
+        if is_unused && live.get(&self.place).is_some_and(is_known) {
+            live.remove(&self.place);
+            drop(live);
+            self.ports.gone.notify_waiters();
+        }
     }
 }
 
@@ -259,18 +281,18 @@ struct Input {
 }
 
 impl Input {
-    async fn run(self, mut said: mpsc::Receiver<Said>) {
+    async fn run(self, mut inbox: mpsc::UnboundedReceiver<Waiting>) {
         // Whoever types looks, and its terminal answers what the program asks.
         let mut looking = None;
-        while let Some(said) = said.recv().await {
-            match said {
+        while let Some(waiting) = inbox.recv().await {
+            match &waiting.said {
                 Said::Data(data) => {
                     if looking.is_none() {
                         looking = self.terminals.attach(self.process.id(), None).ok();
                     }
                     let allowed = self.terminals.check_input(self.process.id(), "");
                     let written = match allowed {
-                        Ok(()) => self.process.write(data).await.map(|_| ()),
+                        Ok(()) => self.process.write(data.clone()).await.map(|_| ()),
                         Err(error) => Err(error),
                     };
                     if let Err(error) = written {
