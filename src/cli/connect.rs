@@ -176,9 +176,20 @@ impl Connect {
 impl Connections {
     pub(super) fn run(self, startup: Startup) -> Result<(), Error> {
         let (_, config_dir) = found(startup, self.config_dir.as_deref())?;
-        let all = store::list(&config_dir)?;
+        let store::Listed {
+            connections,
+            mut broken,
+        } = store::list(&config_dir)?;
+        self.show(&connections)?;
+        // The last of the complaints is how it ends.
+        let last = broken.pop();
+        broken.iter().for_each(output::complaint);
+        last.map_or(Ok(()), Err)
+    }
+
+    fn show(&self, connections: &[store::Connection]) -> Result<(), Error> {
         if self.json {
-            let rows: Vec<_> = all
+            let rows: Vec<_> = connections
                 .iter()
                 .map(|one| {
                     json!({
@@ -190,7 +201,7 @@ impl Connections {
             return output::json(&rows.into());
         }
         let mut text = String::new();
-        for one in all {
+        for one in connections {
             let _ = writeln!(
                 text,
                 "{}  {}  {}  {}",
@@ -214,7 +225,8 @@ fn refuse_twice(config_dir: &Path, api_url: &str, workspace: &str) -> Result<(),
     let is_there = |one: &store::Connection| {
         one.api_url == api_url && (workspace.is_empty() || one.workspace_id == workspace)
     };
-    match store::list(config_dir)?.iter().find(|one| is_there(one)) {
+    let known = store::list(config_dir)?.connections;
+    match known.iter().find(|one| is_there(one)) {
         None => Ok(()),
         Some(one) => Err(Error::Conflict {
             what: format!("connection {}", one.id),

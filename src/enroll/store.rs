@@ -131,16 +131,25 @@ pub fn exists(config_dir: &Path, id: &str) -> bool {
     path(config_dir, id).exists()
 }
 
-/// All connections, by their id. A file that is none is an error that names it.
+/// What is in the directory of connections.
+#[derive(Debug, Default)]
+pub struct Listed {
+    /// Those that can be used, by their id.
+    pub connections: Vec<Connection>,
+    /// What is wrong with each of the others; it names the file.
+    pub broken: Vec<Error>,
+}
+
+/// All connections.
 ///
 /// # Errors
 ///
-/// [`Error::Io`] when the directory cannot be read, [`Error::Invalid`] when a file is none.
-pub fn list(config_dir: &Path) -> Result<Vec<Connection>, Error> {
+/// [`Error::Io`] when the directory cannot be read.
+pub fn list(config_dir: &Path) -> Result<Listed, Error> {
     let directory = config_dir.join("connections");
     let entries = match fs::read_dir(&directory) {
         Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Listed::default()),
         Err(source) => {
             return Err(Error::Io {
                 doing: format!("read {directory:?}"),
@@ -148,14 +157,17 @@ pub fn list(config_dir: &Path) -> Result<Vec<Connection>, Error> {
             });
         }
     };
-    let mut found = Vec::new();
+    let mut found = Listed::default();
     for entry in entries.flatten() {
         let path = entry.path();
         if path.extension().is_some_and(|extension| extension == "json") {
-            found.push(read(&path)?);
+            match read(&path) {
+                Ok(connection) => found.connections.push(connection),
+                Err(error) => found.broken.push(error),
+            }
         }
     }
-    found.sort_by(|one, other| one.id.cmp(&other.id));
+    found.connections.sort_by(|one, other| one.id.cmp(&other.id));
     Ok(found)
 }
 
@@ -382,7 +394,7 @@ mod tests {
     fn connections_are_written_whole_listed_and_removed_by_prefix() {
         let directory = tempfile::tempdir().unwrap();
         let config = directory.path();
-        assert!(list(config).unwrap().is_empty());
+        assert!(list(config).unwrap().connections.is_empty());
         let id = write(config, "https://api.example", &credentials("a")).unwrap();
         assert_eq!((id.len(), exists(config, &id)), (20, true));
         let mode = fs::metadata(path(config, &id)).unwrap().permissions().mode() & 0o777;
@@ -396,7 +408,7 @@ mod tests {
             id
         );
         assert_eq!(existing(&path(config, &id)).unwrap().unwrap()["theirs"], 1);
-        let all = list(config).unwrap();
+        let all = list(config).unwrap().connections;
         assert_eq!((all.len(), all[0].agent_id.as_str()), (1, "b"));
         assert!(remove(config, "").is_err() && remove(config, "zzz").is_err());
         assert_eq!(remove(config, &id[..6]).unwrap(), id);
@@ -425,6 +437,7 @@ mod tests {
         );
         let agents: Vec<String> = list(to.path())
             .unwrap()
+            .connections
             .into_iter()
             .map(|one| one.agent_id)
             .collect();

@@ -133,6 +133,14 @@ fn a_person_says_yes_and_the_link_is_there() {
 
     let listed = boxd(config.path()).arg("connections").output().unwrap();
     assert!(String::from_utf8_lossy(&listed.stdout).contains(&id));
+    // One file that is none hides no other.
+    let none = file.with_file_name("a.json");
+    std::fs::write(&none, "{").unwrap();
+    std::fs::set_permissions(&none, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let listed = boxd(config.path()).arg("connections").output().unwrap();
+    assert!(String::from_utf8_lossy(&listed.stdout).contains(&id));
+    ended(&listed, 64, &["a.json", "not a JSON object"]);
+    std::fs::remove_file(&none).unwrap();
     // It is said that there is one; the key survives another enrollment.
     ended(&connect(&plane.url(), config.path(), &[]), 70, &["--force"]);
     ended(&connect(&plane.url(), config.path(), &["--force"]), 0, &[]);

@@ -201,6 +201,12 @@ impl Channel {
         taken
     }
 
+    /// How many frames of viewers were left out, since this was asked, that seem to have been handed on before the relay was
+    /// restarted.
+    pub(super) fn take_doubted(&mut self) -> u64 {
+        self.to_producer.take_doubted()
+    }
+
     /// Takes pointer and keys from a viewer; the oldest of too many go.
     pub(super) fn input(&mut self, id: u64, input: DesktopInput) -> Taken {
         let taken = self.may_write(Side::Viewer, id);

@@ -142,6 +142,8 @@ where
         channel,
     };
     hub.counts.attached.with_label_values(&[name(side)]).inc();
+    let doubted = attachment.shared.channel.lock().take_doubted();
+    attachment.say_doubts(doubted);
     let ack = Message::OpenAck(StreamOpenAck {
         accepted: true,
         error: None,
@@ -206,6 +208,19 @@ fn name(side: Side) -> &'static str {
 }
 
 impl Attachment {
+    /// So many frames of viewers were left out.
+    fn say_doubts(&self, frames: u64) {
+        if frames > 0 {
+            self.hub.counts.doubted.inc_by(frames);
+            tracing::warn!(
+                channel = self.channel,
+                frames,
+                "what a viewer sent was left out: by its numbers it was handed on before this relay was started, but where \
+                 several viewers have typed it may be new"
+            );
+        }
+    }
+
     /// Takes what the peer sends until it goes.
     async fn receive<S>(&self, stream: &mut SplitStream<WebSocketStream<S>>, limits: &Limits) -> Gone
     where
@@ -303,6 +318,7 @@ impl Attachment {
             Message::Close(close) => channel.close(self.side, self.id, close),
             other => return Err(wrong(format!("{} does not belong here", other.name()))),
         };
+        let doubted = channel.take_doubted();
         drop(channel);
         if taken == Taken::TooLarge {
             return Err(wrong("a key has a name of more than 4096 bytes".into()));
@@ -310,6 +326,7 @@ impl Attachment {
         if taken == Taken::ViewOnly {
             self.hub.counts.view_only.inc();
         }
+        self.say_doubts(doubted);
         // Who was replaced is told so by whoever sends.
         Ok(taken == Taken::Yes)
     }

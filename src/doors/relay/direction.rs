@@ -65,6 +65,8 @@ pub(super) struct Direction {
     senders: Vec<Sender>,
     /// Whether a frame was ever handed on.
     delivered: bool,
+    /// Frames that were left out because they may have come before we began: see [`UNSURE`].
+    doubted: u64,
     /// There is somebody who receives, who is sent this one next and has so many bytes before it.
     receiving: bool,
     sent: u64,
@@ -81,6 +83,7 @@ impl Direction {
             renumbers,
             senders: Vec::new(),
             delivered: false,
+            doubted: 0,
             receiving: false,
             sent: 0,
             waiting: 0,
@@ -140,13 +143,19 @@ impl Direction {
             none => {
                 *none = Some((seq, after));
                 if is_unsure(seq, self.next) && !self.delivered && self.ring.is_empty() {
-                    // What comes before is known to whoever receives.
+                    // What comes before is known to whoever receives, or it is of a sender that counts otherwise.
+                    self.doubted += u64::from(seq < self.next);
                     return (seq >= self.next).then_some(seq);
                 }
                 self.next
             }
         };
         Some(number)
+    }
+
+    /// How many frames were left out that may be new, since this was asked: to be said.
+    pub(super) fn take_doubted(&mut self) -> u64 {
+        std::mem::take(&mut self.doubted)
     }
 
     /// Lets go of the oldest, but never of what somebody waits for.
@@ -193,6 +202,7 @@ impl Direction {
                 frame.numbered(seq)
             })
             .collect();
+        self.doubted += self.ring.iter().filter(|frame| frame.seq < resume).count() as u64;
         self.bytes = self.ring.iter().map(|frame| frame.message.len()).sum();
         self.next += shift;
     }
@@ -399,6 +409,7 @@ mod tests {
                 assert_eq!(direction.receiver_attached(50), 50);
             }
             assert_eq!(all(&mut direction), told(&[(50, "new")]), "{producer_first}");
+            assert_eq!((direction.take_doubted(), direction.take_doubted()), (1, 0));
         }
         // One that was not, and goes on with numbers of its own.
         for producer_first in [true, false] {
@@ -417,6 +428,7 @@ mod tests {
                 told(&[(50, "x"), (51, "y")]),
                 "{producer_first}"
             );
+            assert_eq!(direction.take_doubted(), 0);
         }
         // The producer first, then a new viewer.
         let mut direction = Direction::new(1000, true);

@@ -54,6 +54,7 @@ pub(super) struct Counts {
     pub(super) rate_limited: IntCounter,
     pub(super) replaced: IntCounter,
     pub(super) view_only: IntCounter,
+    pub(super) doubted: IntCounter,
 }
 
 impl Hub {
@@ -229,6 +230,10 @@ impl Counts {
             view_only: counter(
                 "boxd_relay_view_only_total",
                 "Messages dropped because their sender may only look.",
+            )?,
+            doubted: counter(
+                "boxd_relay_doubted_total",
+                "Frames of viewers left out because they seem to have come before the relay was restarted.",
             )?,
             registry,
         })
