@@ -91,12 +91,12 @@ pub fn write(config_dir: &Path, api_url: &str, credentials: &Credentials) -> Res
     Ok(id)
 }
 
-/// Makes sure that [`write`] would be able to, as far as that can be known before: what is there can be read and is
+/// Makes sure that [`write()`] would be able to, as far as that can be known before: what is there can be read and is
 /// private, and a file can be made beside it.
 ///
 /// # Errors
 ///
-/// As [`write`].
+/// As [`write()`].
 pub fn rehearse(config_dir: &Path, api_url: &str, workspace_id: &str) -> Result<(), Error> {
     let path = path(config_dir, &id(api_url, workspace_id));
     existing(&path)?;
