@@ -19,7 +19,7 @@ main() {
   find_target
   find_downloader
   umask 077
-  work='' questions='' child='' made=''
+  work='' questions='' child='' made='' new_lock=''
   trap 'leave $?' EXIT
   heed_signals
   find_verifier
@@ -339,8 +339,9 @@ take_turn() {
   tries=0 nameless=0
   room=$bin/.boxd.install
   if is_here flock; then
-    exec 9<"$bin"
-    until flock -n 9; do wait_for_turn; done
+    lock=$bin/.boxd.update.lock
+    [ -e "$lock" ] || new_lock=$lock
+    until hold_lock; do wait_for_turn; done
     change rm -rf "$room"
     change mkdir "$room"
     return
@@ -362,6 +363,14 @@ take_turn() {
       wait_for_turn
     fi
   done
+}
+
+# A file of its owner alone: whoever may only read the directory holds nobody up. One that failed removes what it made, and
+# one that was removed keeps nobody out.
+hold_lock() {
+  change touch "$lock"
+  exec 9>>"$lock"
+  flock -n 9 && [ -e "$lock" ]
 }
 
 # Removes the room of an install that was killed: of two who try, one moves it away.
@@ -405,6 +414,7 @@ leave() {
   [ -z "$child" ] || kill "$child" 2>/dev/null || true
   [ -z "$work" ] || rm -rf "$work"
   [ -z "$questions" ] || rm -rf "$questions"
+  [ -z "$new_lock" ] || rm -f "$new_lock"
   # Directories that were made for nothing; only empty ones go.
   if [ -n "$made" ]; then
     empty=$bin
@@ -722,6 +732,12 @@ download_program() {
 
 put_in_place() {
   sync "$work/boxd" 2>/dev/null || sync
+  # Not between the look and the step of a daemon that takes back what was here before.
+  if is_here flock; then
+    change touch "$bin/.boxd.update.turn"
+    exec 8>>"$bin/.boxd.update.turn"
+    until flock -n 8; do wait_for_turn; done
+  fi
   # From here on it is done or undone, not left.
   trap '' HUP INT TERM
   if [ -e "$program" ]; then
@@ -734,8 +750,9 @@ put_in_place() {
     mv -f "$work/previous" "$program"
     fail 73 "the boxd before cannot be kept as $program.previous"
   fi
-  made=''
+  made='' new_lock=''
   sync "$bin" 2>/dev/null || sync
+  exec 8>&-
   heed_signals
   say "installed boxd $version as $program"
 }

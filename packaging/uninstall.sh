@@ -171,7 +171,8 @@ has_unit() {
 remove_program() {
   found=false
   # The last four are what an update that was killed leaves.
-  for name in boxd boxd.previous .boxd.update .boxd.update.served .boxd.update.fresh .boxd.staged .boxd.previous; do
+  for name in boxd boxd.previous .boxd.update .boxd.update.lock .boxd.update.turn \
+    .boxd.update.served .boxd.update.fresh .boxd.staged .boxd.previous; do
     file=$bin/$name
     if [ ! -e "$file" ] && [ ! -h "$file" ]; then continue; fi
     if [ -d "$file" ] && [ ! -h "$file" ]; then fail 73 "$file is a directory, which install.sh does not make"; fi

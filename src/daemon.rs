@@ -26,7 +26,7 @@ use crate::lifecycle::Tasks;
 use crate::ops::Rooms;
 use crate::state::{LinkState, Ready, State};
 use crate::telemetry::{Metrics, Secret};
-use crate::update::Origin;
+use crate::update::{Origin, Updater};
 
 pub use signals::hold as hold_signals;
 
@@ -70,10 +70,12 @@ struct Daemon {
 }
 
 /// How the daemon ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum End {
     /// With this exit code: 0, or that of the main command.
     Exit(u8),
+    /// As it was told to, but these processes could not be killed.
+    Survived(Vec<i32>),
     /// For an update: the new executable is in place and is to be started.
     Restart,
 }
@@ -185,10 +187,10 @@ impl Daemon {
             metrics,
         )?;
         let main = main.map(|main| MainCommand::start(&rooms, main)).transpose()?;
-        let links = tokio::select! {
-            links = nats.first_attempts() => links,
+        let (links, has_come_up) = tokio::select! {
+            links = nats.first_attempts() => (links, true),
             // A broker that says nothing does not keep the daemon from stopping.
-            () = signals.stop_foreseen() => nats.links(),
+            () = signals.stop_foreseen() => (nats.links(), false),
         };
         let ready = Ready {
             pid: std::process::id(),
@@ -197,11 +199,9 @@ impl Daemon {
             instance: instance.to_string(),
             links: links.into_iter().map(link_state).collect(),
         };
-        // Before anybody hears that we serve: an update that led here has come up.
-        let updater = Arc::clone(rooms.updater());
-        let confirmed = tokio::task::spawn_blocking(move || updater.confirm()).await;
-        if let Ok(Err(error)) = confirmed {
-            tracing::error!(%error, "that the update has come up cannot be noted, it may be taken back");
+        // Before anybody hears that we serve. What is told to stop before that is on trial again at its next start.
+        if has_come_up {
+            confirm_update(Arc::clone(rooms.updater())).await;
         }
         state.write_ready(&ready, config.ready_file.as_deref())?;
         tracing::info!(version = env!("CARGO_PKG_VERSION"), http = ?ready.http, took = ?started.elapsed(), "ready");
@@ -228,6 +228,14 @@ impl Daemon {
             longest_stop: stop::longest(config.shutdown_grace, config.exec.kill_grace),
             _state: state,
         })
+    }
+}
+
+/// An update that led here has come up.
+async fn confirm_update(updater: Arc<Updater>) {
+    let confirmed = tokio::task::spawn_blocking(move || updater.confirm()).await;
+    if let Ok(Err(error)) = confirmed {
+        tracing::error!(%error, "that the update has come up cannot be noted, it may be taken back");
     }
 }
 

@@ -12,6 +12,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -130,6 +131,35 @@ impl Tasks {
         }))
     }
 }
+
+/// What is on its way into this machine or out of it, counted for whoever must not cut it off. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Transfers(Arc<AtomicUsize>);
+
+/// One of [`Transfers`], under way until it is dropped.
+#[derive(Debug)]
+#[must_use]
+pub struct Transfer(Transfers);
+
+impl Transfers {
+    /// Counts one more.
+    pub fn begin(&self) -> Transfer {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Transfer(self.clone())
+    }
+
+    /// How many are under way.
+    pub fn under_way(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Transfer {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// A runtime on the thread of whoever asks, for programs that are over soon.
 ///
 /// # Errors

@@ -66,7 +66,7 @@ impl Relay {
         )?;
         let config = Config {
             bind: self.bind,
-            secret: secret_file::read(&self.secret_file)?,
+            secret: secret_file::read_key(&self.secret_file)?,
             tls: self.tls_cert.zip(self.tls_key),
             ring: usize::try_from(self.ring_bytes).unwrap_or(usize::MAX),
             rate: self.rate,

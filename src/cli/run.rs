@@ -63,12 +63,15 @@ impl Run {
         };
         match self.serve(startup, origin.clone()) {
             Ok(End::Exit(code)) => {
-                if let Trial::Running(running) = trial
-                    && let Err(error) = running.stopped()
-                {
-                    output::complaint(&error);
-                }
+                stopped(trial);
                 Ok(ExitCode::from(code))
+            }
+            // That is no fault of the executable on trial.
+            Ok(End::Survived(processes)) => {
+                stopped(trial);
+                Err(Error::Internal {
+                    reason: format!("processes {processes:?} could not be killed"),
+                })
             }
             Ok(End::Restart) => {
                 // It was rehearsed, and its starts are counted: no guard is no reason to stay behind.
@@ -148,6 +151,15 @@ impl Run {
         daemon::run(config, None, origin, served)?;
         output::answer(concat!("serves ", env!("CARGO_PKG_VERSION"), "\n").as_bytes())?;
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// The daemon was told to stop.
+fn stopped(trial: Trial) {
+    if let Trial::Running(running) = trial
+        && let Err(error) = running.stopped()
+    {
+        output::complaint(&error);
     }
 }
 

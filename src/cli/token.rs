@@ -110,7 +110,7 @@ impl Mint {
                 reason: format!("{port} is no stream port: 6080, 7681 and 20000 to 65535 are"),
             });
         }
-        let secret = secret_file::read(&self.secret_file)?;
+        let secret = secret_file::read_key(&self.secret_file)?;
         let token = match self.kind {
             Kind::Producer => mint(
                 &ProducerClaims {
@@ -143,7 +143,7 @@ impl Mint {
 
 impl Verify {
     fn run(&self) -> Result<(), Error> {
-        let secret = secret_file::read(&self.secret_file)?;
+        let secret = secret_file::read_key(&self.secret_file)?;
         let mut token = String::new();
         std::io::stdin()
             .read_line(&mut token)

@@ -13,7 +13,7 @@ use crate::config::{self, Config, Sources};
 use crate::error::Error;
 use crate::exec::{self, Engine};
 use crate::ids::InstanceId;
-use crate::lifecycle::{self, Tasks};
+use crate::lifecycle::{self, Tasks, Transfers};
 use crate::startup::Startup;
 use crate::update::{self, Apply, Completed, Outcome, Stage, Updater};
 
@@ -142,7 +142,10 @@ impl Update {
             agent_id: config.link.agent_id.clone(),
             ..config.update.clone()
         };
-        let (updater, apply) = (Updater::new(updates, origin, engine), self.apply());
+        let (updater, apply) = (
+            Updater::new(updates, origin, engine, Transfers::default()),
+            self.apply(),
+        );
         if self.check {
             let available = updater.check(&apply).await?;
             return self.show_available(&json!({

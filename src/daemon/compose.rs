@@ -95,11 +95,12 @@ pub(super) fn rooms(
         agent_id: config.link.agent_id.clone(),
         ..config.update.clone()
     };
+    let files = Arc::new(Files::new(config.fs.clone(), config.workspace.clone()));
     Ok(Arc::new(Rooms::new(Parts {
         workspace: config.workspace.clone(),
-        updater: Updater::new(updates, origin, Arc::clone(&engine)),
+        updater: Updater::new(updates, origin, Arc::clone(&engine), files.transfers()),
         pty: config.pty,
-        files: Arc::new(Files::new(config.fs.clone(), config.workspace.clone())),
+        files,
         git: Arc::new(Git::new(Arc::clone(&engine), path_of(config))),
         engine,
         host,

@@ -73,11 +73,10 @@ impl Daemon {
             }
             reason => End::Exit(self.exit_code(reason)?),
         };
-        if survivors.is_empty() {
-            return Ok(end);
-        }
-        Err(Error::Internal {
-            reason: format!("processes {survivors:?} could not be killed"),
+        Ok(if survivors.is_empty() {
+            end
+        } else {
+            End::Survived(survivors)
         })
     }
 

@@ -61,6 +61,18 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn a_birth_of_either_kind_that_is_under_way_is_no_rest() {
+        let tasks = Tasks::new();
+        let engine = Engine::start(Config::default(), InstanceId::mint(), &tasks);
+        for births in [&engine.births, &engine.spare_births] {
+            let birth = births.try_acquire().unwrap();
+            assert!(engine.rest().is_none());
+            drop(birth);
+            assert!(engine.rest().is_some());
+        }
+    }
+
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn who_comes_during_a_rest_waits_for_its_end_and_a_rest_for_the_end_of_who_was_there() {
         let tasks = Tasks::new();

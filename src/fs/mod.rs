@@ -70,6 +70,7 @@ use rustix::fs::fstat;
 
 use crate::capability::Capability;
 use crate::error::Error;
+use crate::lifecycle::Transfers;
 use crate::workspace::Workspace;
 
 pub use attribute::{Attribute, SetAttribute};
@@ -104,6 +105,8 @@ struct Shared {
     exchange: Mutex<()>,
     /// Directories that were swept of unfinished files since the start, by device and inode.
     swept: Mutex<HashSet<(u64, u64)>>,
+    /// What is read, written, packed, unpacked or copied now, for as long as its peer takes.
+    transfers: Transfers,
 }
 
 impl Files {
@@ -115,10 +118,16 @@ impl Files {
             in_place: Mutex::default(),
             exchange: Mutex::default(),
             swept: Mutex::default(),
+            transfers: Transfers::default(),
         };
         Self {
             shared: Arc::new(shared),
         }
+    }
+
+    /// The count of what is under way.
+    pub fn transfers(&self) -> Transfers {
+        self.shared.transfers.clone()
     }
 
     /// What works here, one row per operation.
@@ -152,8 +161,8 @@ impl Files {
 
     /// Opens a regular file for reading, following links. Answers [`Error::WrongKind`] for anything else, at once.
     pub async fn open(&self, reach: Reach, request: Read) -> Result<OpenFile, Error> {
-        self.on_path(reach, request.path.clone(), move |_, location| {
-            read::open(&location, &request)
+        self.on_path(reach, request.path.clone(), move |shared, location| {
+            read::open(&location, &request, shared.transfers.begin())
         })
         .await
     }
@@ -161,6 +170,7 @@ impl Files {
     /// Writes a file, whole or not at all; what a symbolic link points at is written, not the link. An error of the
     /// body ends it and is passed on.
     pub async fn write(&self, reach: Reach, request: Write) -> Result<Written, Error> {
+        let _under_way = self.shared.transfers.begin();
         write::write(Arc::clone(&self.shared), reach, request).await
     }
 
@@ -171,6 +181,7 @@ impl Files {
 
     /// Changes a file, whole or not at all, and only while nobody else does.
     pub async fn edit(&self, reach: Reach, request: Edit) -> Result<Edited, Error> {
+        let _under_way = self.shared.transfers.begin();
         edit::edit(Arc::clone(&self.shared), reach, request).await
     }
 
@@ -202,6 +213,7 @@ impl Files {
 
     /// Copies an entry with everything in it; a symbolic link is copied itself.
     pub async fn copy(&self, reach: Reach, request: Move) -> Result<Moved, Error> {
+        let _under_way = self.shared.transfers.begin();
         self.on_two(reach, request, rename::copy).await
     }
 
@@ -242,8 +254,10 @@ impl Files {
     /// Packs a tree as a tar archive.
     pub async fn pack(&self, reach: Reach, request: Pack) -> Result<Packed, Error> {
         let path = request.path.clone();
-        self.on_path(reach, path, move |_, location| pack::pack(&location, &request))
-            .await
+        self.on_path(reach, path, move |shared, location| {
+            pack::pack(&location, &request, shared.transfers.begin())
+        })
+        .await
     }
 
     /// The digest of all that a file holds.
@@ -270,6 +284,7 @@ impl Files {
 
     /// Unpacks a tar or tar.gz archive below a directory.
     pub async fn unpack(&self, reach: Reach, request: Unpack) -> Result<Unpacked, Error> {
+        let _under_way = self.shared.transfers.begin();
         unpack::unpack(Arc::clone(&self.shared), reach, request).await
     }
 

@@ -25,6 +25,7 @@ use super::list::names;
 use super::path::{Location, failure};
 use super::request::Kind;
 use crate::error::Error;
+use crate::lifecycle::Transfer;
 
 /// Bytes of one piece.
 const PIECE: usize = 256 << 10;
@@ -46,6 +47,7 @@ pub struct Packed {
     pieces: mpsc::Receiver<Result<Bytes, Error>>,
     /// What the archive may be called.
     pub name: String,
+    _under_way: Transfer,
 }
 
 impl Packed {
@@ -80,7 +82,7 @@ impl Packed {
 }
 
 /// Opens what is to be packed and starts to pack it.
-pub(super) fn pack(location: &Location, request: &Pack) -> Result<Packed, Error> {
+pub(super) fn pack(location: &Location, request: &Pack, under_way: Transfer) -> Result<Packed, Error> {
     let seen = location
         .followed()?
         .ok_or_else(|| location.failure("path", "pack", Errno::NOENT))?;
@@ -115,7 +117,11 @@ pub(super) fn pack(location: &Location, request: &Pack) -> Result<Packed, Error>
         }
     }));
     let name = format!("{base}{}", if gzip { ".tar.gz" } else { ".tar" });
-    Ok(Packed { pieces, name })
+    Ok(Packed {
+        pieces,
+        name,
+        _under_way: under_way,
+    })
 }
 
 fn cut(path: &Path, source: io::Error) -> Error {

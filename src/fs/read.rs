@@ -22,6 +22,7 @@ use super::buffers::Buffers;
 use super::path::Location;
 use super::request::{Entry, Kind, Read};
 use crate::error::Error;
+use crate::lifecycle::Transfer;
 
 /// How much is read at once.
 const CHUNK: usize = 256 << 10;
@@ -35,6 +36,7 @@ pub struct OpenFile {
     entry: Entry,
     version: String,
     range: Range<u64>,
+    under_way: Transfer,
 }
 
 #[derive(Debug, Clone)]
@@ -44,7 +46,7 @@ enum Content {
 }
 
 /// Opens the file at `location` for `request`.
-pub(super) fn open(location: &Location, request: &Read) -> Result<OpenFile, Error> {
+pub(super) fn open(location: &Location, request: &Read, under_way: Transfer) -> Result<OpenFile, Error> {
     let seen = location
         .followed()?
         .ok_or_else(|| location.failure("file", "open", Errno::NOENT))?;
@@ -73,6 +75,7 @@ pub(super) fn open(location: &Location, request: &Read) -> Result<OpenFile, Erro
         version: version(&stat, entry.size),
         range: 0..entry.size,
         entry,
+        under_way,
     };
     opened.narrow(request.offset, request.length);
     Ok(opened)
@@ -163,6 +166,7 @@ impl OpenFile {
             buffers: Buffers::default(),
             at: start,
             end,
+            _under_way: self.under_way,
         };
         futures_util::stream::unfold(
             Some(Ahead {
@@ -181,6 +185,7 @@ struct Reader {
     buffers: Buffers,
     at: u64,
     end: u64,
+    _under_way: Transfer,
 }
 
 /// A reader with the chunk that is on its way.

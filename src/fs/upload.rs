@@ -22,6 +22,7 @@ use super::plan::{Order, Plan, plan};
 use super::request::{Begin, Reach, Uploaded};
 use super::sink::Sink;
 use crate::error::Error;
+use crate::lifecycle::Transfer;
 
 /// A file that is being written piece by piece. Dropped before [`Upload::commit`] it leaves nothing.
 #[derive(Debug, Clone)]
@@ -35,7 +36,7 @@ struct Inner {
     reach: Reach,
     begin: Begin,
     /// Taken when it is committed or given up; pieces are written with it shared.
-    sink: RwLock<Option<Box<Sink>>>,
+    sink: RwLock<Option<(Box<Sink>, Transfer)>>,
     /// Bytes of all pieces.
     written: AtomicU64,
 }
@@ -60,11 +61,12 @@ pub(super) async fn begin(shared: Arc<Shared>, reach: Reach, begin: Begin) -> Re
         if sink.collected().is_none() {
             return Err(in_one_piece(&location.absolute));
         }
+        let under_way = shared.transfers.begin();
         let inner = Inner {
             shared,
             reach,
             begin,
-            sink: RwLock::new(Some(sink)),
+            sink: RwLock::new(Some((sink, under_way))),
             written: AtomicU64::new(0),
         };
         Ok(Upload {
@@ -120,7 +122,7 @@ impl Upload {
 impl Inner {
     fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), Error> {
         let sink = self.sink.read();
-        let file = sink.as_ref().and_then(|sink| sink.collected());
+        let file = sink.as_ref().and_then(|(sink, _)| sink.collected());
         let file = file.ok_or_else(|| self.over())?;
         file.write_all_at(bytes, offset)
             .map_err(|source| Error::from_path_io("file", "write", &self.begin.path, source))?;
@@ -137,7 +139,7 @@ impl Inner {
 
     fn commit(&self) -> Result<Uploaded, Error> {
         // Nobody writes any more while it is ours.
-        let sink = self.sink.write().take().ok_or_else(|| self.over())?;
+        let (sink, _under_way) = self.sink.write().take().ok_or_else(|| self.over())?;
         let file = sink.collected().ok_or_else(|| self.over())?;
         let failed = |source| Error::from_path_io("file", "write", &self.begin.path, source);
         let bytes = file.metadata().map_err(failed)?.len();

@@ -5,8 +5,6 @@
 //!        `---------`--------------`---------------`-----------------`--> failed: the one before serves on
 //! ```
 
-use std::fs::File;
-use std::io::{Read, Seek};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,26 +12,17 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::idle::Haste;
 use super::origin::Origin;
 use super::place::Place;
 use super::proof;
-use super::release::{self, Artifact, CURRENT, Judgement, Manifest, ReleaseKey, TARGET, Wanted};
-use super::source::Source;
+use super::release::{CURRENT, Judgement, Manifest, ReleaseKey};
 use super::standing::Standing;
 use super::status::{Applied, Apply, Available, Outcome, Progress, Stage, Status};
 use super::trial::{self, Completed, OnTrial, Record};
 use crate::error::Error;
 use crate::exec::{Engine, Rest};
-use crate::lifecycle::Tasks;
-
-/// Bytes of a manifest.
-const MANIFEST: u64 = 1 << 20;
-/// Bytes of a signature.
-const SIGNATURE: u64 = 16 << 10;
-/// Bytes of a binary: a release that says more is not believed.
-const BINARY: u64 = 256 << 20;
-/// How long an update waits at most until nothing runs.
-const IDLE: Duration = Duration::from_secs(24 * 60 * 60);
+use crate::lifecycle::{Tasks, Transfers};
 
 /// What updates go by.
 #[derive(Debug, Clone)]
@@ -65,10 +54,13 @@ impl Default for Config {
 /// Keeps one executable current.
 #[derive(Debug)]
 pub struct Updater {
-    config: Config,
+    pub(super) config: Config,
     pub(super) origin: Origin,
     pub(super) engine: Arc<Engine>,
-    status: watch::Sender<Status>,
+    pub(super) transfers: Transfers,
+    pub(super) status: watch::Sender<Status>,
+    /// What the one that waits for idle is told.
+    pub(super) haste: watch::Sender<Haste>,
     /// One at a time.
     begun: Mutex<()>,
     /// Held from when nothing ran until the restart.
@@ -77,12 +69,14 @@ pub struct Updater {
 }
 
 impl Updater {
-    /// Of the program that `origin` says.
-    pub fn new(config: Config, origin: Origin, engine: Arc<Engine>) -> Arc<Self> {
+    /// Of the program that `origin` says. What `engine` runs and `transfers` counts is waited for.
+    pub fn new(config: Config, origin: Origin, engine: Arc<Engine>, transfers: Transfers) -> Arc<Self> {
         Arc::new(Self {
             config,
             origin,
             engine,
+            transfers,
+            haste: watch::Sender::default(),
             status: watch::Sender::default(),
             begun: Mutex::default(),
             rest: Mutex::default(),
@@ -126,22 +120,12 @@ impl Updater {
     /// As [`Updater::perform`].
     pub async fn check(&self, apply: &Apply) -> Result<Available, Error> {
         let (_, manifest) = self.manifest(apply).await?;
-        let place = &self.origin.place;
-        let record = Record::read(place);
+        let record = Record::read(&self.origin.place);
         let judgement = manifest.judge(&self.wanted(apply, &record))?;
-        let (place, channel, signed_at_ms) = (place.clone(), manifest.channel.clone(), manifest.signed_at_ms);
-        blocking(move || {
-            // Where somebody else holds it, or this user may not write, the next look remembers.
-            let Ok(_held) = place.hold() else {
-                return Ok(());
-            };
-            let mut record = Record::read(&place);
-            if record.saw(&channel, signed_at_ms) {
-                record.write(&place)?;
-            }
-            Ok(())
-        })
-        .await?;
+        // Where this user may not write, the next look remembers.
+        if let Err(error) = self.remember(&manifest).await {
+            tracing::debug!(%error, "what was seen of releases is not remembered");
+        }
         Ok(Available {
             current: CURRENT,
             newest: manifest.version.to_string(),
@@ -150,7 +134,8 @@ impl Updater {
     }
 
     /// Begins an update in a task of its own; what comes of it is told by [`Updater::status`]. The same one again is the
-    /// one that is under way.
+    /// one that is under way. One that is forced waits for nothing: the same goes on without waiting, another that waits
+    /// gives way to it.
     ///
     /// # Errors
     ///
@@ -169,27 +154,36 @@ impl Updater {
             current_sha256,
             version: apply.version.clone().unwrap_or_default(),
         };
-        {
-            let _one = self.begun.lock();
-            let running = self
-                .status()
-                .progress
-                .filter(|progress| !progress.stage.is_over());
-            if let Some(running) = running {
-                return if running.operation_id == apply.operation_id {
-                    Ok(applied)
-                } else {
-                    Err(Error::Conflict {
-                        what: "update".into(),
-                        reason: format!("update {:?} is under way", running.operation_id),
-                    })
-                };
+        while let Some(running) = self.claim(&apply) {
+            if running.operation_id == apply.operation_id {
+                if apply.force {
+                    self.haste.send_replace(Haste::Hurry);
+                }
+                return Ok(applied);
             }
-            self.tell(&apply, Stage::Accepted, None);
+            if !apply.force || running.stage != Stage::WaitingForIdle {
+                return Err(Error::Conflict {
+                    what: "update".into(),
+                    reason: format!("update {:?} is under way", running.operation_id),
+                });
+            }
+            self.give_way(&running, &apply).await;
         }
         let updater = Arc::clone(self);
         drop(tasks.detach("update", async move { updater.run(apply).await }));
         Ok(applied)
+    }
+
+    /// It is the one that is under way from now on, unless another is: that one is answered.
+    fn claim(&self, apply: &Apply) -> Option<Progress> {
+        let _one = self.begun.lock();
+        let progress = self.status().progress;
+        let running = progress.filter(|progress| !progress.stage.is_over());
+        if running.is_none() {
+            self.haste.send_replace(Haste::None);
+            self.tell(apply, Stage::Accepted, None);
+        }
+        running
     }
 
     async fn run(&self, apply: Apply) {
@@ -243,16 +237,12 @@ impl Updater {
         apply: &Apply,
         told: impl Fn(Stage, Option<&Completed>),
     ) -> Result<Outcome, Error> {
-        let place = &self.origin.place;
-        let _held = place.hold()?;
+        let _held = self.origin.place.hold()?;
         told(Stage::Downloading, None);
         let (source, manifest) = self.manifest(apply).await?;
-        let mut record = Record::read(place);
+        let record = Record::read(&self.origin.place);
         let judged = manifest.judge(&self.wanted(apply, &record))?;
-        if record.saw(&manifest.channel, manifest.signed_at_ms) {
-            let (seen, place) = (record.clone(), place.clone());
-            blocking(move || seen.write(&place)).await?;
-        }
+        self.remember(&manifest).await?;
         let artifact = match judged {
             Judgement::Take(artifact) => artifact,
             Judgement::Current => {
@@ -273,160 +263,82 @@ impl Updater {
                 )));
             }
         };
-        let standing = self.standing(&record, artifact, apply.force).await?;
-        self.may_restart(apply.force)?;
-        if let Standing::Wanted(there) = standing {
-            if !apply.force {
-                told(Stage::WaitingForIdle, Some(&there));
-                *self.rest.lock() = Some(self.at_rest().await?);
-            }
-            return Ok(Outcome::Replaced(there));
-        }
-        if !apply.force {
-            self.is_what_runs().await?;
-        }
         let update = Completed {
             operation_id: apply.operation_id.clone(),
             version: manifest.version.to_string(),
             sha256: artifact.sha256.clone(),
         };
-        told(Stage::Downloading, Some(&update));
-        let staged = Staged(place);
-        self.fetch(&source, &update.version, artifact).await?;
-        told(Stage::Verifying, Some(&update));
-        proof::prove(&self.engine, &self.origin).await?;
+        let standing = self.standing(&update.sha256).await?;
+        standing.may_be_replaced(apply.force)?;
+        self.may_restart(apply.force)?;
+        let is_there = matches!(standing, Standing::Wanted);
+        let staged = Staged(&self.origin.place);
+        if !is_there {
+            if !apply.force {
+                self.is_what_runs().await?;
+            }
+            told(Stage::Downloading, Some(&update));
+            self.fetch(&source, &update.version, artifact).await?;
+            told(Stage::Verifying, Some(&update));
+            proof::prove(&self.engine, &self.origin).await?;
+        }
         let mut rest = None;
         if !apply.force {
             told(Stage::WaitingForIdle, Some(&update));
-            rest = Some(self.at_rest().await?);
+            rest = self.at_rest().await?;
         }
         told(Stage::Applying, Some(&update));
-        record.trial = Some(OnTrial {
-            update: update.clone(),
-            starts: 0,
-            is_guarded: false,
-            limit_ms: u64::try_from(self.config.trial_timeout.as_millis()).unwrap_or(u64::MAX),
-        });
-        let place = place.clone();
-        blocking(move || {
-            if standing == Standing::Proved {
-                place.keep_previous()?;
-            }
-            record.write_both(&place)?;
-            place.replace()
-        })
-        .await?;
+        self.put_in_place(update.clone()).await?;
         drop(staged);
         *self.rest.lock() = rest;
         Ok(Outcome::Replaced(update))
     }
 
-    fn keys(&self) -> Result<&[ReleaseKey], Error> {
-        if self.config.keys.is_empty() {
-            return Err(Error::Unsupported {
-                what: "update".into(),
-                why: "this build has no release key, so no release could be believed".into(),
-                fix: Some(
-                    "set update.public_keys to the minisign key that your releases are signed with".into(),
-                ),
-            });
-        }
-        Ok(&self.config.keys)
-    }
-
-    fn source(&self, apply: &Apply) -> Result<Source, Error> {
-        let base = apply.base_url.as_ref().or(self.config.base_url.as_ref());
-        let base = base.ok_or_else(|| Error::Unsupported {
-            what: "update".into(),
-            why: "nothing says where releases are".into(),
-            fix: Some("set update.base_url, or give --base-url".into()),
-        })?;
-        Source::parse(base)
-    }
-
-    fn channel<'a>(&'a self, apply: &'a Apply) -> &'a str {
-        apply.channel.as_deref().unwrap_or(&self.config.channel)
-    }
-
-    fn wanted<'a>(&'a self, apply: &'a Apply, record: &'a Record) -> Wanted<'a> {
-        let channel = self.channel(apply);
-        Wanted {
-            channel,
-            version: apply.version.as_deref(),
-            signed_after_ms: record.signed_after_ms(channel),
-            taken_back: record.rolled_back.as_ref().map(|update| update.sha256.as_str()),
-            agent_id: apply.agent_id.as_deref().unwrap_or(&self.config.agent_id),
-            force: apply.force,
-        }
-    }
-
-    async fn manifest(&self, apply: &Apply) -> Result<(Source, Manifest), Error> {
-        let (keys, source) = (self.keys()?, self.source(apply)?);
-        let channel = self.channel(apply);
-        if channel.is_empty()
-            || !channel
-                .chars()
-                .all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
-        {
-            return Err(Error::Invalid {
-                field: "channel",
-                reason: format!("{channel:?} is no name of a channel"),
-            });
-        }
-        let path = format!("agent/{channel}/manifest.json");
-        let bytes = source.small(&path, MANIFEST).await?;
-        let signature = source.small(&format!("{path}.minisig"), SIGNATURE).await?;
-        release::verify(keys, "the manifest", &bytes, &String::from_utf8_lossy(&signature))?;
-        Ok((source, Manifest::parse(&bytes)?))
-    }
-
-    /// Stages the binary and checks that it is the one that was signed.
-    async fn fetch(&self, source: &Source, version: &str, artifact: &Artifact) -> Result<(), Error> {
-        if artifact.size > BINARY {
-            return Err(Error::TooLarge {
-                what: "the executable of the release",
-                size: artifact.size,
-                limit: BINARY,
-            });
-        }
-        let (place, path) = (&self.origin.place, format!("agent/{version}/boxd-{TARGET}"));
-        let signature = source.small(&format!("{path}.minisig"), SIGNATURE).await?;
-        let mut file = place.stage()?;
-        let received = source
-            .binary(&path, artifact.size, &mut file, &place.staged())
-            .await?;
-        if received.bytes != artifact.size || !received.sha256.eq_ignore_ascii_case(&artifact.sha256) {
-            return Err(Error::Untrusted {
-                what: "the executable of the release",
-                reason: format!(
-                    "it has {} bytes with SHA-256 {}, the manifest says {} with {}",
-                    received.bytes, received.sha256, artifact.size, artifact.sha256
-                ),
-            });
-        }
-        let (keys, place) = (self.config.keys.clone(), place.clone());
+    /// What is in place gives way to what was staged, or is tried once more when it is what is wanted.
+    async fn put_in_place(&self, update: Completed) -> Result<(), Error> {
+        let (place, limit) = (self.origin.place.clone(), self.config.trial_timeout);
         blocking(move || {
-            // What is on the disk is checked, not what came.
-            let bytes = whole(&mut file)?;
-            release::verify(
-                &keys,
-                "the executable of the release",
-                &bytes,
-                &String::from_utf8_lossy(&signature),
-            )?;
-            place.seal(file)
+            let _turn = place.turn()?;
+            // What is on trial may have served, or been taken back, while this one was on its way.
+            let mut record = Record::read(&place);
+            let standing = Standing::of(&place, &record, &update.sha256)?;
+            let before = record.trial.take();
+            // Whoever stands guard over a start that is under way goes on.
+            let guarded = before.filter(|trial| standing == Standing::Wanted && trial.is_guarded);
+            record.trial = Some(OnTrial {
+                update,
+                starts: guarded.as_ref().map_or(0, |trial| trial.starts),
+                is_guarded: guarded.is_some(),
+                limit_ms: u64::try_from(limit.as_millis()).unwrap_or(u64::MAX),
+            });
+            if standing == Standing::Proved {
+                place.keep_previous()?;
+            }
+            record.write_both(&place)?;
+            if standing == Standing::Wanted {
+                return Ok(());
+            }
+            place.replace()
         })
         .await
     }
 
-    /// Nothing runs, and nothing begins before it is put in place, or has failed to be.
-    async fn at_rest(&self) -> Result<Rest, Error> {
-        tokio::time::timeout(IDLE, self.engine.at_rest())
-            .await
-            .map_err(|_| Error::Timeout {
-                what: "the end of what runs",
-                after: IDLE,
-            })
+    /// No manifest that is older than this one is believed from here on.
+    async fn remember(&self, manifest: &Manifest) -> Result<(), Error> {
+        let (place, channel, signed_at_ms) = (
+            self.origin.place.clone(),
+            manifest.channel.clone(),
+            manifest.signed_at_ms,
+        );
+        blocking(move || {
+            let _turn = place.turn()?;
+            let mut record = Record::read(&place);
+            if record.saw(&channel, signed_at_ms) {
+                record.write(&place)?;
+            }
+            Ok(())
+        })
+        .await
     }
 }
 
@@ -447,17 +359,6 @@ fn expect(what: &str, expected: Option<&str>, found: &str) -> Result<(), Error> 
         }),
         _ => Ok(()),
     }
-}
-
-fn whole(file: &mut File) -> Result<Vec<u8>, Error> {
-    let mut bytes = Vec::new();
-    file.rewind()
-        .and_then(|()| file.read_to_end(&mut bytes))
-        .map_err(|source| Error::Io {
-            doing: "read the staged executable".into(),
-            source,
-        })?;
-    Ok(bytes)
 }
 
 pub(super) async fn blocking<T: Send + 'static>(

@@ -128,7 +128,7 @@ pub fn stand(mut orders: UnixStream, complain: impl Fn(&str)) -> Result<Option<O
         trial.update.version
     ));
     {
-        let _held = place.hold_soon();
+        let _turn = place.turn()?;
         if !is_in_place(&place, &trial)? {
             return Ok(None);
         }
@@ -156,7 +156,7 @@ pub fn stand(mut orders: UnixStream, complain: impl Fn(&str)) -> Result<Option<O
 ///
 /// [`Error::Io`] when the one before cannot be put in place.
 pub fn after_stop(place: &Place) -> Result<Option<String>, Error> {
-    let _held = place.hold_soon();
+    let _turn = place.turn()?;
     let record = Record::read(place);
     let Some(trial) = &record.trial else {
         return Ok(None);
@@ -172,12 +172,13 @@ pub fn after_stop(place: &Place) -> Result<Option<String>, Error> {
 
 /// Notes that the executable on trial has a guard.
 fn take_charge(place: &Place) -> Result<Option<OnTrial>, Error> {
-    let _held = place.hold_soon();
+    let _turn = place.turn()?;
     let mut record = Record::read(place);
     let Some(trial) = &mut record.trial else {
         return Ok(None);
     };
     trial.is_guarded = true;
+    trial.starts = 0;
     let trial = trial.clone();
     record.write(place)?;
     Ok(Some(trial))
@@ -204,7 +205,7 @@ fn watch(place: &Place, trial: &OnTrial, daemon: &Watched) -> Result<Option<Stri
 /// Whether it is still on trial and under guard.
 fn is_on_trial(place: &Place, trial: &OnTrial) -> bool {
     let found = Record::read(place).trial;
-    found.is_some_and(|found| found.is_guarded && found.update == trial.update)
+    found.is_some_and(|found| found.is_guarded && found.update.sha256 == trial.update.sha256)
 }
 
 /// The same, and it is what stands there: nobody put something else in place.

@@ -16,7 +16,9 @@
 //! `<base>/agent/<version>/boxd-<target>` with `.minisig`.
 
 mod apply;
+mod find;
 pub mod guard;
+mod idle;
 mod origin;
 mod place;
 mod proof;

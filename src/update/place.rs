@@ -5,6 +5,8 @@
 //!   .boxd.staged    a new one, not proved yet; also what a killed update left
 //!   boxd.previous   the one before, for the way back
 //!   .boxd.update    what is remembered (see `trial`), and .boxd.update.served, what will be when the new one serves
+//!   .boxd.update.lock   held from the beginning of an update or an install to its end
+//!   .boxd.update.turn   held for the moment in which any of the above changes
 //! ```
 //!
 //! What is renamed was synced before, and the directory after, so that a power loss leaves either the old or the new one.
@@ -12,7 +14,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -21,8 +23,10 @@ use sha2::{Digest, Sha256};
 
 use crate::error::Error;
 
-/// How long somebody is waited for who holds the executable.
-const SOON: Duration = Duration::from_secs(5);
+/// How long a turn is waited for: whoever has one reads an executable and syncs a few files.
+const TURN: Duration = Duration::from_secs(30);
+/// How often it is asked for.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// Where the executable is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,7 +35,8 @@ pub struct Place {
     name: OsString,
 }
 
-/// Held while the executable is changed: one update at a time, whoever does it.
+/// Held while it is not to be changed by others. The file is its owner's alone: whoever may only read the executable cannot
+/// hold up its updates.
 #[derive(Debug)]
 pub(super) struct Held {
     _lock: Flock<File>,
@@ -94,6 +99,14 @@ impl Place {
         self.beside(".", ".update.served")
     }
 
+    fn lock_of_updates(&self) -> PathBuf {
+        self.beside(".", ".update.lock")
+    }
+
+    fn lock_of_turns(&self) -> PathBuf {
+        self.beside(".", ".update.turn")
+    }
+
     fn beside(&self, before: &str, behind: &str) -> PathBuf {
         let mut name = OsString::from(before);
         name.push(&self.name);
@@ -101,12 +114,36 @@ impl Place {
         self.directory.join(name)
     }
 
-    /// Nobody else changes the executable from here on.
+    /// Nobody else updates or installs from here on. One that has been put in place may still be confirmed or taken back:
+    /// what is remembered is read again in a [`Place::turn`].
     ///
     /// # Errors
     ///
     /// [`Error::Conflict`] when somebody does, [`Error::Denied`] when this user may not.
     pub(super) fn hold(&self) -> Result<Held, Error> {
+        let held = self.lock(&self.lock_of_updates())?;
+        held.ok_or_else(|| self.busy("another update is under way"))
+    }
+
+    /// The moment in which the executable and what is remembered may be changed; what was read before is old.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Conflict`] when somebody has it for long, [`Error::Denied`] when this user may not.
+    pub(super) fn turn(&self) -> Result<Held, Error> {
+        let begun = Instant::now();
+        loop {
+            match self.lock(&self.lock_of_turns())? {
+                Some(held) => return Ok(held),
+                None if begun.elapsed() < TURN => std::thread::sleep(LOOK),
+                None => return Err(self.busy("what is remembered of its updates is held by another process")),
+            }
+        }
+    }
+
+    /// `None` when somebody else has it.
+    fn lock(&self, path: &Path) -> Result<Option<Held>, Error> {
+        let failed = |error| Error::from_path_io("lock of updates", "hold", path, error);
         nix::unistd::access(&self.directory, nix::unistd::AccessFlags::W_OK).map_err(|errno| {
             Error::from_path_io(
                 "directory of the executable",
@@ -115,27 +152,28 @@ impl Place {
                 errno.into(),
             )
         })?;
-        let directory = File::open(&self.directory).map_err(|error| self.failed("open", error))?;
-        match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => Ok(Held { _lock: lock }),
-            Err((_, nix::errno::Errno::EWOULDBLOCK)) => Err(Error::Conflict {
-                what: format!("{:?}", self.executable()),
-                reason: "another update is under way".into(),
-            }),
-            Err((_, errno)) => Err(self.failed("lock", errno.into())),
-        }
+        let file = OpenOptions::new()
+            .append(true)
+            .create(true)
+            .mode(0o600)
+            .custom_flags(libc::O_NOFOLLOW)
+            .open(path)
+            .map_err(failed)?;
+        let lock = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => lock,
+            Err((_, nix::errno::Errno::EWOULDBLOCK)) => return Ok(None),
+            Err((_, errno)) => return Err(failed(errno.into())),
+        };
+        // One that was removed meanwhile keeps nobody out.
+        let (ours, there) = (lock.metadata().map_err(failed)?, fs::symlink_metadata(path));
+        let is_there = there.is_ok_and(|there| (there.dev(), there.ino()) == (ours.dev(), ours.ino()));
+        Ok(is_there.then_some(Held { _lock: lock }))
     }
 
-    /// As [`Place::hold`], for who has a word to write down while somebody else may hold it for a moment; `None` when that
-    /// takes long, or this user may not.
-    pub(super) fn hold_soon(&self) -> Option<Held> {
-        let begun = Instant::now();
-        loop {
-            match self.hold() {
-                Ok(held) => return Some(held),
-                Err(Error::Conflict { .. }) if begun.elapsed() < SOON => std::thread::sleep(SOON / 100),
-                Err(_) => return None,
-            }
+    fn busy(&self, reason: &str) -> Error {
+        Error::Conflict {
+            what: format!("{:?}", self.executable()),
+            reason: reason.into(),
         }
     }
 
@@ -210,6 +248,18 @@ impl Place {
             .map_err(|error| self.failed("sync the directory of", error))
     }
 
+    /// Whether what runs is the file that is in place; where the system does not show it, it is taken to be.
+    pub(super) fn is_what_runs(&self) -> bool {
+        let identity = |path: &Path| fs::metadata(path).map(|found| (found.dev(), found.ino()));
+        match (
+            identity(Path::new("/proc/self/exe")),
+            identity(&self.executable()),
+        ) {
+            (Ok(running), Ok(in_place)) => running == in_place,
+            _ => true,
+        }
+    }
+
     /// The digest of the executable, lower-case hex.
     pub(super) fn digest(&self) -> Result<String, Error> {
         Self::digest_of(&self.executable())
@@ -282,8 +332,30 @@ mod tests {
         let (_directory, place) = place();
         let held = place.hold().unwrap();
         assert!(matches!(place.hold(), Err(Error::Conflict { .. })));
+        // What the one before does of it is done meanwhile.
+        drop(place.turn().unwrap());
         drop(held);
         place.hold().unwrap();
+    }
+
+    #[test]
+    fn who_may_only_read_holds_nothing_up() {
+        let (directory, place) = place();
+        let reader = Flock::lock(File::open(directory.path()).unwrap(), FlockArg::LockShared).unwrap();
+        let (_held, _turn) = (place.hold().unwrap(), place.turn().unwrap());
+        for lock in [place.lock_of_updates(), place.lock_of_turns()] {
+            assert_eq!(fs::metadata(lock).unwrap().mode() & 0o777, 0o600);
+        }
+        drop(reader);
+    }
+
+    #[test]
+    fn a_lock_that_was_removed_is_taken_anew() {
+        let (_directory, place) = place();
+        let _removed = place.hold().unwrap();
+        fs::remove_file(place.lock_of_updates()).unwrap();
+        let _held = place.hold().unwrap();
+        assert!(matches!(place.hold(), Err(Error::Conflict { .. })));
     }
 
     #[test]

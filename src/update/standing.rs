@@ -1,8 +1,8 @@
 //! What stands in the place of the executable, before another one takes it.
 
 use super::apply::{Updater, blocking};
-use super::release::Artifact;
-use super::trial::{Completed, OnTrial, Record};
+use super::place::Place;
+use super::trial::{OnTrial, Record};
 use crate::error::Error;
 
 /// What is in the place of the executable.
@@ -10,40 +10,45 @@ use crate::error::Error;
 pub(super) enum Standing {
     /// One that has served, to be kept as the one to go back to.
     Proved,
-    /// One that has not: the one before it stays the one to go back to.
-    Unproved,
+    /// One that has not, of this version: the one before it stays the one to go back to.
+    Unproved(String),
     /// One that has not, and is what would come: it only has to be started.
-    Wanted(Completed),
+    Wanted,
+}
+
+impl Standing {
+    /// What is in place, where one with the digest `wanted` is to come. Blocks.
+    pub(super) fn of(place: &Place, record: &Record, wanted: &str) -> Result<Self, Error> {
+        let Some(OnTrial { update, .. }) = &record.trial else {
+            return Ok(Self::Proved);
+        };
+        if place.digest()? != update.sha256 {
+            return Ok(Self::Proved);
+        }
+        Ok(if update.sha256.eq_ignore_ascii_case(wanted) {
+            Self::Wanted
+        } else {
+            Self::Unproved(update.version.clone())
+        })
+    }
+
+    /// What has not served is replaced by something else only when that is asked for.
+    pub(super) fn may_be_replaced(&self, force: bool) -> Result<(), Error> {
+        match self {
+            Self::Unproved(version) if !force => Err(Error::Conflict {
+                what: "update".into(),
+                reason: format!("{version} is in place and has not served yet: start it first, or use force"),
+            }),
+            _ => Ok(()),
+        }
+    }
 }
 
 impl Updater {
-    /// Whether what is in place has served.
-    pub(super) async fn standing(
-        &self,
-        record: &Record,
-        artifact: &Artifact,
-        force: bool,
-    ) -> Result<Standing, Error> {
-        let Some(OnTrial { update, .. }) = &record.trial else {
-            return Ok(Standing::Proved);
-        };
-        let place = self.origin.place.clone();
-        if blocking(move || place.digest()).await? != update.sha256 {
-            return Ok(Standing::Proved);
-        }
-        if update.sha256.eq_ignore_ascii_case(&artifact.sha256) {
-            return Ok(Standing::Wanted(update.clone()));
-        }
-        if force {
-            return Ok(Standing::Unproved);
-        }
-        Err(Error::Conflict {
-            what: format!("{:?}", self.origin.place.executable()),
-            reason: format!(
-                "{} is in place and has not served yet: start it first, or use force",
-                update.version
-            ),
-        })
+    /// Whether what is in place has served, where one with the digest `wanted` is to come.
+    pub(super) async fn standing(&self, wanted: &str) -> Result<Standing, Error> {
+        let (place, wanted) = (self.origin.place.clone(), wanted.to_owned());
+        blocking(move || Standing::of(&place, &Record::read(&place), &wanted)).await
     }
 
     /// An update ends what runs, and starts it again: not a main command, unless that is asked for.

@@ -105,6 +105,12 @@ impl Record {
         self.signed_at_ms.get(channel).copied().unwrap_or(0)
     }
 
+    /// Whether the one with this digest was taken back, and none was put in place since.
+    fn has_taken_back(&self, sha256: &str) -> bool {
+        let taken_back = self.rolled_back.as_ref();
+        self.trial.is_none() && taken_back.is_some_and(|update| update.sha256 == sha256)
+    }
+
     /// Remembers, in one step.
     pub(super) fn write(&self, place: &Place) -> Result<(), Error> {
         self.write_as(place, &place.record())
@@ -165,16 +171,24 @@ pub struct Running {
 }
 
 impl Trial {
-    /// To be called first at the start of the daemon. Counts the start when the executable is on trial.
+    /// To be called first at the start of the daemon. Counts the start when the executable is on trial; the first one is
+    /// under guard, a later one is somebody else's and watched by nobody.
     ///
     /// # Errors
     ///
     /// [`Error::Io`] when the start cannot be counted, or the one before cannot be restored.
     pub fn begin(place: &Place) -> Result<Self, Error> {
-        if Record::read(place).trial.is_none() {
-            return Ok(Self::None);
+        let record = Record::read(place);
+        if record.trial.is_none() {
+            // Started before it was taken back, which did not see this start.
+            let is_taken_back = !place.is_what_runs() && record.has_taken_back(&place.digest_of_running()?);
+            return Ok(if is_taken_back {
+                Self::Restored(place.executable())
+            } else {
+                Self::None
+            });
         }
-        let _held = place.hold_soon();
+        let _turn = place.turn()?;
         let mut record = Record::read(place);
         let Some(trial) = &mut record.trial else {
             return Ok(Self::None);
@@ -194,6 +208,7 @@ impl Trial {
         if trial.starts >= STARTS {
             return restore(place, record).map(Self::Restored);
         }
+        trial.is_guarded &= trial.starts == 0;
         trial.starts += 1;
         record.write(place)?;
         Ok(Self::Running(Running { place: place.clone() }))
@@ -212,7 +227,7 @@ impl Running {
     ///
     /// [`Error::Io`] when that cannot be noted.
     pub fn stopped(self) -> Result<(), Error> {
-        let _held = self.place.hold_soon();
+        let _turn = self.place.turn()?;
         let mut record = Record::read(&self.place);
         match &mut record.trial {
             Some(trial) if trial.is_guarded => {
@@ -229,7 +244,7 @@ impl Running {
     ///
     /// [`Error::Io`] when it cannot be restored.
     pub fn failed(self) -> Result<PathBuf, Error> {
-        let _held = self.place.hold_soon();
+        let _turn = self.place.turn()?;
         restore(&self.place, Record::read(&self.place))
     }
 }
@@ -259,7 +274,7 @@ pub(super) fn confirm(
     if record.trial.is_none() {
         return Ok(record);
     }
-    let _held = place.hold_soon();
+    let _turn = place.turn()?;
     let record = Record::read(place);
     // While this daemon was starting, another executable may have been put in its place: that one does not run yet.
     let running = running()?;

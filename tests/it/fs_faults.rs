@@ -148,7 +148,7 @@ async fn a_client_that_goes_away_in_the_middle_changes_nothing() {
 }
 
 /// How many files without a name the process has open below its workspace.
-fn drafts(pid: i32) -> usize {
+pub(crate) fn drafts(pid: i32) -> usize {
     let descriptors = std::fs::read_dir(crate::harness::processes::of(pid, "fd")).unwrap();
     let targets = descriptors
         .flatten()

@@ -211,12 +211,17 @@ fn it_waits_for_an_update_that_is_at_work_and_takes_the_place_of_an_install_that
     let number = ended_one.id();
     ended_one.wait_with_output().unwrap();
     fs::write(bin.join(".boxd.install/pid"), format!("{number}\n")).unwrap();
-    let lock = Flock::lock(fs::File::open(&bin).unwrap(), FlockArg::LockExclusive)
+    let lock = fs::File::create(bin.join(".boxd.update.lock")).unwrap();
+    let lock = Flock::lock(lock, FlockArg::LockExclusive)
         .map_err(|(_, errno)| errno)
         .unwrap();
     let mut child = installer.command(&[]).stderr(Stdio::piped()).spawn().unwrap();
     std::thread::sleep(Duration::from_millis(500));
     assert!(child.try_wait().unwrap().is_none() && !installer.program().exists());
+    // Whoever may only read the directory is not waited for.
+    let _reader = Flock::lock(fs::File::open(&bin).unwrap(), FlockArg::LockExclusive)
+        .map_err(|(_, errno)| errno)
+        .unwrap();
     drop(lock);
     ended(&child.wait_with_output().unwrap(), 0);
     installer.has("1.0.0");

@@ -90,4 +90,6 @@ mod uninstall;
 mod update;
 mod update_daemon;
 mod update_guard;
+mod update_trials;
+mod update_waits;
 mod wire_vectors;

@@ -367,14 +367,27 @@ fn what_is_renamed_was_synced_before_and_its_directory_after() {
     find("fsync /bin>", replaced);
 }
 
+/// What changes when a new one is put in place, and the system call that changes it.
+const CHANGES: [(&str, &str); 9] = [
+    ("/.boxd.staged", "fsync"),
+    ("/.boxd.previous", "unlink"),
+    ("/.boxd.previous", "linkat"),
+    ("/.boxd.previous", "rename"),
+    ("", "fsync"),
+    ("/.boxd.update.fresh", "fsync"),
+    ("/.boxd.update.fresh", "rename"),
+    ("/.boxd.staged", "rename"),
+    ("/.boxd.staged", "unlink"),
+];
+
 #[test]
 fn a_kill_at_any_step_leaves_the_old_one_or_the_new_one_and_the_next_update_goes_on() {
     let releases = Releases::new();
     let fresh = another("the next one");
     releases.publish("99.0.0", &fresh, |_| {});
     let mut outcomes = [0, 0];
-    // strace counts for each thread, and threads share the work: so each file has a count of its own.
-    for name in ["", "/.boxd.staged", "/.boxd.previous", "/.boxd.update.fresh"] {
+    // strace counts for each thread and call, so each file and call has a count of its own.
+    for (name, call) in CHANGES {
         for step in 1.. {
             let installed = Installed::new();
             // The manifest was seen: what counts is what puts the executable in place.
@@ -383,7 +396,7 @@ fn a_kill_at_any_step_leaves_the_old_one_or_the_new_one_and_the_next_update_goes
             let mut command = Command::new(require("strace"));
             command
                 .args(["-f", "-qq", "-o", "/dev/null", "-e"])
-                .arg(format!("inject={STEPS}:signal=KILL:when={step}"))
+                .arg(format!("inject={call}:signal=KILL:when={step}"))
                 .args(["-P", &path]);
             command.arg(&installed.program).arg("update");
             let output = installed
@@ -393,9 +406,10 @@ fn a_kill_at_any_step_leaves_the_old_one_or_the_new_one_and_the_next_update_goes
             let there = digest(&installed.program);
             assert!(
                 there == installed.before || there == sha256(&fresh),
-                "step {step} of {name:?}: neither the old nor the new one"
+                "{call} {step} of {name:?}: neither the old nor the new one"
             );
             if output.status.success() {
+                assert!(step > 1, "there is no {call} of {name:?}");
                 break;
             }
             outcomes[usize::from(there != installed.before)] += 1;
@@ -406,7 +420,7 @@ fn a_kill_at_any_step_leaves_the_old_one_or_the_new_one_and_the_next_update_goes
             assert_eq!(
                 digest(&installed.program),
                 sha256(&fresh),
-                "step {step} of {name:?}"
+                "{call} {step} of {name:?}"
             );
         }
     }

@@ -250,7 +250,7 @@ async fn an_owner_updates_over_nats_and_is_told_every_stage() {
 
 /// Puts a new executable in place as an update does that ends before its restart.
 #[track_caller]
-fn installed_on_trial(directory: &Path, releases: &Releases) -> (PathBuf, String, String) {
+pub(crate) fn installed_on_trial(directory: &Path, releases: &Releases) -> (PathBuf, String, String) {
     let program = install(directory);
     let before = sha256(&fs::read(&program).unwrap());
     let fresh = another("dies at every start");

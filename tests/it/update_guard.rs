@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::process::Command;
 
 use nix::sys::signal::{Signal, kill};
@@ -12,8 +13,14 @@ use serde_json::{Value, json};
 use crate::harness::daemon::BOXD;
 use crate::harness::manager::Manager;
 use crate::harness::releases::{Releases, another, sha256};
-use crate::harness::{PATIENCE, eventually, processes};
+use crate::harness::{Connection, NatsServer, PATIENCE, eventually, processes, write_program};
 use crate::update_daemon::{running, status, update, updating};
+
+/// What is remembered beside an executable; null while it is not there.
+pub(crate) fn remembered(program: &Path) -> Value {
+    let record = fs::read(program.with_file_name(".boxd.update")).unwrap_or_default();
+    serde_json::from_slice(&record).unwrap_or_default()
+}
 
 /// An executable that passes its proofs and does something else as the daemon.
 fn unlike_its_proofs(as_daemon: &str) -> Vec<u8> {
@@ -99,10 +106,8 @@ async fn where_the_guard_is_killed_with_it_the_manager_has_the_code_before_take_
     releases.publish("99.0.0", &unlike_its_proofs("exec sleep 600"), |_| {});
     assert_eq!(daemon.http().post("/v1/update", &json!({})).await.status, 202);
     let guard = processes::wait_until_there(previous.to_str().unwrap(), PATIENCE);
-    let hung = directory.path().to_owned();
     eventually("the new one to be guarded", PATIENCE, || {
-        let record: Value = serde_json::from_slice(&fs::read(hung.join(".boxd.update")).ok()?).ok()?;
-        (record["trial"]["is_guarded"] == true).then_some(())
+        (remembered(&program)["trial"]["is_guarded"] == true).then_some(())
     });
     // As `WatchdogSec=` and `KillMode=mixed` end a unit.
     kill(Pid::from_raw(guard), Signal::SIGKILL).unwrap();
@@ -128,9 +133,13 @@ async fn where_the_guard_is_killed_with_it_the_manager_has_the_code_before_take_
 async fn one_that_is_told_to_stop_before_it_listens_stops_and_is_not_taken_back() {
     let (directory, releases) = (tempfile::tempdir().unwrap(), Releases::new());
     let (builder, program) = updating(directory.path(), &releases);
-    let mut daemon = builder.start();
+    let mut broker = NatsServer::start();
+    let link = Connection::to(&broker.url());
+    let mut daemon = builder.connection(&link).start();
     let fresh = another("the next one");
     releases.publish("99.0.0", &fresh, |_| {});
+    // One that says nothing keeps the new one from being ready.
+    broker.signal(Signal::SIGSTOP);
     assert_eq!(daemon.http().post("/v1/update", &json!({})).await.status, 202);
     let pid = daemon.pid();
     let runs = || fs::metadata(format!("/proc/{pid}/exe")).unwrap().ino();
@@ -146,7 +155,40 @@ async fn one_that_is_told_to_stop_before_it_listens_stops_and_is_not_taken_back(
         PATIENCE,
     );
     assert_eq!(sha256(&fs::read(&program).unwrap()), sha256(&fresh));
+    let trial = remembered(&program)["trial"].clone();
+    assert_eq!(
+        (&trial["update"]["version"], &trial["is_guarded"]),
+        (&json!("99.0.0"), &json!(false)),
+        "it is still on trial, and nobody's guard: {trial}"
+    );
+    broker.signal(Signal::SIGCONT);
     daemon.start_again();
     assert_eq!(running(daemon.pid()), sha256(&fresh));
     assert_eq!(status(&daemon).await["completed"]["version"], "99.0.0");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_somebody_puts_in_place_during_a_trial_is_not_taken_back() {
+    let (directory, releases) = (tempfile::tempdir().unwrap(), Releases::new());
+    let (builder, program) = updating(directory.path(), &releases);
+    let mut daemon = builder.environment("BOXD_UPDATE_TRIAL_TIMEOUT", "2s").start();
+    let previous = program.with_file_name("boxd.previous");
+    releases.publish("99.0.0", &unlike_its_proofs("exec sleep 600"), |_| {});
+    assert_eq!(daemon.http().post("/v1/update", &json!({})).await.status, 202);
+    processes::wait_until_there(previous.to_str().unwrap(), PATIENCE);
+    eventually("the new one to be guarded", PATIENCE, || {
+        (remembered(&program)["trial"]["is_guarded"] == true).then_some(())
+    });
+    let theirs = program.with_file_name("theirs");
+    write_program(&theirs, another("of a package"));
+    fs::rename(&theirs, &program).unwrap();
+    processes::wait_until_gone(previous.to_str().unwrap(), PATIENCE);
+    assert_eq!(
+        sha256(&fs::read(&program).unwrap()),
+        sha256(&another("of a package"))
+    );
+    kill(Pid::from_raw(daemon.pid()), Signal::SIGKILL).unwrap();
+    daemon.wait(PATIENCE);
+    daemon.start_again();
+    assert_eq!(status(&daemon).await["completed"], Value::Null);
 }

@@ -52,10 +52,12 @@ impl Trial {
             place: update::Place::of_this_program(None),
             start: update::Start::default(),
         };
+        let files = Arc::new(Files::new(config.fs.clone(), workspace.clone()));
+        let transfers = files.transfers();
         let parts = Parts {
-            updater: Updater::new(config.update.clone(), origin, Arc::clone(&engine)),
+            updater: Updater::new(config.update.clone(), origin, Arc::clone(&engine), transfers),
             pty: config.pty,
-            files: Arc::new(Files::new(config.fs.clone(), workspace.clone())),
+            files,
             git: Arc::new(Git::new(Arc::clone(&engine), path.as_deref())),
             engine,
             host: Arc::new(Host::new(workspace.root.clone())),

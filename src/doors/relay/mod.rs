@@ -10,6 +10,7 @@ mod dial;
 mod direction;
 mod gate;
 mod hub;
+mod pace;
 mod producer;
 mod rate;
 mod server;

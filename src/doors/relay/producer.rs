@@ -7,7 +7,7 @@
 //! ```
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use futures_util::stream::{SplitSink, SplitStream};
@@ -18,6 +18,7 @@ use tokio_tungstenite::tungstenite::Message as Packet;
 
 use super::Endpoint;
 use super::dial::{Socket, attach};
+use super::pace::Pace;
 use super::session::{Received, Sent, Session};
 use crate::error::Error;
 use crate::lifecycle::Tasks;
@@ -39,8 +40,6 @@ const OVERHEAD: usize = 64;
 
 /// Bytes that are said again before the relay is asked whether it has them.
 const AGAIN: usize = 128 << 10;
-/// Bytes a second that are tried first behind a refusal for too many, and the least.
-const PACE: (f64, f64) = (4.0 * 1024.0 * 1024.0, 16.0 * 1024.0);
 
 /// Where the relay is, and what opens it, as far as that is known now: tokens are renewed.
 pub type Whereabouts = Arc<dyn Fn() -> Option<Endpoint> + Send + Sync>;
@@ -113,8 +112,6 @@ pub(super) struct Producer {
     inbox: Inbox,
     state: watch::Sender<State>,
     socket: Socket,
-    /// Bytes a second, where the relay has said that there were too many.
-    pace: Option<f64>,
 }
 
 /// What those who wait for a channel look at.
@@ -135,6 +132,7 @@ impl Watched {
 #[derive(Debug, Default)]
 struct Shared {
     session: Mutex<Session>,
+    pace: Mutex<Pace>,
     /// The relay confirmed something.
     confirmed: Notify,
     /// Somebody wants the channel now.
@@ -177,7 +175,6 @@ impl Producer {
             inbox,
             state,
             socket,
-            pace: None,
         };
         producer.connected(first);
         let watched = Watched {
@@ -198,13 +195,12 @@ impl Producer {
                 channel: &self.channel,
                 shared: &self.shared,
                 inbox: &self.inbox,
-                pace: self.pace,
             };
             let why = match connection.run(sink, stream, &mut source, &mut ended).await {
                 Ended::Over => return,
                 Ended::Lost(why) => why,
                 Ended::TooFast(why) => {
-                    self.pace = Some(self.pace.map_or(PACE.0, |pace| (pace / 2.0).max(PACE.1)));
+                    self.shared.pace.lock().refused(Instant::now());
                     why
                 }
             };
@@ -306,7 +302,6 @@ struct Connection<'a> {
     channel: &'a StreamChannel,
     shared: &'a Shared,
     inbox: &'a Inbox,
-    pace: Option<f64>,
 }
 
 impl Connection<'_> {
@@ -391,9 +386,10 @@ impl Connection<'_> {
 
     /// Waits as long as so many bytes take, where the relay has said that they come too fast.
     async fn keep_pace(&self, sink: &mut Sink, bytes: usize) -> tokio_tungstenite::tungstenite::Result<()> {
-        if let Some(pace) = self.pace {
+        let wait = self.shared.pace.lock().wait(bytes, Instant::now());
+        if let Some(wait) = wait {
             sink.flush().await?;
-            tokio::time::sleep(Duration::from_secs_f64(bytes as f64 / pace)).await;
+            tokio::time::sleep(wait).await;
         }
         Ok(())
     }

@@ -36,10 +36,18 @@ type Place = (ProcessId, String);
 pub struct Ports {
     terminals: Arc<Terminals>,
     tasks: Tasks,
-    /// By the process and the relay's address; empty while the first of those who ask attaches.
-    live: Mutex<HashMap<Place, Arc<OnceCell<Live>>>>,
+    /// By the process and the relay's address.
+    live: Mutex<HashMap<Place, Port>>,
     /// A channel has ended.
     gone: Notify,
+}
+
+/// One of them; empty while the first of those who ask attaches.
+#[derive(Debug, Default)]
+struct Port {
+    cell: Arc<OnceCell<Live>>,
+    /// How many ask for it now.
+    asking: usize,
 }
 
 /// Whose channel it is to be.
@@ -79,11 +87,7 @@ impl Ports {
         process: &Arc<Process>,
     ) -> Result<StreamChannel, Error> {
         let place = (process.id(), url.to_owned());
-        let opening = Opening {
-            ports: self,
-            cell: Arc::clone(self.live.lock().entry(place.clone()).or_default()),
-            place,
-        };
+        let opening = self.opening(place);
         let opened = opening
             .cell
             .get_or_try_init(|| self.open(whereabouts, owner, process, opening.place.clone()))
@@ -107,6 +111,17 @@ impl Ports {
             }
         };
         let _late_ones_are_left = tokio::time::timeout(limit, all_gone).await;
+    }
+
+    fn opening(&self, place: Place) -> Opening<'_> {
+        let mut live = self.live.lock();
+        let port = live.entry(place.clone()).or_default();
+        port.asking += 1;
+        Opening {
+            ports: self,
+            cell: Arc::clone(&port.cell),
+            place,
+        }
     }
 
     async fn open(
@@ -158,10 +173,13 @@ impl Drop for Opening<'_> {
     /// Lets go of a place that nobody opened and nobody else is opening.
     fn drop(&mut self) {
         let mut live = self.ports.live.lock();
-        // Ours, and that of the map.
-        let is_unused = !self.cell.initialized() && Arc::strong_count(&self.cell) == 2;
-        let is_known = |known: &Arc<OnceCell<Live>>| Arc::ptr_eq(known, &self.cell);
-        if is_unused && live.get(&self.place).is_some_and(is_known) {
+        // One that has ended since is not in the map any more.
+        let port = live.get_mut(&self.place);
+        let Some(port) = port.filter(|port| Arc::ptr_eq(&port.cell, &self.cell)) else {
+            return;
+        };
+        port.asking -= 1;
+        if port.asking == 0 && !self.cell.initialized() {
             live.remove(&self.place);
             drop(live);
             self.ports.gone.notify_waiters();
