@@ -34,14 +34,15 @@ pub async fn device(
         after: limit,
     };
     let mut pause = Duration::from_secs(started.interval_seconds).clamp(SHORTEST, LONGEST);
+    let mut out_of_reach = None;
     loop {
         if Instant::now() + pause > end {
             tokio::time::sleep_until(end).await;
-            return Err(expired);
+            return Err(out_of_reach.unwrap_or(expired));
         }
         tokio::time::sleep(pause).await;
         match api.poll(&started.device_code).await {
-            Ok(Polled::Pending) => {}
+            Ok(Polled::Pending) => out_of_reach = None,
             Ok(Polled::SlowDown(at_least)) => {
                 pause = (pause + SLOWER).max(at_least.unwrap_or_default()).min(LONGEST);
             }
@@ -61,6 +62,7 @@ pub async fn device(
             // It may be back before this is over.
             Err(error @ Error::Unavailable { .. }) => {
                 tracing::warn!(%error, "the control plane cannot be asked, it is tried again");
+                out_of_reach = Some(error);
             }
             Err(error) => return Err(error),
         }

@@ -325,7 +325,14 @@ fn existing(path: &Path) -> Result<Option<Map<String, Value>>, Error> {
         Err(error) => return Err(failed(error)),
     };
     private(path, metadata.mode())?;
-    let text = fs::read(path).map_err(failed)?;
+    let text = fs::read(path).map_err(|error| match error.kind() {
+        io::ErrorKind::PermissionDenied => Error::Forbidden {
+            reason: format!(
+                "{path:?} belongs to another user and cannot be read; run this as that user, or chown it"
+            ),
+        },
+        _ => failed(error),
+    })?;
     serde_json::from_slice(&text)
         .map(Some)
         .map_err(|error| Error::Invalid {

@@ -255,6 +255,58 @@ fn who_is_asked_to_slow_down_does_and_a_flow_ends_in_time() {
 }
 
 #[test]
+fn a_control_plane_that_goes_away_while_a_person_is_waited_for_is_named() {
+    let plane = Enrollment::start();
+    let short = json!({
+        "deviceCode": "d", "userCode": "u", "verificationUri": "https://x", "intervalSeconds": 1, "expiresInSeconds": 4,
+    });
+    plane.starts(reply(201, &short));
+    let (api, config) = (plane.url(), tempfile::tempdir().unwrap());
+    let begin = Instant::now();
+    let output = std::thread::scope(|scope| {
+        let connecting = scope.spawn(|| connect(&api, config.path(), &[]));
+        eventually("the first question", PATIENCE, || {
+            (!plane.seen("device/poll").is_empty()).then_some(())
+        });
+        plane.leave();
+        connecting.join().unwrap()
+    });
+    ended(&output, 69, &["the control plane cannot be reached"]);
+    assert!(begin.elapsed() < Duration::from_secs(8), "{:?}", begin.elapsed());
+    assert!(!config.path().join("connections").exists());
+}
+
+#[test]
+fn a_connection_file_of_somebody_else_is_named_with_what_to_do() {
+    let config = tempfile::tempdir().unwrap();
+    let link = Connection::to("nats://127.0.0.1:1");
+    link.write(config.path());
+    for open in [config.path().to_owned(), config.path().join("connections")] {
+        std::fs::set_permissions(open, std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let mut command = Command::new(require("setpriv"));
+    command
+        .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+        .arg(env!("CARGO_BIN_EXE_boxd"))
+        .arg("connections")
+        .env_clear()
+        .env("HOME", config.path())
+        .env("BOXD_CONFIG_DIR", config.path());
+    let output = command.output().unwrap();
+    ended(&output, 77, &[&format!("{}.json", link.id), "chown"]);
+    // And so says a daemon, whose root is no other than its user here.
+    let script = r#"exec setpriv --bounding-set -all --inh-caps -all "$0" "$@""#;
+    let daemon = Daemon::builder().prelude(script).start_in(|directory| {
+        link.write(&directory.join("config"));
+        let file = directory.join(format!("config/connections/{}.json", link.id));
+        std::os::unix::fs::chown(file, Some(65534), Some(65534)).unwrap();
+    });
+    eventually("the refusal", PATIENCE, || {
+        daemon.log().contains("chown").then_some(())
+    });
+}
+
+#[test]
 fn a_token_is_given_for_credentials_and_is_seen_nowhere() {
     let plane = Enrollment::start();
     plane.exchanges(reply(

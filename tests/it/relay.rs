@@ -254,6 +254,26 @@ async fn half_open_peers_and_nonsense_are_closed() {
 }
 
 #[tokio::test]
+async fn who_answers_nothing_any_more_is_given_up() {
+    let relay = Relay::start();
+    // Nobody reads its socket, so nobody answers a ping.
+    let _half_open = Dial::producer("c").attach(&relay).await.unwrap();
+    let begin = Instant::now();
+    let live = async || {
+        relay
+            .page("/metrics")
+            .await
+            .contains(r#"boxd_relay_channels{state="attached"} 1"#)
+    };
+    assert!(live().await);
+    while live().await {
+        assert!(begin.elapsed() < Duration::from_secs(60));
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    assert!(begin.elapsed() > Duration::from_secs(30), "{:?}", begin.elapsed());
+}
+
+#[tokio::test]
 async fn who_has_shown_no_token_takes_no_memory() {
     const MESSAGE: usize = 15 << 20;
     let relay = Relay::start();

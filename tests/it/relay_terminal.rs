@@ -14,7 +14,7 @@ use boxd::wire::relay::Message;
 use crate::harness::certificates::certificates;
 use crate::harness::relay::{Dial, End, Relay, token_of, token_until, unix_time};
 use crate::harness::ways::unique_seconds;
-use crate::harness::{Connection, ControlPlane, Daemon, NatsServer, PATIENCE, Proxy, processes};
+use crate::harness::{Connection, ControlPlane, Daemon, NatsServer, PATIENCE, Proxy, eventually, processes};
 
 /// A daemon whose relay is this URL.
 async fn behind(url: &str) -> (NatsServer, Daemon, ControlPlane) {
@@ -193,6 +193,67 @@ async fn a_relay_that_is_killed_is_found_again_and_the_terminal_lives() {
     // The numbers of this viewer go on.
     viewer.send(1, "three\n").await;
     read(&mut viewer, &mut next, "got three").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn output_that_no_relay_could_take_is_drawn_anew_and_what_follows_is_said_once() {
+    let mut relay = Relay::start();
+    let (_broker, daemon, control) = behind(&relay.url()).await;
+    let line = "stty -echo; read go; head -c 90000000 /dev/zero | tr '\\0' x; echo; echo the end; : >done; while read line; do echo got $line; done";
+    let (_, channel) = open(&control, shell(line)).await;
+    let dial = Dial::at(&channel);
+    let mut viewer = dial.attach(&relay).await.unwrap();
+    viewer.send(0, "go\n").await;
+    let mut next = 0;
+    read(&mut viewer, &mut next, "xxx").await;
+    relay.kill();
+    eventually("the end of the output", PATIENCE, || {
+        daemon.workspace().join("done").exists().then_some(())
+    });
+    relay.restart();
+    let mut viewer = dial.resume(next).attach(&relay).await.unwrap();
+    viewer.send(1, "it\n").await;
+    let mut seen = String::new();
+    loop {
+        // What the relay had is lost with it, which the first number tells.
+        let said = viewer.frame().await.1;
+        seen.push_str(&String::from_utf8_lossy(&said));
+        if seen[seen.floor_char_boundary(seen.len().saturating_sub(2 * said.len()))..].contains("got it") {
+            break;
+        }
+    }
+    assert!(daemon.log().contains("output was lost before a relay took it"));
+    assert_eq!(seen.matches("the end").count(), 1, "{} bytes", seen.len());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_terminal_that_could_not_be_opened_leaves_no_channel() {
+    let mut relay = Relay::start();
+    let (_broker, mut daemon, control) = behind(&relay.url()).await;
+    let scoped = || PtyOpenRequest {
+        scope_id: "scope".into(),
+        ..shell("cat")
+    };
+    relay.kill();
+    // Several at once, which fail together.
+    let asked = (0..4).map(|_| control.refused(Op::PtyOpen(scoped())));
+    for error in futures_util::future::join_all(asked).await {
+        assert_eq!(
+            (error.code(), error.retryable),
+            (ErrorCode::Stream, true),
+            "{error:?}"
+        );
+    }
+    relay.restart();
+    let asked = (0..4).map(|_| open(&control, scoped()));
+    let opened = futures_util::future::join_all(asked).await;
+    assert!(opened.iter().all(|same| *same == opened[0]), "{opened:?}");
+    let metrics = relay.page("/metrics").await;
+    assert!(
+        metrics.contains(r#"boxd_relay_channels{state="attached"} 1"#),
+        "{metrics}"
+    );
+    assert!(daemon.stop().success());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -129,7 +129,13 @@ fn read(path: &Path) -> Result<LinkConfig, Error> {
     let failed = |source| Error::from_path_io("connection file", "read", path, source);
     let mut options = OpenOptions::new();
     let file = options.read(true).custom_flags(libc::O_NONBLOCK).open(path);
-    let file = file.map_err(failed)?;
+    let file = file.map_err(|error| match error.kind() {
+        io::ErrorKind::PermissionDenied => unusable(format!(
+            "belongs to another user and cannot be read; chown {} to the user of this daemon",
+            path.display()
+        )),
+        _ => failed(error),
+    })?;
     if !file.metadata().map_err(failed)?.is_file() {
         return Err(unusable("is not a regular file".into()));
     }

@@ -304,6 +304,21 @@ mod tests {
     }
 
     #[test]
+    fn a_producer_that_comes_back_has_not_closed() {
+        let mut channel = Channel::new(1000);
+        let producer = channel.attach_producer(0).id;
+        channel.close(Side::Producer, producer, close());
+        // It does not know whether we heard that, and says it again.
+        let producer = channel.attach_producer(0).id;
+        let viewer = channel.attach_viewer("v", 0, Mode::Control, 0).unwrap().id;
+        assert_eq!(channel.next(Side::Viewer, viewer), Next::Nothing);
+        channel.frame(Side::Producer, producer, frame(0));
+        channel.close(Side::Producer, producer, close());
+        assert_eq!(channel.next(Side::Viewer, viewer), Next::Frame(frame(0)));
+        assert_eq!(channel.next(Side::Viewer, viewer), Next::Close(close()));
+    }
+
+    #[test]
     fn bytes_pass_both_ways_and_the_end_comes_last() {
         let mut channel = Channel::new(1000);
         let producer = channel.attach_producer(0).id;

@@ -30,6 +30,8 @@ struct Shared {
     exchange: Mutex<Option<Reply>>,
     /// What was asked: path and body.
     seen: Mutex<Vec<(String, Value)>>,
+    /// It is to go away.
+    gone: tokio::sync::Notify,
 }
 
 /// Credentials as they are answered.
@@ -61,7 +63,11 @@ impl Enrollment {
                 .unwrap();
             runtime.block_on(async move {
                 let listener = tokio::net::TcpListener::from_std(listener).unwrap();
-                while let Ok((stream, _)) = listener.accept().await {
+                loop {
+                    let (stream, _) = tokio::select! {
+                        accepted = listener.accept() => accepted.unwrap(),
+                        () = serving.gone.notified() => return,
+                    };
                     let shared = Arc::clone(&serving);
                     let service = service_fn(move |request| answer(Arc::clone(&shared), request));
                     let connection = hyper::server::conn::http1::Builder::new()
@@ -76,6 +82,11 @@ impl Enrollment {
     /// Where it is.
     pub(crate) fn url(&self) -> String {
         format!("http://{}", self.address)
+    }
+
+    /// It goes away, with every connection that it has.
+    pub(crate) fn leave(&self) {
+        self.shared.gone.notify_one();
     }
 
     /// What the start of a device flow is answered.
