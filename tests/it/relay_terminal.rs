@@ -195,6 +195,18 @@ async fn a_relay_that_is_killed_is_found_again_and_the_terminal_lives() {
     read(&mut viewer, &mut next, "got three").await;
 }
 
+/// All that is said until that was: what a relay had is lost with it, which only the first number tells.
+async fn said_until(viewer: &mut End, until: &str) -> String {
+    let mut seen = String::new();
+    loop {
+        let before = seen.len().saturating_sub(until.len());
+        seen.push_str(&String::from_utf8_lossy(&viewer.frame().await.1));
+        if seen[seen.floor_char_boundary(before)..].contains(until) {
+            return seen;
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn output_that_no_relay_could_take_is_drawn_anew_and_what_follows_is_said_once() {
     let mut relay = Relay::start();
@@ -212,16 +224,9 @@ async fn output_that_no_relay_could_take_is_drawn_anew_and_what_follows_is_said_
     });
     relay.restart();
     let mut viewer = dial.resume(next).attach(&relay).await.unwrap();
+    let mut seen = said_until(&mut viewer, "the end").await;
     viewer.send(1, "it\n").await;
-    let mut seen = String::new();
-    loop {
-        // What the relay had is lost with it, which the first number tells.
-        let said = viewer.frame().await.1;
-        seen.push_str(&String::from_utf8_lossy(&said));
-        if seen[seen.floor_char_boundary(seen.len().saturating_sub(2 * said.len()))..].contains("got it") {
-            break;
-        }
-    }
+    seen.push_str(&said_until(&mut viewer, "got it").await);
     assert!(daemon.log().contains("output was lost before a relay took it"));
     assert_eq!(seen.matches("the end").count(), 1, "{} bytes", seen.len());
 }

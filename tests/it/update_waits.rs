@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Stdio;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -124,8 +125,13 @@ async fn who_forces_does_not_wait_behind_who_waits() {
     let (mut daemon, fresh) = outdated(directory.path(), &releases);
     let sleeper = json!({ "command": "sleep", "args": ["600"] });
     assert_eq!(daemon.http().post("/v1/processes", &sleeper).await.status, 200);
-    waits(&daemon).await;
     let program = directory.path().join("boxd");
+    let waiting = update(&daemon, &program)
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    until_stage(&daemon, "waiting_for_idle").await;
     let output = update(&daemon, &program).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(
@@ -138,6 +144,13 @@ async fn who_forces_does_not_wait_behind_who_waits() {
     assert!(daemon.log().contains("gave way"), "{}", daemon.log());
     daemon.ready_again();
     assert_eq!(running(daemon.pid()), fresh);
+    // Who watched the other one does so for a minute, in which it could still be heard of.
+    let waiting = tokio::task::spawn_blocking(|| waiting.wait_with_output().unwrap());
+    let output = tokio::time::timeout(Duration::from_secs(90), waiting).await;
+    let output = output.expect("it watches for ever").unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(69), "{said}");
+    assert!(said.contains("does not know it"), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
