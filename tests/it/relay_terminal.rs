@@ -197,12 +197,14 @@ async fn a_relay_that_is_killed_is_found_again_and_the_terminal_lives() {
 
 /// All that is said until that was: what a relay had is lost with it, which only the first number tells.
 async fn said_until(viewer: &mut End, until: &str) -> String {
-    let mut seen = String::new();
+    let mut seen = Vec::new();
     loop {
+        // It may begin in the frame before.
         let before = seen.len().saturating_sub(until.len());
-        seen.push_str(&String::from_utf8_lossy(&viewer.frame().await.1));
-        if seen[seen.floor_char_boundary(before)..].contains(until) {
-            return seen;
+        seen.extend_from_slice(&viewer.frame().await.1);
+        let mut places = seen[before..].windows(until.len());
+        if places.any(|place| place == until.as_bytes()) {
+            return String::from_utf8_lossy(&seen).into_owned();
         }
     }
 }
