@@ -23,10 +23,10 @@ MOST_BYTES := 20000000
 MOST_BYTES_OF_PROOF := 24000000
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint fmt doc bench dist proof packages ci audit clients
+.PHONY: help run test lint fmt doc bench dist proof packages fuzz-smoke ci audit clients
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: ## build and start the daemon on loopback; it prints the URL and where its token is
 	$(CARGO) run --locked --bin boxd -- run
@@ -77,6 +77,21 @@ proof: ## the same proof on a profile that builds quickly
 packages: proof $(CARGO_DEB) $(CARGO_CYCLONEDX) ## build package and images around the binary of `proof`, and run what is in them
 	@tests/setup.sh packages
 	$(PACKAGERS) packaging/prove-packages.sh target/$(TARGET)/proof/boxd
+
+# What `cargo fuzz` would set, without a sanitizer: those need a nightly compiler, coverage does not.
+FUZZ_FLAGS := --cfg fuzzing -C passes=sancov-module -C llvm-args=-sanitizer-coverage-level=4 \
+  -C llvm-args=-sanitizer-coverage-inline-8bit-counters -C llvm-args=-sanitizer-coverage-pc-table \
+  -C llvm-args=-sanitizer-coverage-trace-compares -C debug-assertions
+FUZZ_TARGETS := $(patsubst fuzz/targets/%.rs,%,$(wildcard fuzz/targets/*.rs))
+FUZZ_SECONDS ?= 10
+
+fuzz-smoke: ## feed what reads strangers' bytes with mutations of fuzz/corpus, each for FUZZ_SECONDS
+	@tests/setup.sh fuzz
+	RUSTFLAGS='$(FUZZ_FLAGS)' $(CARGO) build --locked --manifest-path fuzz/Cargo.toml --target $(TARGET) --target-dir target/fuzz
+	@for target in $(FUZZ_TARGETS); do \
+	  echo "fuzz: $$target"; \
+	  packaging/fuzz.sh target/fuzz/$(TARGET)/debug/$$target fuzz/corpus/$$target $(FUZZ_SECONDS) || exit 1; \
+	done
 
 ci: lint doc test packages ## what CI runs
 

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs what the targets named as arguments need and this Debian or Ubuntu does not have yet.
 #
-#   tests/setup.sh test|bench|lint|proof|packages ...
+#   tests/setup.sh test|bench|lint|fuzz|proof|packages ...
 #
 # Silent and instant when nothing is missing. Works as root or through sudo, and never starts a service: the tests run
 # their own brokers on their own ports.
@@ -53,6 +53,9 @@ for group in "$@"; do
       need cc gcc libc6-dev
       need git git
       need shellcheck shellcheck
+      ;;
+    fuzz)
+      need c++ g++
       ;;
     proof)
       need cc gcc libc6-dev

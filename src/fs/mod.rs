@@ -48,6 +48,8 @@ mod sink;
 mod spool;
 mod temp;
 #[cfg(test)]
+mod transfer_tests;
+#[cfg(test)]
 mod tree_tests;
 mod unpack;
 #[cfg(test)]
@@ -181,7 +183,6 @@ impl Files {
 
     /// Changes a file, whole or not at all, and only while nobody else does.
     pub async fn edit(&self, reach: Reach, request: Edit) -> Result<Edited, Error> {
-        let _under_way = self.shared.transfers.begin();
         edit::edit(Arc::clone(&self.shared), reach, request).await
     }
 
@@ -213,8 +214,12 @@ impl Files {
 
     /// Copies an entry with everything in it; a symbolic link is copied itself.
     pub async fn copy(&self, reach: Reach, request: Move) -> Result<Moved, Error> {
-        let _under_way = self.shared.transfers.begin();
-        self.on_two(reach, request, rename::copy).await
+        let under_way = self.shared.transfers.begin();
+        self.on_two(reach, request, move |from, to, overwrite, root| {
+            let _until_the_end = under_way;
+            rename::copy(from, to, overwrite, root)
+        })
+        .await
     }
 
     /// Changes permission bits or owners.
@@ -356,4 +361,32 @@ impl Drop for Unwanted {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Relaxed);
     }
+}
+
+/// For fuzzers: every entry of an archive, none of which is made.
+///
+/// # Errors
+///
+/// What an unpack would be answered.
+#[cfg(fuzzing)]
+pub fn fuzzed_archive(bytes: &[u8]) -> Result<(), Error> {
+    let limits = UnpackLimits {
+        entries: 1000,
+        expanded_bytes: 1 << 20,
+        header_bytes: 64 << 10,
+        depth: 16,
+    };
+    archive::walk(std::io::Cursor::new(bytes), &limits, |item, content| {
+        assert!(item.path.is_relative(), "{:?}", item.path);
+        let up = |part| matches!(part, std::path::Component::ParentDir);
+        assert!(!item.path.components().any(up), "{:?}", item.path);
+        let read = std::io::copy(content, &mut std::io::sink());
+        read.map(|_| ()).map_err(|source| archive::malformed(&source))
+    })
+}
+
+/// For fuzzers: a unified diff, applied to a text.
+#[cfg(fuzzing)]
+pub fn fuzzed_patch(text: &[u8], diff: &[u8]) {
+    let _ = change::apply(text, &Change::Patch(diff.to_vec()));
 }

@@ -55,7 +55,7 @@ use crate::ops::Rooms;
 use crate::telemetry::Metrics;
 
 pub use auth::{Access, Token};
-pub use listener::Listen;
+pub use listener::{Listen, TAKEN};
 pub use openapi::openapi;
 
 /// What the door needs to know.
@@ -128,6 +128,33 @@ impl Bound {
                 tasks.clone(),
             );
             tasks.pillar("http", server.run(listener));
+        }
+    }
+}
+
+/// For fuzzers: the query and the range of a request for a file of `size` bytes.
+#[cfg(fuzzing)]
+pub fn fuzzed_address(query: &str, range: &[u8], size: u64) {
+    use axum::http::{HeaderMap, HeaderValue, header};
+
+    if let Ok(query) = query::Query::parse(query) {
+        let _ = (query.path(), query.optional_path(), query.mode());
+        let _ = (query.text("path"), query.flag("last"), query.number("offset"));
+    }
+    let Ok(range) = HeaderValue::from_bytes(range) else {
+        return;
+    };
+    for name in [
+        header::RANGE,
+        header::IF_RANGE,
+        header::IF_MATCH,
+        header::IF_NONE_MATCH,
+    ] {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::RANGE, HeaderValue::from_static("bytes=0-0"));
+        headers.insert(name, range.clone());
+        if let range::Part::Range { first, length } = range::part(&headers, size, "\"tag\"", None) {
+            assert!(length > 0 && first.checked_add(length).is_some_and(|end| end <= size));
         }
     }
 }

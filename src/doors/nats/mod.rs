@@ -392,3 +392,24 @@ fn status(link: &Link) -> LinkStatus {
         state: link.state(),
     }
 }
+
+/// For fuzzers: from the bytes of a request to the operation that it stands for, which nobody performs.
+///
+/// # Errors
+///
+/// What the request would be answered.
+#[cfg(fuzzing)]
+pub fn fuzzed_request(bytes: &[u8]) -> Result<crate::ops::Op, Error> {
+    use prost::Message as _;
+
+    use crate::wire::proto::ControlRequest;
+
+    let request = ControlRequest::decode(bytes).map_err(|error| Error::Protocol {
+        reason: error.to_string(),
+    })?;
+    let op = request.op.ok_or_else(|| Error::Protocol {
+        reason: "no operation".into(),
+    })?;
+    let _ = route::name(&op);
+    route::operation(op, 1 << 20)
+}
