@@ -339,9 +339,10 @@ take_turn() {
   tries=0 nameless=0
   room=$bin/.boxd.install
   if is_here flock; then
-    lock=$bin/.boxd.update.lock
-    [ -e "$lock" ] || new_lock=$lock
+    lock=$bin/.boxd.update.lock was_there=true
+    [ -e "$lock" ] || was_there=false
     until hold_lock; do wait_for_turn; done
+    $was_there || new_lock=$lock
     change rm -rf "$room"
     change mkdir "$room"
     return
@@ -365,12 +366,23 @@ take_turn() {
   done
 }
 
-# A file of its owner alone: whoever may only read the directory holds nobody up. One that failed removes what it made, and
-# one that was removed keeps nobody out.
+# A file of its owner alone: whoever may only read the directory holds nobody up. Who made it and failed removes it, and one
+# that was removed keeps nobody out.
 hold_lock() {
-  change touch "$lock"
+  make_lock "$lock"
   exec 9>>"$lock"
-  flock -n 9 && [ -e "$lock" ]
+  flock -n 9 || return 1
+  # Of stat itself, which has it from us; where that is not shown, being there has to do.
+  held=$(stat -Lc %i /proc/self/fd/9 2>/dev/null) || held=''
+  there=$(stat -c %i "$lock" 2>/dev/null) || return 1
+  [ "${held:-$there}" = "$there" ]
+}
+
+# make_lock FILE: root makes it for whose directory it is, who is to go on from there.
+make_lock() {
+  [ ! -w "$1" ] || return 0
+  change touch "$1"
+  [ "$(id -u)" -ne 0 ] || change chown "$(stat -c %u:%g "$bin")" "$1"
 }
 
 # Removes the room of an install that was killed: of two who try, one moves it away.
@@ -387,13 +399,15 @@ take_over() {
 
 wait_for_turn() {
   tries=$((tries + 1))
-  [ "$tries" -le 60 ] || fail 75 "another install or update of $program is at work in $room"
+  [ "$tries" -le 60 ] || fail 75 "another install or update of $program is at work; an update may wait until nothing runs," \
+    'which boxd update --force ends'
   attend sleep 1
 }
 
 # Runs a command so that a signal is heard before it ends.
 attend() {
-  "$@" </dev/null &
+  # The locks are ours alone: who outlives us holds up nobody.
+  "$@" </dev/null 8>&- 9>&- &
   child=$!
   result=0
   wait "$child" || result=$?
@@ -734,7 +748,7 @@ put_in_place() {
   sync "$work/boxd" 2>/dev/null || sync
   # Not between the look and the step of a daemon that takes back what was here before.
   if is_here flock; then
-    change touch "$bin/.boxd.update.turn"
+    make_lock "$bin/.boxd.update.turn"
     exec 8>>"$bin/.boxd.update.turn"
     until flock -n 8; do wait_for_turn; done
   fi

@@ -12,6 +12,7 @@ use super::flags::{Daemon, SettingFlags};
 use super::output;
 use crate::config::{self, Config, Listen, Sources, Supervisor};
 use crate::daemon::{self, Announcement, End, Main};
+use crate::doors::http;
 use crate::enroll::store;
 use crate::error::Error;
 use crate::startup::Startup;
@@ -63,12 +64,12 @@ impl Run {
         };
         match self.serve(startup, origin.clone()) {
             Ok(End::Exit(code)) => {
-                stopped(trial);
+                withdraw(trial);
                 Ok(ExitCode::from(code))
             }
             // That is no fault of the executable on trial.
             Ok(End::Survived(processes)) => {
-                stopped(trial);
+                withdraw(trial);
                 Err(Error::Internal {
                     reason: format!("processes {processes:?} could not be killed"),
                 })
@@ -81,11 +82,12 @@ impl Run {
                 daemon::hold_signals();
                 restart(&origin, &origin.place.executable())
             }
+            Err(error) if is_of_its_surroundings(&error) => {
+                withdraw(trial);
+                Err(error)
+            }
             Err(error) => match trial {
-                // Beside a daemon that runs, every executable fails to start.
-                Trial::Running(running)
-                    if running.is_on_trial() && !matches!(error, Error::AlreadyRunning { .. }) =>
-                {
+                Trial::Running(running) if running.is_on_trial() => {
                     output::complaint(&error);
                     restart(&origin, &running.failed()?)
                 }
@@ -154,10 +156,22 @@ impl Run {
     }
 }
 
-/// The daemon was told to stop.
-fn stopped(trial: Trial) {
+/// Whether every executable fails to start for that reason: another daemon runs, or somebody listens where it is to.
+fn is_of_its_surroundings(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::AlreadyRunning { .. }
+            | Error::AlreadyExists {
+                what: http::TAKEN,
+                ..
+            }
+    )
+}
+
+/// The end says nothing of the executable.
+fn withdraw(trial: Trial) {
     if let Trial::Running(running) = trial
-        && let Err(error) = running.stopped()
+        && let Err(error) = running.withdraw()
     {
         output::complaint(&error);
     }

@@ -44,6 +44,7 @@ pub async fn device(
         match api.poll(&started.device_code).await {
             Ok(Polled::Pending) => out_of_reach = None,
             Ok(Polled::SlowDown(at_least)) => {
+                out_of_reach = None;
                 pause = (pause + SLOWER).max(at_least.unwrap_or_default()).min(LONGEST);
             }
             Ok(Polled::Authorized(credentials)) => return Ok(*credentials),

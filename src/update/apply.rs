@@ -157,7 +157,7 @@ impl Updater {
         while let Some(running) = self.claim(&apply) {
             if running.operation_id == apply.operation_id {
                 if apply.force {
-                    self.haste.send_replace(Haste::Hurry);
+                    self.haste.send_replace(Haste::Hurry(apply.operation_id.clone()));
                 }
                 return Ok(applied);
             }
@@ -285,7 +285,7 @@ impl Updater {
         let mut rest = None;
         if !apply.force {
             told(Stage::WaitingForIdle, Some(&update));
-            rest = self.at_rest().await?;
+            rest = self.at_rest(apply).await?;
         }
         told(Stage::Applying, Some(&update));
         self.put_in_place(update.clone()).await?;
@@ -302,15 +302,8 @@ impl Updater {
             // What is on trial may have served, or been taken back, while this one was on its way.
             let mut record = Record::read(&place);
             let standing = Standing::of(&place, &record, &update.sha256)?;
-            let before = record.trial.take();
-            // Whoever stands guard over a start that is under way goes on.
-            let guarded = before.filter(|trial| standing == Standing::Wanted && trial.is_guarded);
-            record.trial = Some(OnTrial {
-                update,
-                starts: guarded.as_ref().map_or(0, |trial| trial.starts),
-                is_guarded: guarded.is_some(),
-                limit_ms: u64::try_from(limit.as_millis()).unwrap_or(u64::MAX),
-            });
+            let before = record.trial.take().filter(|_| standing == Standing::Wanted);
+            record.trial = Some(OnTrial::of(update, limit, before));
             if standing == Standing::Proved {
                 place.keep_previous()?;
             }

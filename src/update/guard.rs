@@ -35,6 +35,8 @@ use crate::error::Error;
 const POSTING: Duration = Duration::from_secs(10);
 /// How often it looks at the record.
 const LOOK: Duration = Duration::from_millis(100);
+/// How long whoever changes the record is waited for before the daemon is ended.
+const LET_GO: Duration = Duration::from_secs(5);
 /// What it leaves to whoever else restarts a daemon that has died.
 const SOMEBODY_ELSE: Duration = Duration::from_secs(2);
 
@@ -113,7 +115,7 @@ pub fn stand(mut orders: UnixStream, complain: impl Fn(&str)) -> Result<Option<O
     })?;
     let place = Place::at(&told.executable);
     let daemon = Watched::parent()?;
-    let Some(trial) = take_charge(&place)? else {
+    let Some(trial) = take_charge(&place, &daemon)? else {
         return Ok(None);
     };
     orders
@@ -123,12 +125,15 @@ pub fn stand(mut orders: UnixStream, complain: impl Fn(&str)) -> Result<Option<O
     let Some(why) = watch(&place, &trial, &daemon)? else {
         return Ok(None);
     };
-    complain(&format!(
-        "the update to {} {why}: the one before is put in place again",
-        trial.update.version
-    ));
     {
-        let _turn = place.turn()?;
+        let _turn = match place.turn_within(LET_GO) {
+            // What hangs may be what has it.
+            Err(Error::Conflict { .. }) => {
+                daemon.end()?;
+                place.turn()?
+            }
+            turn => turn?,
+        };
         if !is_in_place(&place, &trial)? {
             return Ok(None);
         }
@@ -139,7 +144,11 @@ pub fn stand(mut orders: UnixStream, complain: impl Fn(&str)) -> Result<Option<O
             complain(&error.to_string());
         }
     }
-    if daemon.is_first_process || told.start.has_manager() {
+    complain(&format!(
+        "the update to {} {why}: the one before is in place again",
+        trial.update.version
+    ));
+    if daemon.is_first_process() || told.start.has_manager() {
         return Ok(None);
     }
     std::thread::sleep(SOMEBODY_ELSE);
@@ -171,13 +180,14 @@ pub fn after_stop(place: &Place) -> Result<Option<String>, Error> {
 }
 
 /// Notes that the executable on trial has a guard.
-fn take_charge(place: &Place) -> Result<Option<OnTrial>, Error> {
+fn take_charge(place: &Place, daemon: &Watched) -> Result<Option<OnTrial>, Error> {
     let _turn = place.turn()?;
     let mut record = Record::read(place);
     let Some(trial) = &mut record.trial else {
         return Ok(None);
     };
     trial.is_guarded = true;
+    trial.pid = Some(daemon.pid.as_raw_nonzero().get());
     trial.starts = 0;
     let trial = trial.clone();
     record.write(place)?;
@@ -215,8 +225,8 @@ fn is_in_place(place: &Place, trial: &OnTrial) -> Result<bool, Error> {
 
 /// The process that becomes the new one.
 struct Watched {
+    pid: Pid,
     pidfd: OwnedFd,
-    is_first_process: bool,
 }
 
 impl Watched {
@@ -230,10 +240,12 @@ impl Watched {
         if getppid() != Some(pid) {
             return Err(failed(std::io::ErrorKind::NotFound.into()));
         }
-        Ok(Self {
-            pidfd,
-            is_first_process: pid == Pid::INIT,
-        })
+        Ok(Self { pid, pidfd })
+    }
+
+    /// Of a container, which has nobody who starts it again from inside.
+    fn is_first_process(&self) -> bool {
+        self.pid == Pid::INIT
     }
 
     fn has_ended_within(&self, limit: Duration) -> Result<bool, Error> {
@@ -245,7 +257,7 @@ impl Watched {
 
     /// Nothing stops the first process of a container but itself.
     fn end(&self) -> Result<(), Error> {
-        let signal = if self.is_first_process {
+        let signal = if self.is_first_process() {
             Signal::TERM
         } else {
             Signal::KILL

@@ -19,23 +19,28 @@ pub(super) enum Haste {
     /// Nothing.
     #[default]
     None,
-    /// To go on.
-    Hurry,
-    /// To end, for the update with this id.
-    GiveWay(String),
+    /// The update with this id goes on.
+    Hurry(String),
+    /// The first ends, for the second.
+    GiveWay(String, String),
 }
 
 impl Updater {
     /// Nothing is under way, and no process begins before the update is put in place, or has failed to be; `None` when it
     /// is not to wait for that any longer.
-    pub(super) async fn at_rest(&self) -> Result<Option<Rest>, Error> {
+    pub(super) async fn at_rest(&self, apply: &Apply) -> Result<Option<Rest>, Error> {
+        let own = &apply.operation_id;
+        let concerns = |told: &Haste| match told {
+            Haste::None => false,
+            Haste::Hurry(id) | Haste::GiveWay(id, _) => id == own,
+        };
         let mut haste = self.haste.subscribe();
         tokio::select! {
             rest = tokio::time::timeout(LIMIT, self.nothing_is_under_way()) => {
                 rest.map(Some).map_err(|_| Error::Timeout { what: "the end of what runs", after: LIMIT })
             }
-            told = haste.wait_for(|told| *told != Haste::None) => match told.as_deref() {
-                Ok(Haste::GiveWay(to)) => Err(Error::Conflict {
+            told = haste.wait_for(concerns) => match told.as_deref() {
+                Ok(Haste::GiveWay(_, to)) => Err(Error::Conflict {
                     what: "update".into(),
                     reason: format!("it waited for what runs, and gave way to the update {to:?}, which does not"),
                 }),
@@ -58,8 +63,8 @@ impl Updater {
     /// Has the update that waits end for `other`; resolves when it does not wait any longer.
     pub(super) async fn give_way(&self, waiting: &Progress, other: &Apply) {
         let mut status = self.status.subscribe();
-        self.haste
-            .send_replace(Haste::GiveWay(other.operation_id.clone()));
+        let (from, to) = (waiting.operation_id.clone(), other.operation_id.clone());
+        self.haste.send_replace(Haste::GiveWay(from, to));
         let waits = |progress: &Progress| {
             progress.operation_id == waiting.operation_id && progress.stage == Stage::WaitingForIdle
         };

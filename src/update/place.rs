@@ -131,11 +131,16 @@ impl Place {
     ///
     /// [`Error::Conflict`] when somebody has it for long, [`Error::Denied`] when this user may not.
     pub(super) fn turn(&self) -> Result<Held, Error> {
+        self.turn_within(TURN)
+    }
+
+    /// The same, for who can do something about whoever has it.
+    pub(super) fn turn_within(&self, limit: Duration) -> Result<Held, Error> {
         let begun = Instant::now();
         loop {
             match self.lock(&self.lock_of_turns())? {
                 Some(held) => return Ok(held),
-                None if begun.elapsed() < TURN => std::thread::sleep(LOOK),
+                None if begun.elapsed() < limit => std::thread::sleep(LOOK),
                 None => return Err(self.busy("what is remembered of its updates is held by another process")),
             }
         }
@@ -152,14 +157,14 @@ impl Place {
                 errno.into(),
             )
         })?;
-        let file = OpenOptions::new()
-            .append(true)
-            .create(true)
-            .mode(0o600)
-            .custom_flags(libc::O_NOFOLLOW)
-            .open(path)
-            .map_err(failed)?;
-        let lock = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        let file = match self.make(path, 0o600) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => OpenOptions::new()
+                .append(true)
+                .custom_flags(libc::O_NOFOLLOW)
+                .open(path),
+            made => made,
+        };
+        let lock = match Flock::lock(file.map_err(failed)?, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => lock,
             Err((_, nix::errno::Errno::EWOULDBLOCK)) => return Ok(None),
             Err((_, errno)) => return Err(failed(errno.into())),
@@ -168,6 +173,21 @@ impl Place {
         let (ours, there) = (lock.metadata().map_err(failed)?, fs::symlink_metadata(path));
         let is_there = there.is_ok_and(|there| (there.dev(), there.ino()) == (ours.dev(), ours.ino()));
         Ok(is_there.then_some(Held { _lock: lock }))
+    }
+
+    /// A new file beside the executable. Root makes it for whose directory it is, who is to go on from there.
+    pub(super) fn make(&self, path: &Path, mode: u32) -> io::Result<File> {
+        let file = OpenOptions::new()
+            .read(true)
+            .append(true)
+            .create_new(true)
+            .mode(mode)
+            .open(path)?;
+        if nix::unistd::geteuid().is_root() {
+            let owner = fs::metadata(&self.directory)?;
+            std::os::unix::fs::fchown(&file, Some(owner.uid()), Some(owner.gid()))?;
+        }
+        Ok(file)
     }
 
     fn busy(&self, reason: &str) -> Error {
@@ -186,12 +206,7 @@ impl Place {
             }
             _ => {}
         }
-        OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .mode(0o700)
-            .open(&path)
+        self.make(&path, 0o700)
             .map_err(|error| Error::from_path_io("staged executable", "make", &path, error))
     }
 
@@ -250,14 +265,22 @@ impl Place {
 
     /// Whether what runs is the file that is in place; where the system does not show it, it is taken to be.
     pub(super) fn is_what_runs(&self) -> bool {
+        self.is_executable_of("self").unwrap_or(true)
+    }
+
+    /// Whether a process runs the file that is in place; where the system does not show it, whether there is such a process.
+    pub(super) fn is_run_by(&self, pid: i32) -> bool {
+        let lives = || nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), None).is_ok();
+        self.is_executable_of(&pid.to_string()).unwrap_or_else(lives)
+    }
+
+    /// `None` where the system does not show what a process runs.
+    fn is_executable_of(&self, process: &str) -> Option<bool> {
         let identity = |path: &Path| fs::metadata(path).map(|found| (found.dev(), found.ino()));
-        match (
-            identity(Path::new("/proc/self/exe")),
-            identity(&self.executable()),
-        ) {
-            (Ok(running), Ok(in_place)) => running == in_place,
-            _ => true,
-        }
+        identity(Path::new("/proc/self/exe")).ok()?;
+        let running = identity(&Path::new("/proc").join(process).join("exe"));
+        let in_place = identity(&self.executable());
+        Some(running.is_ok_and(|running| in_place.is_ok_and(|in_place| running == in_place)))
     }
 
     /// The digest of the executable, lower-case hex.

@@ -2,7 +2,7 @@
 
 use super::apply::{Updater, blocking};
 use super::place::Place;
-use super::trial::{OnTrial, Record};
+use super::trial::Record;
 use crate::error::Error;
 
 /// What is in the place of the executable.
@@ -10,8 +10,10 @@ use crate::error::Error;
 pub(super) enum Standing {
     /// One that has served, to be kept as the one to go back to.
     Proved,
-    /// One that has not, of this version: the one before it stays the one to go back to.
-    Unproved(String),
+    /// One that was never started: the one before it stays the one to go back to.
+    Untried,
+    /// One that was started and has not served, of this version; the same.
+    OnTrial(String),
     /// One that has not, and is what would come: it only has to be started.
     Wanted,
 }
@@ -19,25 +21,28 @@ pub(super) enum Standing {
 impl Standing {
     /// What is in place, where one with the digest `wanted` is to come. Blocks.
     pub(super) fn of(place: &Place, record: &Record, wanted: &str) -> Result<Self, Error> {
-        let Some(OnTrial { update, .. }) = &record.trial else {
+        let Some(trial) = &record.trial else {
             return Ok(Self::Proved);
         };
+        let update = &trial.update;
         if place.digest()? != update.sha256 {
             return Ok(Self::Proved);
         }
         Ok(if update.sha256.eq_ignore_ascii_case(wanted) {
             Self::Wanted
+        } else if trial.starts > 0 || trial.is_guarded {
+            Self::OnTrial(update.version.clone())
         } else {
-            Self::Unproved(update.version.clone())
+            Self::Untried
         })
     }
 
-    /// What has not served is replaced by something else only when that is asked for.
+    /// What is being tried is replaced by something else only when that is asked for.
     pub(super) fn may_be_replaced(&self, force: bool) -> Result<(), Error> {
         match self {
-            Self::Unproved(version) if !force => Err(Error::Conflict {
+            Self::OnTrial(version) if !force => Err(Error::Conflict {
                 what: "update".into(),
-                reason: format!("{version} is in place and has not served yet: start it first, or use force"),
+                reason: format!("{version} was started and has not served yet: wait for it, or use force"),
             }),
             _ => Ok(()),
         }

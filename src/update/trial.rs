@@ -11,9 +11,8 @@
 //! The record stands beside the executable, so that it is found before any configuration is read: a version that cannot
 //! read its configuration is taken back, too.
 
-use std::fs::{self, OpenOptions};
+use std::fs;
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -55,6 +54,9 @@ pub(super) struct OnTrial {
     pub(super) update: Completed,
     /// How often it was started.
     pub(super) starts: u32,
+    /// The process that was started last, or is about to become it.
+    #[serde(default)]
+    pub(super) pid: Option<i32>,
     /// The code of the one before stands guard over it.
     #[serde(default)]
     pub(super) is_guarded: bool,
@@ -64,6 +66,19 @@ pub(super) struct OnTrial {
 }
 
 impl OnTrial {
+    /// One that is about to be started. Where the same one is being tried already, as `before`, whoever stands guard over that
+    /// start goes on.
+    pub(super) fn of(update: Completed, limit: Duration, before: Option<Self>) -> Self {
+        let guarded = before.filter(|before| before.is_guarded);
+        Self {
+            update,
+            starts: guarded.as_ref().map_or(0, |before| before.starts),
+            pid: guarded.as_ref().and_then(|before| before.pid),
+            is_guarded: guarded.is_some(),
+            limit_ms: u64::try_from(limit.as_millis()).unwrap_or(u64::MAX),
+        }
+    }
+
     /// How long it has to come up.
     pub(super) fn limit(&self) -> Duration {
         Duration::from_millis(self.limit_ms)
@@ -137,13 +152,10 @@ impl Record {
         let bytes = serde_json::to_vec(self)
             .map_err(io::Error::other)
             .map_err(failed)?;
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&fresh)
-            .map_err(failed)?;
+        // Of one that was killed.
+        let _ = fs::remove_file(&fresh);
+        // There is nothing secret in it, and a daemon of another user has to know of it.
+        let mut file = place.make(&fresh, 0o644).map_err(failed)?;
         file.write_all(&bytes)
             .and_then(|()| file.sync_all())
             .and_then(|()| fs::rename(&fresh, path))
@@ -171,8 +183,9 @@ pub struct Running {
 }
 
 impl Trial {
-    /// To be called first at the start of the daemon. Counts the start when the executable is on trial; the first one is
-    /// under guard, a later one is somebody else's and watched by nobody.
+    /// To be called first at the start of the daemon. Counts the start when the executable is on trial and no other start of
+    /// it is: beside one that may still come up, this one is about to be refused. Only the process that the guard watches is
+    /// under guard.
     ///
     /// # Errors
     ///
@@ -205,10 +218,15 @@ impl Trial {
             record.write(place)?;
             return Ok(Self::None);
         }
+        let own = std::process::id().cast_signed();
+        if trial.pid.is_some_and(|pid| pid != own && place.is_run_by(pid)) {
+            return Ok(Self::None);
+        }
         if trial.starts >= STARTS {
             return restore(place, record).map(Self::Restored);
         }
-        trial.is_guarded &= trial.starts == 0;
+        trial.is_guarded &= trial.pid == Some(own);
+        trial.pid = Some(own);
         trial.starts += 1;
         record.write(place)?;
         Ok(Self::Running(Running { place: place.clone() }))
@@ -221,21 +239,22 @@ impl Running {
         Record::read(&self.place).trial.is_some()
     }
 
-    /// It was told to stop before it served, which is no failure: nobody takes it back, and its next start is on trial.
+    /// It ended before it served and for a reason that says nothing of it, as when it was told to stop: nobody takes it back,
+    /// the start does not count, and its next one is on trial.
     ///
     /// # Errors
     ///
     /// [`Error::Io`] when that cannot be noted.
-    pub fn stopped(self) -> Result<(), Error> {
+    pub fn withdraw(self) -> Result<(), Error> {
         let _turn = self.place.turn()?;
         let mut record = Record::read(&self.place);
-        match &mut record.trial {
-            Some(trial) if trial.is_guarded => {
-                trial.is_guarded = false;
-                record.write(&self.place)
-            }
-            _ => Ok(()),
-        }
+        let Some(trial) = &mut record.trial else {
+            return Ok(());
+        };
+        trial.is_guarded = false;
+        trial.pid = None;
+        trial.starts = trial.starts.saturating_sub(1);
+        record.write(&self.place)
     }
 
     /// It did not come up: the one before is in place again, and is to be run.
@@ -319,6 +338,7 @@ mod tests {
             trial: Some(OnTrial {
                 update,
                 starts: 0,
+                pid: None,
                 is_guarded: true,
                 limit_ms: 0,
             }),
@@ -427,9 +447,70 @@ mod tests {
         let Trial::Running(running) = Trial::begin(&place).unwrap() else {
             panic!("not on trial")
         };
-        running.stopped().unwrap();
-        assert!(!Record::read(&place).trial.unwrap().is_guarded);
+        running.withdraw().unwrap();
+        let trial = Record::read(&place).trial.unwrap();
+        assert_eq!((trial.is_guarded, trial.starts, trial.pid), (false, 0, None));
         assert!(matches!(Trial::begin(&place), Ok(Trial::Running(_))));
+    }
+
+    #[test]
+    fn only_the_process_that_is_watched_is_under_guard() {
+        let (_directory, place) = updated();
+        let own = std::process::id().cast_signed();
+        for (watched, stays) in [(own, true), (i32::MAX, false)] {
+            let mut record = Record::read(&place);
+            let trial = record.trial.as_mut().unwrap();
+            (trial.pid, trial.is_guarded, trial.starts) = (Some(watched), true, 0);
+            record.write(&place).unwrap();
+            assert!(matches!(Trial::begin(&place), Ok(Trial::Running(_))));
+            let trial = Record::read(&place).trial.unwrap();
+            assert_eq!((trial.is_guarded, trial.pid, trial.starts), (stays, Some(own), 1));
+        }
+    }
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "another process, of nobody's")]
+    fn a_start_beside_one_that_may_still_come_up_does_not_count() {
+        let (_directory, place) = updated();
+        let mut other = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        // What stands there is what the other process runs.
+        let running = fs::read_link(format!("/proc/{}/exe", other.id())).unwrap();
+        fs::remove_file(place.executable()).unwrap();
+        std::os::unix::fs::symlink(running, place.executable()).unwrap();
+        let mut record = Record::read(&place);
+        let trial = record.trial.as_mut().unwrap();
+        (trial.pid, trial.starts) = (Some(other.id().cast_signed()), STARTS);
+        trial.update.sha256 = place.digest().unwrap();
+        record.write(&place).unwrap();
+        assert!(matches!(Trial::begin(&place), Ok(Trial::None)));
+        assert!(Record::read(&place).trial.unwrap().is_guarded);
+        other.kill().unwrap();
+        other.wait().unwrap();
+        assert!(matches!(Trial::begin(&place), Ok(Trial::Restored(_))));
+    }
+
+    #[test]
+    fn one_that_is_asked_for_again_keeps_its_guard_and_has_the_newer_name() {
+        let (_directory, place) = updated();
+        let before = OnTrial {
+            starts: 1,
+            pid: Some(7),
+            ..Record::read(&place).trial.unwrap()
+        };
+        let update = Completed {
+            operation_id: "again".into(),
+            ..before.update.clone()
+        };
+        let limit = before.limit();
+        let again = OnTrial::of(update.clone(), limit, Some(before.clone()));
+        assert_eq!((again.is_guarded, again.pid, again.starts), (true, Some(7), 1));
+        assert_eq!(again.update.operation_id, "again");
+        let unguarded = OnTrial {
+            is_guarded: false,
+            ..before
+        };
+        let again = OnTrial::of(update, limit, Some(unguarded));
+        assert_eq!((again.is_guarded, again.pid, again.starts), (false, None, 0));
     }
 
     #[test]

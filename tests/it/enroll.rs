@@ -274,6 +274,14 @@ fn a_control_plane_that_goes_away_while_a_person_is_waited_for_is_named() {
     ended(&output, 69, &["the control plane cannot be reached"]);
     assert!(begin.elapsed() < Duration::from_secs(8), "{:?}", begin.elapsed());
     assert!(!config.path().join("connections").exists());
+    // One that comes back is not what it ends for.
+    for state in ["pending", "slow_down"] {
+        let plane = Enrollment::start();
+        plane.starts(reply(201, &short));
+        plane.polls([reply(503, &json!({})), reply(200, &json!({ "state": state }))]);
+        let output = connect(&plane.url(), config.path(), &[]);
+        ended(&output, 69, &["approval"]);
+    }
 }
 
 #[test]

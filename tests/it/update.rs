@@ -1,6 +1,7 @@
 //! `boxd update` where no daemon runs: what is taken, what is refused, and what a kill at any step leaves.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -206,12 +207,44 @@ fn a_release_that_was_seen_and_not_taken_is_not_undone_by_an_older_one() {
 }
 
 #[test]
-fn what_has_not_served_yet_is_not_replaced() {
+fn who_owns_the_directory_goes_on_behind_root() {
+    let (installed, releases) = (Installed::new(), Releases::new());
+    let fresh = another("the next one");
+    releases.publish("99.0.0", &fresh, |_| {});
+    let open = |path: &Path| fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+    open(releases.base().as_ref());
+    open(installed.home());
+    let nobody = |path: &Path| std::os::unix::fs::chown(path, Some(65534), Some(65534)).unwrap();
+    nobody(installed.home());
+    nobody(installed.program.parent().unwrap());
+    nobody(&installed.program);
+    // As root, which leaves what it remembers.
+    succeeded(&installed.update(&releases, &["--check"]));
+    let mut command = Command::new(require("setpriv"));
+    command
+        .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+        .arg(&installed.program)
+        .arg("update");
+    succeeded(
+        &installed
+            .settled(command, &releases, releases.base())
+            .output()
+            .unwrap(),
+    );
+    assert_eq!(digest(&installed.program), sha256(&fresh));
+}
+
+#[test]
+fn what_was_never_started_is_replaced_and_what_is_being_tried_is_not() {
     let (installed, releases) = (Installed::new(), Releases::new());
     releases.publish("99.0.0", &another("the first"), |_| {});
     succeeded(&installed.update(&releases, &[]));
     let first = digest(&installed.program);
     releases.publish("99.1.0", &another("the second"), |_| {});
+    // As a start does that is still on its way.
+    let record = installed.program.with_file_name(".boxd.update");
+    let idle = fs::read_to_string(&record).unwrap();
+    fs::write(&record, idle.replace("\"starts\":0", "\"starts\":1")).unwrap();
     let output = installed.update(&releases, &[]);
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(
@@ -219,9 +252,13 @@ fn what_has_not_served_yet_is_not_replaced() {
         "{said}"
     );
     assert_eq!(digest(&installed.program), first);
-    // The one to go back to is the one that has.
     succeeded(&installed.update(&releases, &["--force"]));
-    assert_ne!(digest(&installed.program), first);
+    let second = digest(&installed.program);
+    assert_ne!(second, first);
+    releases.publish("99.2.0", &another("the third"), |_| {});
+    succeeded(&installed.update(&releases, &[]));
+    assert_ne!(digest(&installed.program), second);
+    // The one to go back to is the one that has served.
     assert_eq!(
         digest(&installed.program.with_file_name("boxd.previous")),
         installed.before

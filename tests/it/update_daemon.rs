@@ -334,6 +334,32 @@ async fn one_that_fails_to_start_is_taken_back_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_address_that_is_taken_is_no_fault_of_the_new_one() {
+    let (directory, releases) = (tempfile::tempdir().unwrap(), Releases::new());
+    let (program, _before, fresh) = installed_on_trial(directory.path(), &releases);
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    // More often than it has starts.
+    for _ in 0..4 {
+        let output = Command::new(&program)
+            .args(["run", "--http", &taken.local_addr().unwrap().to_string()])
+            .env_clear()
+            .env("HOME", directory.path())
+            .current_dir(directory.path())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(
+            !output.status.success() && said.contains("a listener on"),
+            "{said}"
+        );
+        assert_eq!(sha256(&fs::read(&program).unwrap()), fresh);
+    }
+    let daemon = Daemon::builder().program(&program).start();
+    assert_eq!(running(daemon.pid()), fresh);
+    assert_eq!(status(&daemon).await["completed"]["version"], "99.0.0");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_first_process_becomes_the_new_one_too() {
     let (directory, releases) = (tempfile::tempdir().unwrap(), Releases::new());
     let (builder, program) = updating(directory.path(), &releases);

@@ -168,6 +168,66 @@ async fn one_that_is_told_to_stop_before_it_listens_stops_and_is_not_taken_back(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_hangs_while_it_holds_the_record_is_taken_back() {
+    let (directory, releases) = (tempfile::tempdir().unwrap(), Releases::new());
+    let (builder, program) = updating(directory.path(), &releases);
+    let mut daemon = builder.environment("BOXD_UPDATE_TRIAL_TIMEOUT", "1s").start();
+    let before = running(daemon.pid());
+    let hangs = "exec 9>>\"${0%/*}/.boxd.update.turn\"; flock 9; exec sleep 600";
+    releases.publish("99.0.0", &unlike_its_proofs(hangs), |_| {});
+    assert_eq!(daemon.http().post("/v1/update", &json!({})).await.status, 202);
+    daemon.ready_again();
+    assert!(!daemon.wait(PATIENCE).success());
+    assert_eq!(sha256(&fs::read(&program).unwrap()), before);
+    assert_eq!(status(&daemon).await["rolledBack"]["version"], "99.0.0");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_start_that_is_refused_does_not_send_the_guard_away() {
+    let (directory, releases) = (tempfile::tempdir().unwrap(), Releases::new());
+    let (builder, program) = updating(directory.path(), &releases);
+    let mut broker = NatsServer::start();
+    let link = Connection::to(&broker.url());
+    let mut daemon = builder
+        .connection(&link)
+        .environment("BOXD_UPDATE_TRIAL_TIMEOUT", "4s")
+        .start();
+    let before = running(daemon.pid());
+    releases.publish("99.0.0", &another("the next one"), |_| {});
+    broker.signal(Signal::SIGSTOP);
+    assert_eq!(daemon.http().post("/v1/update", &json!({})).await.status, 202);
+    eventually("the start to be counted", PATIENCE, || {
+        (remembered(&program)["trial"]["starts"] == 1).then_some(())
+    });
+    // It holds its state directory and will never serve.
+    let pid = Pid::from_raw(daemon.pid());
+    kill(pid, Signal::SIGSTOP).unwrap();
+    for _ in 0..4 {
+        let second = Command::new(&program)
+            .args(["run", "--http", "127.0.0.1:0", "--state-dir"])
+            .arg(daemon.state_directory())
+            .env_clear()
+            .env("HOME", daemon.directory())
+            .current_dir(daemon.directory())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&second.stderr).into_owned();
+        assert_eq!(second.status.code(), Some(75), "{said}");
+    }
+    let trial = remembered(&program)["trial"].clone();
+    assert_eq!(
+        (&trial["starts"], &trial["is_guarded"]),
+        (&json!(1), &json!(true)),
+        "{trial}"
+    );
+    broker.signal(Signal::SIGCONT);
+    daemon.ready_again();
+    assert!(!daemon.wait(PATIENCE).success());
+    assert_eq!(sha256(&fs::read(&program).unwrap()), before);
+    assert_eq!(status(&daemon).await["rolledBack"]["version"], "99.0.0");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_somebody_puts_in_place_during_a_trial_is_not_taken_back() {
     let (directory, releases) = (tempfile::tempdir().unwrap(), Releases::new());
     let (builder, program) = updating(directory.path(), &releases);

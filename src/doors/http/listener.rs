@@ -77,10 +77,13 @@ impl fmt::Display for Listener {
     }
 }
 
+/// What there is already where an address is taken.
+pub const TAKEN: &str = "a listener on";
+
 fn bind_tcp(address: SocketAddr) -> Result<Listener, Error> {
     let failed = |source: io::Error| match source.kind() {
         io::ErrorKind::AddrInUse => Error::AlreadyExists {
-            what: "a listener on",
+            what: TAKEN,
             name: address.to_string(),
         },
         io::ErrorKind::PermissionDenied => Error::Denied {
@@ -136,7 +139,7 @@ fn bind_unix(path: &Path) -> Result<Listener, Error> {
 /// Makes sure that nothing alive is at `path`: only a socket that refuses connections is taken over.
 fn reclaim(path: &Path) -> Result<(), Error> {
     let in_use = || Error::AlreadyExists {
-        what: "a listener on",
+        what: TAKEN,
         name: path.display().to_string(),
     };
     match path.symlink_metadata() {

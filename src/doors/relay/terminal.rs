@@ -323,3 +323,24 @@ impl Input {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pty;
+
+    #[tokio::test]
+    async fn a_place_is_kept_for_all_who_ask_for_it_and_for_nobody_else() {
+        let tasks = Tasks::new();
+        let terminals = Terminals::start(pty::Config::default(), &tasks);
+        let ports = Ports::new(&terminals, &tasks);
+        let place = (ProcessId(7), "wss://relay".to_owned());
+        let (first, second) = (ports.opening(place.clone()), ports.opening(place.clone()));
+        let cell = Arc::clone(&second.cell);
+        // It failed; the other one still tries.
+        drop(first);
+        assert!(Arc::ptr_eq(&ports.opening(place).cell, &cell));
+        drop(second);
+        assert!(ports.live.lock().is_empty());
+    }
+}
