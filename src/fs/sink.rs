@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use rustix::fs::fstatfs;
 
 use super::Shared;
 use super::append::Append;
@@ -69,6 +70,14 @@ impl Sink {
             Way::Overwrite(overwrite) => overwrite.aside(),
             Way::Append(_) | Way::Device(_) => None,
         }
+    }
+
+    /// Whether the content is collected in a file system that is all memory, which no disk or network can hold up.
+    pub(super) fn is_in_memory(&self) -> bool {
+        /// tmpfs and ramfs (linux/magic.h).
+        const IN_MEMORY: [u64; 2] = [0x0102_1994, 0x8584_58f6];
+        let found = self.collected().map(fstatfs);
+        matches!(found, Some(Ok(found)) if IN_MEMORY.contains(&(found.f_type as u64 & 0xffff_ffff)))
     }
 
     /// Looks again at what is to be replaced, which may be another file by now; with `only_new` nothing is.

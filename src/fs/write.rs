@@ -105,12 +105,14 @@ async fn write_at_once(order: Order, ending: Ending, bytes: Bytes) -> Result<Wri
     }
 }
 
-/// Moves the body into the sink, a batch at a time, collecting the next one while one is written.
+/// Moves the body into the sink, a batch at a time, collecting the next one while one is written. Where the file is nothing
+/// but memory, nothing is waited for: there a batch is copied sooner than another thread takes it over.
 async fn pump<S, E>(sink: Box<Sink>, mut body: S, end: E) -> Result<Written, Error>
 where
     S: Stream<Item = Result<Bytes, Error>> + Unpin,
     E: FnOnce(Sink) -> Result<Written, Error> + Send + 'static,
 {
+    let at_once = sink.is_in_memory();
     let mut idle = Parked::new(*sink);
     let mut next = next_batch(&mut body).await;
     loop {
@@ -125,6 +127,12 @@ where
         let sink = idle.take()?;
         if batch.is_last {
             return blocking::run(move || end(sink.write(&batch.chunks)?)).await;
+        }
+        if at_once {
+            idle = Parked::new(sink.write(&batch.chunks)?);
+            drop(batch);
+            next = next_batch(&mut body).await;
+            continue;
         }
         let busy = spawn_blocking(move || sink.write(&batch.chunks).map(Parked::new));
         next = next_batch(&mut body).await;
