@@ -12,6 +12,11 @@ fn endless() -> Body {
     Body::Stream(Box::pin(stream::pending()))
 }
 
+#[track_caller]
+fn counts(transfers: &Transfers, count: usize) {
+    assert_eq!(transfers.under_way(), count);
+}
+
 /// Begins what does not end at once, and lets go of it after the look.
 async fn while_pending(work: impl Future, look: impl FnOnce()) {
     let mut work = std::pin::pin!(work);
@@ -27,10 +32,6 @@ async fn what_comes_in_or_goes_out_is_counted_until_its_end() {
     let room = Room::new();
     let (files, reach) = (&room.files, room.reach);
     let transfers = files.transfers();
-    #[track_caller]
-    fn counts(transfers: &Transfers, count: usize) {
-        assert_eq!(transfers.under_way(), count);
-    }
     std::fs::write(room.at("file"), "content").unwrap();
     let read = Read {
         path: room.at("file"),
