@@ -34,6 +34,15 @@ pub enum Environment {
     Exact(Vec<(OsString, OsString)>),
 }
 
+impl Environment {
+    /// Sets these as well, over what is there.
+    pub fn extend(&mut self, variables: Vec<(OsString, OsString)>) {
+        match self {
+            Self::Overlay(pairs) | Self::Exact(pairs) => pairs.extend(variables),
+        }
+    }
+}
+
 /// Who the process belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Owner {

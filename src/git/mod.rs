@@ -21,6 +21,7 @@ mod command;
 mod credential;
 mod diff;
 mod ending;
+mod filters;
 mod history;
 mod kept;
 mod open;
@@ -130,6 +131,22 @@ impl Git {
         work.await.map_err(|panic| Error::Internal {
             reason: format!("a look at a repository panicked: {panic}"),
         })?
+    }
+
+    /// Variables that keep the git program from running the filters that the repository at `path` names, for who only looks.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Internal`] only.
+    pub async fn without_filters(
+        &self,
+        path: &Path,
+    ) -> Result<Vec<(std::ffi::OsString, std::ffi::OsString)>, Error> {
+        let path = path.to_owned();
+        let work = tokio::task::spawn_blocking(move || filters::switched_off(&path));
+        work.await.map_err(|panic| Error::Internal {
+            reason: format!("a look at a configuration panicked: {panic}"),
+        })
     }
 
     /// Lets go of what was read for answers and is not asked for any more.

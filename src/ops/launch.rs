@@ -26,6 +26,8 @@ pub struct Launch {
     pub limits: exec::Limits,
     /// The user to run it as; `None` is the daemon's own. Only a principal that may do everything can choose.
     pub user: Option<String>,
+    /// It is git, which is only asked something: it runs no filter that the repository names.
+    pub without_filters: bool,
 }
 
 /// Run a command to its end.
@@ -73,6 +75,7 @@ impl Launch {
             on_exit: exec::OnExit::default(),
             limits: exec::Limits::default(),
             user: None,
+            without_filters: false,
         }
     }
 
@@ -85,6 +88,7 @@ impl Launch {
         pairs.sort();
         (&self.command, &self.cwd, exact, pairs).hash(hasher);
         (self.timeout, self.on_exit, self.limits, &self.user).hash(hasher);
+        self.without_filters.hash(hasher);
     }
 }
 

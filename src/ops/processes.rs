@@ -80,7 +80,12 @@ impl Rooms {
             None => None,
         };
         let slot = self.slot(call)?;
+        let only_looks = run.launch.without_filters;
         let mut spec = self.spec(run.launch, run.keep)?;
+        if only_looks {
+            let variables = self.git.without_filters(&spec.cwd).await?;
+            spec.environment.extend(variables);
+        }
         spec.stdin = exec::Stdin::Bytes(run.stdin);
         spec.retention = retention(run.keep, run.log_bytes);
         let has_log = run.log_bytes.is_some();

@@ -161,6 +161,7 @@ pub fn git(request: GitRequest, keep: exec::Keep) -> Result<(Op, bool), Error> {
         launch: Launch {
             cwd: request.cwd.into(),
             environment: exec::Environment::Overlay(quiet.into()),
+            without_filters: !asked.is_empty(),
             ..Launch::new(exec::Command::Argv(words.collect()))
         },
         stdin: Bytes::new(),

@@ -113,8 +113,17 @@ async fn the_questions_of_the_control_wire_run_nothing_either() {
     let workspace = ways.daemon.workspace();
     let root = repository(&workspace, "repo");
     let (script, marker) = program(&workspace);
-    make_hostile(&root, &script);
-    std::fs::write(root.join("file"), "changed\n").unwrap();
+    repository(&workspace, "other");
+    let allowed = "protocol.file.allow=always";
+    let add = ["-c", allowed, "submodule", "--quiet", "add", "../other", "sub"];
+    git(&root, &add);
+    git(&root, &["commit", "--quiet", "-m", "with a submodule"]);
+    for at in [&root.join("sub"), &root] {
+        make_hostile(at, &script);
+        filter(at, &script);
+        git(at, &["config", "filter.evil.required", "true"]);
+        std::fs::write(at.join("file"), "changed\n").unwrap();
+    }
     let index = std::fs::read(root.join(".git/index")).unwrap();
     for (op, args) in [
         (GitOp::Status, &[][..]),
