@@ -57,6 +57,22 @@ fn filter(root: &Path, program: &Path) {
     }
 }
 
+/// Has the repository and a submodule of it name the program for everything, filters that are required among it, and changes
+/// a file in each.
+fn all_hostile(workspace: &Path, root: &Path, program: &Path) {
+    repository(workspace, "other");
+    let allowed = "protocol.file.allow=always";
+    let add = ["-c", allowed, "submodule", "--quiet", "add", "../other", "sub"];
+    git(root, &add);
+    git(root, &["commit", "--quiet", "-m", "with a submodule"]);
+    for at in [&root.join("sub"), root] {
+        make_hostile(at, program);
+        filter(at, program);
+        git(at, &["config", "filter.evil.required", "true"]);
+        std::fs::write(at.join("file"), "changed\n").unwrap();
+    }
+}
+
 /// A program that leaves a mark, and where it leaves it.
 fn program(workspace: &Path) -> (std::path::PathBuf, std::path::PathBuf) {
     let (script, marker) = (workspace.join("evil.sh"), workspace.join("it ran"));
@@ -70,16 +86,7 @@ async fn reading_a_hostile_repository_runs_nothing() {
     let (daemon, http, root) = start();
     let workspace = daemon.workspace();
     let (script, marker) = program(&workspace);
-    repository(&workspace, "other");
-    let allowed = "protocol.file.allow=always";
-    let add = ["-c", allowed, "submodule", "--quiet", "add", "../other", "sub"];
-    git(&root, &add);
-    git(&root, &["commit", "--quiet", "-m", "with a submodule"]);
-    for at in [&root.join("sub"), &root] {
-        make_hostile(at, &script);
-        filter(at, &script);
-        std::fs::write(at.join("file"), "changed\n").unwrap();
-    }
+    all_hostile(&workspace, &root, &script);
     let index = std::fs::read(root.join(".git/index")).unwrap();
     for path in [
         "status?path=repo&ignored=true",
@@ -113,17 +120,7 @@ async fn the_questions_of_the_control_wire_run_nothing_either() {
     let workspace = ways.daemon.workspace();
     let root = repository(&workspace, "repo");
     let (script, marker) = program(&workspace);
-    repository(&workspace, "other");
-    let allowed = "protocol.file.allow=always";
-    let add = ["-c", allowed, "submodule", "--quiet", "add", "../other", "sub"];
-    git(&root, &add);
-    git(&root, &["commit", "--quiet", "-m", "with a submodule"]);
-    for at in [&root.join("sub"), &root] {
-        make_hostile(at, &script);
-        filter(at, &script);
-        git(at, &["config", "filter.evil.required", "true"]);
-        std::fs::write(at.join("file"), "changed\n").unwrap();
-    }
+    all_hostile(&workspace, &root, &script);
     let index = std::fs::read(root.join(".git/index")).unwrap();
     for (op, args) in [
         (GitOp::Status, &[][..]),

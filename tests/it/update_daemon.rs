@@ -315,20 +315,27 @@ async fn one_that_dies_before_it_serves_is_taken_back_by_a_later_start() {
     assert_eq!(status["completed"], Value::Null);
 }
 
+/// Starts a daemon that is not going to serve; its exit code, and what it says.
+fn started_at(program: &Path, address: &str) -> (Option<i32>, String) {
+    let home = program.parent().unwrap();
+    let output = Command::new(program)
+        .args(["run", "--http", address])
+        .env_clear()
+        .env("HOME", home)
+        .current_dir(home)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    (output.status.code(), said)
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_that_fails_to_start_is_taken_back_at_once() {
     let (directory, releases) = (tempfile::tempdir().unwrap(), Releases::new());
     let (program, before, _fresh) = installed_on_trial(directory.path(), &releases);
     // The old one fails as well; what counts is which one it is.
-    let output = Command::new(&program)
-        .args(["run", "--http", "nowhere"])
-        .env_clear()
-        .env("HOME", directory.path())
-        .current_dir(directory.path())
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(78), "{said}");
+    let (code, said) = started_at(&program, "nowhere");
+    assert_eq!(code, Some(78), "{said}");
     assert_eq!(said.matches("nowhere").count(), 2, "each of both says it: {said}");
     assert_eq!(sha256(&fs::read(&program).unwrap()), before);
 }
@@ -340,18 +347,8 @@ async fn an_address_that_is_taken_is_no_fault_of_the_new_one() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     // More often than it has starts.
     for _ in 0..4 {
-        let output = Command::new(&program)
-            .args(["run", "--http", &taken.local_addr().unwrap().to_string()])
-            .env_clear()
-            .env("HOME", directory.path())
-            .current_dir(directory.path())
-            .output()
-            .unwrap();
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(
-            !output.status.success() && said.contains("a listener on"),
-            "{said}"
-        );
+        let (code, said) = started_at(&program, &taken.local_addr().unwrap().to_string());
+        assert!(code != Some(0) && said.contains("a listener on"), "{said}");
         assert_eq!(sha256(&fs::read(&program).unwrap()), fresh);
     }
     let daemon = Daemon::builder().program(&program).start();

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::harness::daemon::BOXD;
 use crate::harness::manager::Manager;
 use crate::harness::releases::{Releases, another, sha256};
-use crate::harness::{Connection, NatsServer, PATIENCE, eventually, processes, write_program};
+use crate::harness::{Connection, NatsServer, PATIENCE, eventually, processes, require, write_program};
 use crate::update_daemon::{running, status, update, updating};
 
 /// What is remembered beside an executable; null while it is not there.
@@ -190,7 +190,7 @@ async fn a_second_start_that_is_refused_does_not_send_the_guard_away() {
     let link = Connection::to(&broker.url());
     let mut daemon = builder
         .connection(&link)
-        .environment("BOXD_UPDATE_TRIAL_TIMEOUT", "4s")
+        .environment("BOXD_UPDATE_TRIAL_TIMEOUT", "15s")
         .start();
     let before = running(daemon.pid());
     releases.publish("99.0.0", &another("the next one"), |_| {});
@@ -203,7 +203,10 @@ async fn a_second_start_that_is_refused_does_not_send_the_guard_away() {
     let pid = Pid::from_raw(daemon.pid());
     kill(pid, Signal::SIGSTOP).unwrap();
     for _ in 0..4 {
-        let second = Command::new(&program)
+        // One that is not refused would serve for ever.
+        let second = Command::new(require("timeout"))
+            .arg("10")
+            .arg(&program)
             .args(["run", "--http", "127.0.0.1:0", "--state-dir"])
             .arg(daemon.state_directory())
             .env_clear()
