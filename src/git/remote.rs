@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use super::credential::{Credential, Origin, Service};
 use super::program::{Did, Ended, Invocation, run};
 use super::progress::Progress;
+use super::redact::redact;
 use super::request::{Transfer, Trust};
 use super::safety::{Pinned, name, without_detours, without_programs};
 use crate::error::Error;
@@ -108,6 +109,13 @@ fn judge(
                 name: target.url.clone(),
             });
         }
+        if is_no_repository(&ended.did.stderr) {
+            let url = redact(target.url.clone().into_bytes(), None);
+            return Err(Error::NotFound {
+                what: "repository",
+                name: format!("{}: {}", String::from_utf8_lossy(&url), ended.did.told()),
+            });
+        }
     }
     ended.judge(what, path, time_limit)
 }
@@ -122,6 +130,20 @@ fn is_refused(stderr: &[u8]) -> bool {
         b"The requested URL returned error: 403",
         b"Permission denied (publickey",
     ];
+    says(stderr, &words)
+}
+
+/// Whether the server has no such repository: what git says itself, of one over HTTP, and `git daemon`.
+fn is_no_repository(stderr: &[u8]) -> bool {
+    let words: [&[u8]; 3] = [
+        b"' not found",
+        b"does not appear to be a git repository",
+        b"no such repository",
+    ];
+    says(stderr, &words)
+}
+
+fn says(stderr: &[u8], words: &[&[u8]]) -> bool {
     words
         .iter()
         .any(|words| memchr::memmem::find(stderr, words).is_some())
@@ -442,6 +464,8 @@ mod tests {
     fn what_a_remote_says_is_understood() {
         assert!(is_refused(b"fatal: Authentication failed for 'https://h/'\n"));
         assert!(!is_refused(b"fatal: repository 'https://h/' not found\n"));
+        assert!(is_no_repository(b"fatal: repository 'https://h/' not found\n"));
+        assert!(!is_no_repository(b"fatal: couldn't find remote ref main\n"));
         let said = b"To /x\n!\trefs/heads/a:refs/heads/a\t[rejected] (fetch first)\nDone\n";
         assert_eq!(
             rejected(said).unwrap(),

@@ -68,7 +68,7 @@ async fn a_git_daemon_is_cloned_from_fetched_from_and_pushed_to() {
 
     let none = json!({ "url": format!("{}/none.git", server.url()), "path": "none" });
     let answer = http.post("/v1/git/clone", &none).await;
-    let problem = answer.problem(409, "conflict");
+    let problem = answer.problem(404, "not_found");
     assert!(
         problem.to_string().contains("no such repository: /none.git"),
         "{problem}"
@@ -128,7 +128,7 @@ async fn behind_nginx_the_right_password_opens_and_the_wrong_one_is_nowhere() {
         json!({ "url": format!("{}/none.git", server.url()), "path": "none" }),
         &right,
     );
-    let problem = http.post("/v1/git/clone", &none).await.problem(409, "conflict");
+    let problem = http.post("/v1/git/clone", &none).await.problem(404, "not_found");
     assert!(problem.to_string().contains("not found"), "{problem}");
     for secret in [&right, &wrong] {
         assert_eq!(files_with(secret, daemon.directory()), Vec::<PathBuf>::new());
