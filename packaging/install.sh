@@ -374,15 +374,19 @@ hold_lock() {
   flock -n 9 || return 1
   # Of stat itself, which has it from us; where that is not shown, being there has to do.
   held=$(stat -Lc %i /proc/self/fd/9 2>/dev/null) || held=''
-  there=$(stat -c %i "$lock" 2>/dev/null) || return 1
-  [ "${held:-$there}" = "$there" ]
+  there=$(stat -c %i "$lock" 2>/dev/null) || there=''
+  [ -e "$lock" ] && [ "${held:-$there}" = "${there:-$held}" ]
 }
 
 # make_lock FILE: root makes it for whose directory it is, who is to go on from there.
 make_lock() {
-  [ ! -w "$1" ] || return 0
-  change touch "$1"
-  [ "$(id -u)" -ne 0 ] || change chown "$(stat -c %u:%g "$bin")" "$1"
+  [ ! -h "$1" ] || fail 73 "$1 is a symbolic link"
+  [ -w "$1" ] || change touch "$1"
+  # Where root may not give it away, it stays root's.
+  if [ "$(id -u)" -eq 0 ]; then
+    owner=$(stat -c %u:%g "$bin" 2>/dev/null) || owner=''
+    [ -z "$owner" ] || [ "${owner%%:*}" -eq 0 ] || chown -h "$owner" "$1" 2>/dev/null || true
+  fi
 }
 
 # Removes the room of an install that was killed: of two who try, one moves it away.

@@ -171,7 +171,7 @@ has_unit() {
 remove_program() {
   found=false
   # The last four are what an update that was killed leaves.
-  for name in boxd boxd.previous .boxd.update .boxd.update.lock .boxd.update.turn \
+  for name in boxd boxd.previous .boxd.update .boxd.update.lock .boxd.update.turn .boxd.update.guarded \
     .boxd.update.served .boxd.update.fresh .boxd.staged .boxd.previous; do
     file=$bin/$name
     if [ ! -e "$file" ] && [ ! -h "$file" ]; then continue; fi

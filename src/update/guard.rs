@@ -15,6 +15,7 @@
 //! the systemd unit). The first process of a container takes its guard with it when it dies, and cannot be killed from
 //! inside: there the rehearsal before, and the starts that the new code counts, have to do.
 
+use std::fs;
 use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -125,29 +126,16 @@ pub fn stand(mut orders: UnixStream, complain: impl Fn(&str)) -> Result<Option<O
     let Some(why) = watch(&place, &trial, &daemon)? else {
         return Ok(None);
     };
-    {
-        let _turn = match place.turn_within(LET_GO) {
-            // What hangs may be what has it.
-            Err(Error::Conflict { .. }) => {
-                daemon.end()?;
-                place.turn()?
-            }
-            turn => turn?,
-        };
-        if !is_in_place(&place, &trial)? {
-            return Ok(None);
-        }
-        place.restore()?;
-        daemon.end()?;
-        // The digest tells it as well, where nothing can be written.
-        if let Err(error) = trial::restored(&place, Record::read(&place)) {
-            complain(&error.to_string());
-        }
+    let version = &trial.update.version;
+    match take_back(&place, &trial, &daemon, &complain)? {
+        Back::InPlace => complain(&format!(
+            "the update to {version} {why}: the one before is in place again"
+        )),
+        Back::Ended => complain(&format!(
+            "the update to {version} {why}: what is in place by now is started"
+        )),
+        Back::LeftAlone => return Ok(None),
     }
-    complain(&format!(
-        "the update to {} {why}: the one before is in place again",
-        trial.update.version
-    ));
     if daemon.is_first_process() || told.start.has_manager() {
         return Ok(None);
     }
@@ -156,6 +144,46 @@ pub fn stand(mut orders: UnixStream, complain: impl Fn(&str)) -> Result<Option<O
         place,
         start: told.start,
     }))
+}
+
+/// What the guard did.
+enum Back {
+    /// The one before is in place again.
+    InPlace,
+    /// Somebody put something else in place, and the daemon was ended.
+    Ended,
+    /// The same, and the daemon was let be.
+    LeftAlone,
+}
+
+/// Puts the one before in place again, unless somebody put another one there, and ends the daemon.
+fn take_back(
+    place: &Place,
+    trial: &OnTrial,
+    daemon: &Watched,
+    complain: &impl Fn(&str),
+) -> Result<Back, Error> {
+    let mut was_ended = false;
+    let _turn = loop {
+        match place.turn_within(LET_GO) {
+            // What hangs may be what has it. From then on there is no daemon, and no other way than to go on.
+            Err(Error::Conflict { .. }) => {
+                daemon.end()?;
+                was_ended = true;
+            }
+            turn => break turn?,
+        }
+    };
+    if !is_in_place(place, trial)? {
+        return Ok(if was_ended { Back::Ended } else { Back::LeftAlone });
+    }
+    place.restore()?;
+    daemon.end()?;
+    // The digest tells it as well, where nothing can be written.
+    if let Err(error) = trial::restored(place, Record::read(place)) {
+        complain(&error.to_string());
+    }
+    Ok(Back::InPlace)
 }
 
 /// The daemon has ended, and with it the guard, as a service manager sees to it: does what is left to do. Answers which
@@ -170,7 +198,9 @@ pub fn after_stop(place: &Place) -> Result<Option<String>, Error> {
     let Some(trial) = &record.trial else {
         return Ok(None);
     };
-    if !is_in_place(place, trial)? {
+    // Another daemon of this executable may be on trial.
+    let lives = trial.pid.is_some_and(|pid| place.is_run_by(pid));
+    if lives || !is_in_place(place, trial)? {
         return Ok(None);
     }
     let version = trial.update.version.clone();
@@ -190,6 +220,9 @@ fn take_charge(place: &Place, daemon: &Watched) -> Result<Option<OnTrial>, Error
     trial.pid = Some(daemon.pid.as_raw_nonzero().get());
     trial.starts = 0;
     let trial = trial.clone();
+    let _ = fs::remove_file(place.guarded());
+    let failed = |error| Error::from_path_io("mark of the guard", "make", &place.guarded(), error);
+    place.make(&place.guarded(), 0o600).map_err(failed)?;
     record.write(place)?;
     Ok(Some(trial))
 }
@@ -214,7 +247,7 @@ fn watch(place: &Place, trial: &OnTrial, daemon: &Watched) -> Result<Option<Stri
 
 /// Whether it is still on trial and under guard.
 fn is_on_trial(place: &Place, trial: &OnTrial) -> bool {
-    let found = Record::read(place).trial;
+    let found = Record::read(place).trial.filter(|_| place.guarded().exists());
     found.is_some_and(|found| found.is_guarded && found.update.sha256 == trial.update.sha256)
 }
 
@@ -278,5 +311,45 @@ fn readable(fd: BorrowedFd<'_>, limit: Duration) -> std::io::Result<bool> {
         Ok(count) => Ok(count > 0),
         Err(rustix::io::Errno::INTR) => Ok(false),
         Err(errno) => Err(errno.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::trial::Completed;
+    use super::*;
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "another process, of nobody's")]
+    fn the_end_of_one_daemon_takes_nothing_back_from_another() {
+        let directory = tempfile::tempdir().unwrap();
+        let place = Place::at(&directory.path().join("boxd"));
+        let mut other = Command::new("sleep").arg("60").spawn().unwrap();
+        // What stands there is what the other process runs.
+        let running = fs::read_link(format!("/proc/{}/exe", other.id())).unwrap();
+        std::os::unix::fs::symlink(running, place.executable()).unwrap();
+        fs::write(place.previous(), "old").unwrap();
+        place.make(&place.guarded(), 0o600).unwrap();
+        let update = Completed {
+            operation_id: "op".into(),
+            version: "9.0.0".into(),
+            sha256: place.digest().unwrap(),
+        };
+        let trial = OnTrial {
+            starts: 1,
+            pid: Some(other.id().cast_signed()),
+            is_guarded: true,
+            ..OnTrial::of(update, Duration::ZERO, None)
+        };
+        let record = Record {
+            trial: Some(trial),
+            ..Record::default()
+        };
+        record.write(&place).unwrap();
+        assert_eq!(after_stop(&place).unwrap(), None);
+        other.kill().unwrap();
+        other.wait().unwrap();
+        assert_eq!(after_stop(&place).unwrap().unwrap(), "9.0.0");
+        assert_eq!(fs::read_to_string(place.executable()).unwrap(), "old");
     }
 }

@@ -7,6 +7,7 @@
 //!   .boxd.update    what is remembered (see `trial`), and .boxd.update.served, what will be when the new one serves
 //!   .boxd.update.lock   held from the beginning of an update or an install to its end
 //!   .boxd.update.turn   held for the moment in which any of the above changes
+//!   .boxd.update.guarded   there while the code before stands guard
 //! ```
 //!
 //! What is renamed was synced before, and the directory after, so that a power loss leaves either the old or the new one.
@@ -99,6 +100,11 @@ impl Place {
         self.beside(".", ".update.served")
     }
 
+    /// Is there as long as the one on trial is under guard: to remove it needs no room.
+    pub(super) fn guarded(&self) -> PathBuf {
+        self.beside(".", ".update.guarded")
+    }
+
     fn lock_of_updates(&self) -> PathBuf {
         self.beside(".", ".update.lock")
     }
@@ -161,7 +167,9 @@ impl Place {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => OpenOptions::new()
                 .append(true)
                 .custom_flags(libc::O_NOFOLLOW)
-                .open(path),
+                .open(path)
+                // Of a root that was killed before it could.
+                .inspect(|file| self.give_to_owner(file)),
             made => made,
         };
         let lock = match Flock::lock(file.map_err(failed)?, FlockArg::LockExclusiveNonblock) {
@@ -183,11 +191,22 @@ impl Place {
             .create_new(true)
             .mode(mode)
             .open(path)?;
-        if nix::unistd::geteuid().is_root() {
-            let owner = fs::metadata(&self.directory)?;
-            std::os::unix::fs::fchown(&file, Some(owner.uid()), Some(owner.gid()))?;
-        }
+        self.give_to_owner(&file);
         Ok(file)
+    }
+
+    /// Where root may not give it away, it stays root's.
+    fn give_to_owner(&self, file: &File) {
+        let Ok(owner) = fs::metadata(&self.directory) else {
+            return;
+        };
+        let is_given = file.metadata().is_ok_and(|file| file.uid() == owner.uid());
+        if nix::unistd::geteuid().is_root() && !is_given {
+            let given = std::os::unix::fs::fchown(file, Some(owner.uid()), Some(owner.gid()));
+            if let Err(error) = given {
+                tracing::debug!(%error, "a file of updates stays root's");
+            }
+        }
     }
 
     fn busy(&self, reason: &str) -> Error {
@@ -268,17 +287,21 @@ impl Place {
         self.is_executable_of("self").unwrap_or(true)
     }
 
-    /// Whether a process runs the file that is in place; where the system does not show it, whether there is such a process.
+    /// Whether a process runs the file that is in place; where that is not shown to us, as of a daemon to other processes of
+    /// its user, whether there is such a process.
     pub(super) fn is_run_by(&self, pid: i32) -> bool {
-        let lives = || nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), None).is_ok();
-        self.is_executable_of(&pid.to_string()).unwrap_or_else(lives)
+        self.is_executable_of(&pid.to_string())
+            .unwrap_or_else(|| lives(pid))
     }
 
-    /// `None` where the system does not show what a process runs.
+    /// `None` where it is not shown what a process runs.
     fn is_executable_of(&self, process: &str) -> Option<bool> {
         let identity = |path: &Path| fs::metadata(path).map(|found| (found.dev(), found.ino()));
         identity(Path::new("/proc/self/exe")).ok()?;
-        let running = identity(&Path::new("/proc").join(process).join("exe"));
+        let running = match identity(&Path::new("/proc").join(process).join("exe")) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return None,
+            running => running,
+        };
         let in_place = identity(&self.executable());
         Some(running.is_ok_and(|running| in_place.is_ok_and(|in_place| running == in_place)))
     }
@@ -311,6 +334,17 @@ impl Place {
     fn failed(&self, doing: &'static str, error: io::Error) -> Error {
         Error::from_path_io("executable", doing, &self.executable(), error)
     }
+}
+
+/// Whether there is such a process that has not ended, whosever it is.
+fn lives(pid: i32) -> bool {
+    // The state comes behind the name, which may hold anything (proc_pid_stat(5)).
+    if let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) {
+        let state = stat.rsplit(") ").next().and_then(|rest| rest.chars().next());
+        return !matches!(state, Some('Z' | 'X'));
+    }
+    let asked = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), None);
+    matches!(asked, Ok(()) | Err(nix::errno::Errno::EPERM))
 }
 
 #[cfg(test)]

@@ -248,9 +248,12 @@ impl Running {
     pub fn withdraw(self) -> Result<(), Error> {
         let _turn = self.place.turn()?;
         let mut record = Record::read(&self.place);
-        let Some(trial) = &mut record.trial else {
+        let own = std::process::id().cast_signed();
+        let Some(trial) = record.trial.as_mut().filter(|trial| trial.pid == Some(own)) else {
             return Ok(());
         };
+        // The disk may be full.
+        let _ = fs::remove_file(self.place.guarded());
         trial.is_guarded = false;
         trial.pid = None;
         trial.starts = trial.starts.saturating_sub(1);
@@ -279,6 +282,7 @@ fn restore(place: &Place, record: Record) -> Result<PathBuf, Error> {
 /// The one before is in place again.
 pub(super) fn restored(place: &Place, mut record: Record) -> Result<(), Error> {
     let _ = fs::remove_file(place.served());
+    let _ = fs::remove_file(place.guarded());
     record.rolled_back = record.trial.take().map(|trial| trial.update);
     record.write(place)
 }
@@ -314,6 +318,7 @@ pub(super) fn confirm(
         return Err(error);
     }
     let _ = fs::remove_file(place.served());
+    let _ = fs::remove_file(place.guarded());
     Ok(record)
 }
 
@@ -511,6 +516,20 @@ mod tests {
         };
         let again = OnTrial::of(update, limit, Some(unguarded));
         assert_eq!((again.is_guarded, again.pid, again.starts), (false, None, 0));
+    }
+
+    #[test]
+    fn a_start_withdraws_no_trial_but_its_own() {
+        let (_directory, place) = updated();
+        let Trial::Running(running) = Trial::begin(&place).unwrap() else {
+            panic!("not on trial")
+        };
+        let mut record = Record::read(&place);
+        let trial = record.trial.as_mut().unwrap();
+        (trial.pid, trial.is_guarded) = (Some(1), true);
+        record.write(&place).unwrap();
+        running.withdraw().unwrap();
+        assert_eq!(Record::read(&place), record);
     }
 
     #[test]
