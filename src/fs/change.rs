@@ -1,7 +1,10 @@
 //! Changes of a text: an exact replacement, lines put in, a unified diff. Pure: bytes in, bytes out, all or nothing, and
 //! an error that says where it was nearly right.
 
-use diffy::{DiffOptions, Patch};
+use std::time::Duration;
+
+use diffy::Patch;
+use similar::{DiffOp, DiffTag, TextDiff};
 
 use super::nearest::nearest;
 use crate::error::Error;
@@ -39,13 +42,61 @@ pub(super) fn apply(text: &[u8], change: &Change) -> Result<(Vec<u8>, u64), Erro
     }
 }
 
+/// Lines around a change that a diff shows.
+const AROUND: usize = 3;
+/// How long the smallest diff is looked for; then it is one that is right and larger.
+const DIFF_TIME: Duration = Duration::from_millis(500);
+
 /// The unified diff of two texts; `name` stands in its head.
 pub(super) fn diff(before: &[u8], after: &[u8], name: &str) -> Vec<u8> {
-    let mut options = DiffOptions::new();
-    options
-        .set_original_filename(format!("a/{name}"))
-        .set_modified_filename(format!("b/{name}"));
-    options.create_patch_bytes(before, after).to_bytes()
+    let (before, after) = (lines(before), lines(after));
+    let diff = TextDiff::configure()
+        .timeout(DIFF_TIME)
+        .diff_slices(&before, &after);
+    let mut text = Vec::new();
+    for (index, hunk) in diff.grouped_ops(AROUND).iter().enumerate() {
+        if index == 0 {
+            text.extend_from_slice(format!("--- a/{name}\n+++ b/{name}\n").as_bytes());
+        }
+        let Some(first) = hunk.first() else { continue };
+        let length = |lines: &dyn Fn(&DiffOp) -> usize| hunk.iter().map(lines).sum();
+        let old = span(first.old_range().start, length(&|op| op.old_range().len()));
+        let new = span(first.new_range().start, length(&|op| op.new_range().len()));
+        text.extend_from_slice(format!("@@ -{old} +{new} @@\n").as_bytes());
+        for op in hunk {
+            if op.tag() == DiffTag::Equal {
+                put(&mut text, b' ', &before[op.old_range()]);
+            } else {
+                put(&mut text, b'-', &before[op.old_range()]);
+                put(&mut text, b'+', &after[op.new_range()]);
+            }
+        }
+    }
+    text
+}
+
+/// So many lines from `start` on, counted from 0, as the head of a hunk names them; none stand behind the line before.
+fn span(start: usize, length: usize) -> String {
+    match length {
+        0 => format!("{start},0"),
+        1 => format!("{}", start + 1),
+        length => format!("{},{length}", start + 1),
+    }
+}
+
+fn put(text: &mut Vec<u8>, sign: u8, lines: &[&[u8]]) {
+    for line in lines {
+        text.push(sign);
+        text.extend_from_slice(line);
+        if !line.ends_with(b"\n") {
+            text.extend_from_slice(b"\n\\ No newline at end of file\n");
+        }
+    }
+}
+
+/// As patch(1) has them: a carriage return ends none.
+fn lines(text: &[u8]) -> Vec<&[u8]> {
+    text.split_inclusive(|byte| *byte == b'\n').collect()
 }
 
 fn replace(text: &[u8], old: &[u8], new: &[u8], count: u64) -> Result<(Vec<u8>, u64), Error> {
@@ -171,6 +222,20 @@ mod tests {
             Ok((text, _)) => Ok(String::from_utf8(text).unwrap()),
             Err(error) => Err(error.to_string()),
         }
+    }
+
+    #[test]
+    fn a_diff_of_everything_ends_in_time_and_is_right() {
+        let text = |tab: &str| {
+            let lines: Vec<String> = (0..40_000).map(|line| format!("{tab}line {line}\n")).collect();
+            lines.concat()
+        };
+        let (before, after) = (text("\t"), text("    "));
+        let begun = std::time::Instant::now();
+        let diff = diff(before.as_bytes(), after.as_bytes(), "name");
+        assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+        let (changed, _) = patch(before.as_bytes(), &diff).unwrap();
+        assert_eq!(changed, after.as_bytes());
     }
 
     #[test]

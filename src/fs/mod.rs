@@ -69,6 +69,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 use rustix::fs::fstat;
+use tokio::sync::Semaphore;
 
 use crate::capability::Capability;
 use crate::error::Error;
@@ -109,6 +110,8 @@ struct Shared {
     swept: Mutex<HashSet<(u64, u64)>>,
     /// What is read, written, packed, unpacked or copied now, for as long as its peer takes.
     transfers: Transfers,
+    /// Places for archives that are packed: each takes a thread for as long as its reader takes.
+    packs: Arc<Semaphore>,
 }
 
 impl Files {
@@ -121,6 +124,7 @@ impl Files {
             exchange: Mutex::default(),
             swept: Mutex::default(),
             transfers: Transfers::default(),
+            packs: Arc::new(Semaphore::new(pack::AT_ONCE)),
         };
         Self {
             shared: Arc::new(shared),
@@ -258,9 +262,15 @@ impl Files {
 
     /// Packs a tree as a tar archive.
     pub async fn pack(&self, reach: Reach, request: Pack) -> Result<Packed, Error> {
+        let Ok(place) = Arc::clone(&self.shared.packs).try_acquire_owned() else {
+            return Err(Error::Overloaded {
+                what: "archives that are sent",
+                reason: format!("{} are on their way", pack::AT_ONCE),
+            });
+        };
         let path = request.path.clone();
         self.on_path(reach, path, move |shared, location| {
-            pack::pack(&location, &request, shared.transfers.begin())
+            pack::pack(&location, &request, shared.transfers.begin(), place)
         })
         .await
     }

@@ -17,7 +17,7 @@ use flate2::write::GzEncoder;
 use rustix::fs::{AtFlags, Mode, OFlags, Stat, fstat, openat, statat};
 use rustix::io::Errno;
 use tar::{Builder, EntryType, Header};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::anchor::{Mounts, descend};
 use super::entry::link_target;
@@ -27,6 +27,8 @@ use super::request::Kind;
 use crate::error::Error;
 use crate::lifecycle::Transfer;
 
+/// Archives that are packed at once.
+pub(super) const AT_ONCE: usize = 64;
 /// Bytes of one piece.
 const PIECE: usize = 256 << 10;
 /// Pieces that wait to be read; then the walk waits too.
@@ -82,7 +84,12 @@ impl Packed {
 }
 
 /// Opens what is to be packed and starts to pack it.
-pub(super) fn pack(location: &Location, request: &Pack, under_way: Transfer) -> Result<Packed, Error> {
+pub(super) fn pack(
+    location: &Location,
+    request: &Pack,
+    under_way: Transfer,
+    place: OwnedSemaphorePermit,
+) -> Result<Packed, Error> {
     let seen = location
         .followed()?
         .ok_or_else(|| location.failure("path", "pack", Errno::NOENT))?;
@@ -104,6 +111,7 @@ pub(super) fn pack(location: &Location, request: &Pack, under_way: Transfer) -> 
     };
     let gzip = request.gzip;
     drop(tokio::task::spawn_blocking(move || {
+        let _until_the_end = place;
         let packed = if gzip {
             let encoder = GzEncoder::new(outlet, Compression::fast());
             walk(encoder, top, &root).and_then(|encoder| encoder.finish().map_err(|error| cut(&root, error)))

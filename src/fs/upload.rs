@@ -5,13 +5,13 @@
 //! Which pieces are missing is the affair of the caller. A file that is replaced can be held to what the writer believes
 //! to be in it ([`Base`](super::Base)), when the upload begins and again when it ends.
 
+use std::collections::BTreeMap;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
 use super::Shared;
 use super::base::{exchange, expect};
@@ -37,8 +37,8 @@ struct Inner {
     begin: Begin,
     /// Taken when it is committed or given up; pieces are written with it shared.
     sink: RwLock<Option<(Box<Sink>, Transfer)>>,
-    /// Bytes of all pieces.
-    written: AtomicU64,
+    /// What pieces were written, without holes between those that touch: first bytes, and those behind the last.
+    written: Mutex<BTreeMap<u64, u64>>,
 }
 
 pub(super) async fn begin(shared: Arc<Shared>, reach: Reach, begin: Begin) -> Result<Upload, Error> {
@@ -67,7 +67,7 @@ pub(super) async fn begin(shared: Arc<Shared>, reach: Reach, begin: Begin) -> Re
             reach,
             begin,
             sink: RwLock::new(Some((sink, under_way))),
-            written: AtomicU64::new(0),
+            written: Mutex::default(),
         };
         Ok(Upload {
             inner: Arc::new(inner),
@@ -126,7 +126,7 @@ impl Inner {
         let file = file.ok_or_else(|| self.over())?;
         file.write_all_at(bytes, offset)
             .map_err(|source| Error::from_path_io("file", "write", &self.begin.path, source))?;
-        self.written.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        cover(&mut self.written.lock(), offset, bytes.len() as u64);
         Ok(())
     }
 
@@ -143,7 +143,7 @@ impl Inner {
         let file = sink.collected().ok_or_else(|| self.over())?;
         let failed = |source| Error::from_path_io("file", "write", &self.begin.path, source);
         let bytes = file.metadata().map_err(failed)?.len();
-        if bytes > self.written.load(Ordering::Relaxed) {
+        if !is_covered(&self.written.lock(), bytes) {
             return Err(Error::Invalid {
                 field: "offset",
                 reason: format!("the pieces do not cover all of the {bytes} bytes of the file"),
@@ -159,5 +159,54 @@ impl Inner {
             atomic: written.atomic,
             durability: written.durability,
         })
+    }
+}
+
+/// Notes that so many bytes from `first` on are there.
+fn cover(written: &mut BTreeMap<u64, u64>, first: u64, length: u64) {
+    let (mut first, mut end) = (first, first.saturating_add(length));
+    if first == end {
+        return;
+    }
+    // Those that it touches or overlaps become one with it.
+    while let Some((at, behind)) = written
+        .range(..=end)
+        .next_back()
+        .map(|(at, behind)| (*at, *behind))
+        && behind >= first
+    {
+        written.remove(&at);
+        first = first.min(at);
+        end = end.max(behind);
+    }
+    written.insert(first, end);
+}
+
+/// Whether all of the first `bytes` bytes are there.
+fn is_covered(written: &BTreeMap<u64, u64>, bytes: u64) -> bool {
+    bytes == 0 || written.get(&0).is_some_and(|end| *end >= bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_in_any_order_cover_what_has_no_hole() {
+        let mut written = BTreeMap::new();
+        for (first, length, whole) in [
+            (8, 4, false),
+            (0, 4, false),
+            (0, 4, false),
+            (6, 3, false),
+            (4, 2, true),
+        ] {
+            cover(&mut written, first, length);
+            assert_eq!(is_covered(&written, 12), whole, "{written:?}");
+        }
+        assert_eq!(written.len(), 1);
+        cover(&mut written, 20, 0);
+        assert_eq!(written.len(), 1);
+        assert!(is_covered(&BTreeMap::new(), 0) && !is_covered(&written, 13));
     }
 }

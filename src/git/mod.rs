@@ -35,11 +35,13 @@ mod request;
 mod safety;
 mod status;
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc;
+use parking_lot::Mutex;
+use tokio::sync::{Semaphore, mpsc};
 
 use crate::capability::Capability;
 use crate::error::Error;
@@ -63,9 +65,20 @@ pub struct Git {
     engine: Arc<Engine>,
     program: bool,
     kept: Arc<Kept>,
+    /// Places for questions, which libgit2 answers in its own time.
+    places: Arc<Semaphore>,
+    /// How long one is waited for.
+    patience: Duration,
+    /// Repositories of which one has not ended in its time.
+    stuck: Arc<Mutex<HashSet<std::path::PathBuf>>>,
     /// This executable, which git asks for credentials.
     own: std::path::PathBuf,
 }
+
+/// Questions at once.
+const QUESTIONS: usize = 32;
+/// How long one is waited for. A damaged or hostile repository may have no end.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What a question is answered with.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -97,6 +110,9 @@ impl Git {
             engine,
             program,
             kept: Arc::default(),
+            places: Arc::new(Semaphore::new(QUESTIONS)),
+            patience: PATIENCE,
+            stuck: Arc::default(),
             own,
         }
     }
@@ -123,14 +139,44 @@ impl Git {
     /// # Errors
     ///
     /// [`Error::NotFound`] for no repository and for an unknown revision, [`Error::Unsupported`] for one that libgit2
-    /// cannot read (SHA-256), [`Error::Denied`] for one that belongs to somebody else.
+    /// cannot read (SHA-256), [`Error::Denied`] for one that belongs to somebody else, [`Error::Timeout`] for one that has no
+    /// end, and [`Error::Conflict`] as long as that is so, [`Error::Overloaded`] when many are asked.
     pub async fn ask(&self, path: &Path, query: Query) -> Result<Answer, Error> {
         let path = path.to_owned();
-        let kept = Arc::clone(&self.kept);
-        let work = tokio::task::spawn_blocking(move || answer(&path, &query, &kept));
-        work.await.map_err(|panic| Error::Internal {
-            reason: format!("a look at a repository panicked: {panic}"),
-        })?
+        if self.stuck.lock().contains(&path) {
+            return Err(Error::Conflict {
+                what: format!("repository {path:?}"),
+                reason: "an earlier question about it has not ended: it may be damaged, which git fsck tells"
+                    .into(),
+            });
+        }
+        let place = tokio::time::timeout(self.patience, Arc::clone(&self.places).acquire_owned()).await;
+        let Ok(Ok(place)) = place else {
+            return Err(Error::Overloaded {
+                what: "questions about repositories",
+                reason: format!("{QUESTIONS} are being answered"),
+            });
+        };
+        let (kept, stuck, asked) = (Arc::clone(&self.kept), Arc::clone(&self.stuck), path.clone());
+        let work = tokio::task::spawn_blocking(move || {
+            let _until_the_end = place;
+            let answered = answer(&asked, &query, &kept);
+            stuck.lock().remove(&asked);
+            answered
+        });
+        match tokio::time::timeout(self.patience, work).await {
+            Ok(Ok(answered)) => answered,
+            Ok(Err(panic)) => Err(Error::Internal {
+                reason: format!("a look at a repository panicked: {panic}"),
+            }),
+            Err(_) => {
+                self.stuck.lock().insert(path);
+                Err(Error::Timeout {
+                    what: "the answer to a question about a repository",
+                    after: self.patience,
+                })
+            }
+        }
     }
 
     /// Variables that keep the git program from running the filters that the repository at `path` names, for who only looks.
@@ -213,5 +259,37 @@ fn answer(path: &Path, query: &Query, kept: &Kept) -> Result<Answer, Error> {
         Query::Status { .. } | Query::Discover { .. } => Err(Error::Internal {
             reason: "the question was answered before".into(),
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::InstanceId;
+    use crate::lifecycle::Tasks;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_repository_that_never_answers_takes_one_thread_and_is_named() {
+        let directory = tempfile::tempdir().unwrap();
+        git2::Repository::init(directory.path()).unwrap();
+        let index = directory.path().join(".git/index");
+        nix::unistd::mkfifo(&index, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let engine = Engine::start(crate::exec::Config::default(), InstanceId::mint(), &Tasks::new());
+        let mut git = Git::new(engine, None);
+        git.patience = Duration::from_millis(200);
+        let query = || Query::Status {
+            ignored: false,
+            untracked: true,
+        };
+        let ask = async || git.ask(directory.path(), query()).await.unwrap_err();
+        assert!(matches!(ask().await, Error::Timeout { .. }));
+        assert!(matches!(ask().await, Error::Conflict { .. }));
+        assert_eq!(git.places.available_permits(), QUESTIONS - 1);
+        // Somebody writes to it after all.
+        drop(std::fs::OpenOptions::new().write(true).open(&index).unwrap());
+        while git.stuck.lock().contains(directory.path()) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert_eq!(git.places.available_permits(), QUESTIONS);
     }
 }

@@ -51,7 +51,9 @@ impl Rooms {
             Op::GitTransfer { path, transfer } => {
                 let path = self.unconfined(call, what, &path)?;
                 let work = async move { git.transfer(&path, *transfer, trust, None).await };
-                done(self.tasks.spawn("git", work).await).map(Reply::GitDid)
+                // It ends with whoever asked.
+                let mut work = Ending(self.tasks.spawn("git", work));
+                done((&mut work.0).await).map(Reply::GitDid)
             }
             other => Err(Error::Internal {
                 reason: format!("{} is no operation on repositories", other.name()),

@@ -60,6 +60,11 @@ impl Budget {
         self.limit.saturating_sub(self.results.load(Ordering::Relaxed))
     }
 
+    /// Bytes of results that may still be taken.
+    pub(super) fn bytes_left(&self) -> u64 {
+        self.max_bytes.saturating_sub(self.bytes.load(Ordering::Relaxed))
+    }
+
     /// Nobody waits any more.
     pub(super) fn abandon(&self) {
         self.is_unwanted.store(true, Ordering::Relaxed);

@@ -88,6 +88,7 @@ impl Worker {
             assembly: Assembly::new(self.before, self.after),
             // One more shows that there are more, and behind that many all lines after the last one have come.
             enough: budget.left() + 1 + self.after,
+            most: budget.bytes_left(),
             is_binary: false,
         };
         self.searcher.search_reader(&self.matcher, reader, &mut hits)?;
@@ -123,6 +124,8 @@ struct Hits<'a> {
     assembly: Assembly,
     /// Matches that are enough.
     enough: u64,
+    /// Bytes of them that are.
+    most: u64,
     is_binary: bool,
 }
 
@@ -135,8 +138,10 @@ impl Sink for Hits<'_> {
         let line = found.bytes();
         let first = self.matcher.find(line).ok().flatten();
         let column = first.map_or(1, |first| first.start() as u64 + 1);
+        // One more than fits shows that there is more.
+        let is_over = self.assembly.bytes() > self.most;
         self.assembly.hit(number, column, line);
-        Ok(self.assembly.count() < self.enough)
+        Ok(!is_over && self.assembly.count() < self.enough)
     }
 
     fn context(&mut self, _searcher: &Searcher, line: &SinkContext<'_>) -> Result<bool, io::Error> {

@@ -16,6 +16,8 @@ pub(super) struct Assembly {
     /// The newest lines, which may stand before a match.
     recent: VecDeque<Line>,
     matches: Vec<Place>,
+    /// Bytes that they would be answered with.
+    bytes: u64,
     /// The first match that waits for lines behind it.
     open: usize,
 }
@@ -27,6 +29,7 @@ impl Assembly {
             after: after as usize,
             recent: VecDeque::new(),
             matches: Vec::new(),
+            bytes: 0,
             open: 0,
         }
     }
@@ -35,13 +38,15 @@ impl Assembly {
     pub(super) fn hit(&mut self, number: u64, column: u64, bytes: &[u8]) {
         let line = Line::shown(bytes);
         self.stands_behind(&line);
-        self.matches.push(Place {
+        let place = Place {
             number,
             column,
             text: line.clone(),
             before: self.recent.iter().cloned().collect(),
             after: Vec::new(),
-        });
+        };
+        self.bytes += place.size();
+        self.matches.push(place);
         self.remember(line);
     }
 
@@ -56,6 +61,11 @@ impl Assembly {
     pub(super) fn gap(&mut self) {
         self.recent.clear();
         self.open = self.matches.len();
+    }
+
+    /// Bytes of the matches so far, with the lines before them.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     /// Matches so far.
@@ -75,6 +85,7 @@ impl Assembly {
         }
         for place in &mut self.matches[self.open..] {
             place.after.push(line.clone());
+            self.bytes += line.bytes.len() as u64;
         }
     }
 
@@ -135,7 +146,9 @@ mod tests {
         assembly.context(b"f\n");
         assembly.gap();
         assembly.hit(9, 1, b"i\n");
+        let bytes = assembly.bytes();
         let matches = assembly.finish();
+        assert_eq!(bytes, matches.iter().map(Place::size).sum::<u64>());
         let around: Vec<_> = matches
             .iter()
             .map(|place| (text(&place.before), text(&place.after)))

@@ -15,6 +15,7 @@
 mod budget;
 mod content;
 mod context;
+mod ignores;
 mod names;
 mod report;
 mod request;

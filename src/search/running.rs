@@ -68,11 +68,12 @@ pub(super) async fn start(
         request.check()?;
         let compiled = Compiled::new(&request)?;
         std::fs::metadata(&path).map_err(|source| Error::from_path_io("path", "search", &path, source))?;
-        let walk = plan(&path, &request)?;
         let now = Instant::now();
+        let report = Arc::new(Report::new(now));
+        let walk = plan(&path, &request, &report)?;
         let shared = Shared {
             budget: Budget::new(&request, now),
-            report: Report::new(now),
+            report,
             outlet: Outlet(sender.clone()),
             best: Mutex::new(Best::new(request.limit)),
             root: path,

@@ -1,6 +1,7 @@
 //! The walk over a tree by several threads, and what it gives each of them.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use ignore::overrides::OverrideBuilder;
 use ignore::{DirEntry, ParallelVisitor, ParallelVisitorBuilder, WalkBuilder, WalkParallel, WalkState};
@@ -8,6 +9,7 @@ use parking_lot::Mutex;
 
 use super::budget::Budget;
 use super::content::Worker;
+use super::ignores;
 use super::names::{Best, Fit, Judge, Names};
 use super::report::Report;
 use super::request::{Found, Kind, Request};
@@ -20,7 +22,7 @@ pub(super) struct Shared {
     pub(super) root: PathBuf,
     pub(super) request: Request,
     pub(super) budget: Budget,
-    pub(super) report: Report,
+    pub(super) report: Arc<Report>,
     pub(super) outlet: Outlet,
     /// What a fuzzy search found: all of it is compared before any of it is told.
     pub(super) best: Mutex<Best>,
@@ -43,7 +45,7 @@ impl Compiled {
 }
 
 /// The walk that `request` asks for below `root`.
-pub(super) fn plan(root: &Path, request: &Request) -> Result<WalkParallel, Error> {
+pub(super) fn plan(root: &Path, request: &Request, report: &Arc<Report>) -> Result<WalkParallel, Error> {
     let mut globs = OverrideBuilder::new(root);
     let invalid = |error: ignore::Error| Error::Invalid {
         field: "glob",
@@ -53,6 +55,17 @@ pub(super) fn plan(root: &Path, request: &Request) -> Result<WalkParallel, Error
         globs.add(glob).map_err(invalid)?;
     }
     let ignores = request.ignore_files;
+    if ignores {
+        // Those above count as well, and are read whatever else is said.
+        let above = std::path::absolute(root).unwrap_or_else(|_| root.to_owned());
+        if let Some(path) = above.ancestors().find_map(ignores::doubtful) {
+            return Err(Error::Unsupported {
+                what: format!("a search of {root:?} by ignore files"),
+                why: format!("{path:?}: {}", ignores::REASON),
+                fix: Some("say ignoreFiles: false".into()),
+            });
+        }
+    }
     let mut builder = WalkBuilder::new(root);
     builder
         .hidden(!request.hidden)
@@ -63,7 +76,24 @@ pub(super) fn plan(root: &Path, request: &Request) -> Result<WalkParallel, Error
         .git_exclude(ignores)
         .overrides(globs.build().map_err(invalid)?)
         .threads(threads());
+    if ignores {
+        let report = Arc::clone(report);
+        builder.filter_entry(move |entry| is_believed(entry, &report));
+    }
     Ok(builder.build_parallel())
+}
+
+/// Whether the walk may go there; a directory whose ignore files may not be read is told and passed over.
+fn is_believed(entry: &DirEntry, report: &Report) -> bool {
+    if !entry.file_type().is_some_and(|kind| kind.is_dir()) {
+        return true;
+    }
+    let doubtful = ignores::doubtful(entry.path());
+    let is_believed = doubtful.is_none();
+    if let Some(path) = doubtful {
+        report.unread(Some(path), ignores::REASON.into());
+    }
+    is_believed
 }
 
 fn threads() -> usize {

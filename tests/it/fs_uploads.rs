@@ -79,12 +79,13 @@ async fn a_daemon_killed_in_every_piece_keeps_what_was_and_takes_the_upload_agai
     let workspace = daemon.workspace();
     for cut in 0..PIECES {
         std::fs::write(workspace.join("file"), "old").unwrap();
+        let id = format!("killed{cut}");
         let content = random(PIECES * PIECE, 20 + cut as u64);
         let http = daemon.http();
         for index in 0..cut {
-            put(&http, "killed", &content, index).await;
+            put(&http, &id, &content, index).await;
         }
-        let half_sent = half(&daemon, &http, "killed", &content, cut).await;
+        let half_sent = half(&daemon, &http, &id, &content, cut).await;
         daemon.crash();
         drop(half_sent);
         assert_eq!(std::fs::read(workspace.join("file")).unwrap(), b"old", "{cut}");
@@ -94,13 +95,13 @@ async fn a_daemon_killed_in_every_piece_keeps_what_was_and_takes_the_upload_agai
         let http = daemon.http();
         // The client does not know that the daemon is another one.
         for index in cut.max(1)..PIECES {
-            let answer = put(&http, "killed", &content, index).await;
+            let answer = put(&http, &id, &content, index).await;
             assert_eq!(committed(&answer), None, "{answer}");
         }
         assert_eq!(std::fs::read(workspace.join("file")).unwrap(), b"old", "{cut}");
         let mut last = json!(null);
         for index in 0..PIECES {
-            last = put(&http, "killed", &content, index).await;
+            last = put(&http, &id, &content, index).await;
         }
         let digest = blake3::hash(&content).to_string();
         assert_eq!(committed(&last), Some(digest.as_str()), "{cut}: {last}");

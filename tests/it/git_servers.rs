@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::exec_child::files_with;
 use crate::git_credentials::{log, secret, served, start, with};
-use crate::harness::{GitDaemon, Http, Nginx};
+use crate::harness::{Daemon, GitDaemon, Http, Nginx, PATIENCE, processes};
 use crate::parity_git::git;
 
 async fn done(http: &Http, route: &str, body: &Value) -> Value {
@@ -144,4 +144,19 @@ async fn behind_nginx_the_right_password_opens_and_the_wrong_one_is_nowhere() {
     has("somebody ", "POST /x.git/git-receive-pack ", " 200");
     has("- ", "GET /x.git/info/refs", " 401");
     has("somebody ", "GET /x.git/info/refs", " 401");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_clone_ends_with_whoever_asked_for_it() {
+    let daemon = Daemon::start();
+    let http = daemon.http();
+    // It takes connections and says nothing.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/x.git", silent.local_addr().unwrap());
+    let asked = json!({ "url": url, "path": "half" });
+    let asking = tokio::spawn(async move { http.post("/v1/git/clone", &asked).await });
+    processes::wait_until_there(&url, PATIENCE);
+    asking.abort();
+    assert!(asking.await.unwrap_err().is_cancelled());
+    processes::wait_until_gone(&url, PATIENCE);
 }

@@ -103,6 +103,57 @@ async fn an_upload_in_pieces_is_whole_or_not_there() {
 }
 
 #[tokio::test]
+async fn an_upload_with_a_hole_and_an_id_that_is_used_again_are_refused() {
+    let daemon = Daemon::start();
+    let http = daemon.http();
+    let piece = |id: &str, seq: u64, offset: u64, last: bool| {
+        format!("/v1/fs/file?path=whole&upload={id}&seq={seq}&offset={offset}&last={last}")
+    };
+    // As many bytes as there are to be, and four of them nowhere.
+    http.put(&piece("hole", 1, 0, false), "aaaa").await;
+    http.put(&piece("hole", 2, 0, false), "bbbb").await;
+    let refused = http.put(&piece("hole", 3, 8, true), "cccc").await;
+    let problem = refused.problem(400, "invalid_request");
+    assert!(problem.to_string().contains("do not cover"), "{problem}");
+    assert_eq!(http.get("/v1/fs/file?path=whole").await.status, 404);
+
+    let first = http.put(&piece("again", 1, 0, true), "first").await;
+    assert_eq!(first.status, 200);
+    // The same is answered again, another one is not taken for it.
+    assert_eq!(
+        http.put(&piece("again", 1, 0, true), "first").await.json(),
+        first.json()
+    );
+    let other = http.put(&piece("again", 1, 0, true), "other").await;
+    assert!(other.problem(409, "conflict").to_string().contains("new id"));
+    assert_eq!(http.get("/v1/fs/file?path=whole").await.text(), "first");
+}
+
+#[tokio::test]
+async fn ignore_files_that_never_end_are_told_and_not_read() {
+    let daemon = Daemon::start();
+    let (http, workspace) = (daemon.http(), daemon.workspace());
+    for name in ["fine", "evil"] {
+        std::fs::create_dir(workspace.join(name)).unwrap();
+        std::fs::write(workspace.join(name).join("file"), "needle\n").unwrap();
+    }
+    std::os::unix::fs::symlink("/dev/zero", workspace.join("evil/.ignore")).unwrap();
+    let search =
+        |path: &str, ignores: bool| json!({ "path": path, "pattern": "needle", "ignoreFiles": ignores });
+    let found = http.post("/v1/fs/search", &search("", true)).await.json();
+    assert_eq!(found["matches"].as_array().unwrap().len(), 1, "{found}");
+    assert!(found.to_string().contains("evil/.ignore"), "{found}");
+    let refused = http.post("/v1/fs/search", &search("evil", true)).await;
+    assert_eq!(refused.status, 501, "{}", refused.text());
+    let found = http.post("/v1/fs/search", &search("", false)).await.json();
+    assert_eq!(found["matches"].as_array().unwrap().len(), 2, "{found}");
+    // Nor one above what is searched.
+    std::fs::create_dir(workspace.join("evil/below")).unwrap();
+    let refused = http.post("/v1/fs/search", &search("evil/below", true)).await;
+    assert_eq!(refused.status, 501, "{}", refused.text());
+}
+
+#[tokio::test]
 async fn an_upload_that_is_cut_at_every_piece_leaves_nothing() {
     let daemon = Daemon::start();
     let http = daemon.http();
