@@ -274,7 +274,12 @@ mod tests {
         git2::Repository::init(directory.path()).unwrap();
         let index = directory.path().join(".git/index");
         nix::unistd::mkfifo(&index, nix::sys::stat::Mode::S_IRWXU).unwrap();
-        let engine = Engine::start(crate::exec::Config::default(), InstanceId::mint(), &Tasks::new());
+        // Of a runtime that nobody drives: its reaper is to take no child of other tests.
+        let idle = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let engine = {
+            let _inside = idle.enter();
+            Engine::start(crate::exec::Config::default(), InstanceId::mint(), &Tasks::new())
+        };
         let mut git = Git::new(engine, None);
         git.patience = Duration::from_millis(200);
         let query = || Query::Status {
@@ -291,5 +296,6 @@ mod tests {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         assert_eq!(git.places.available_permits(), QUESTIONS);
+        idle.shutdown_background();
     }
 }

@@ -490,7 +490,8 @@ mod tests {
         assert!(matches!(Trial::begin(&place), Ok(Trial::None)));
         assert!(Record::read(&place).trial.unwrap().is_guarded);
         other.kill().unwrap();
-        other.wait().unwrap();
+        // A reaper of another test may have been first.
+        let _ = other.wait();
         assert!(matches!(Trial::begin(&place), Ok(Trial::Restored(_))));
     }
 
