@@ -119,6 +119,14 @@ pub enum Error {
         /// How long.
         after: Duration,
     },
+    /// Work that changes something did not end in time: a part of it may be done, or all.
+    #[error("{what} did not end within {after:?}: look what is done before it is tried again")]
+    Unfinished {
+        /// What was waited for.
+        what: &'static str,
+        /// How long.
+        after: Duration,
+    },
     /// A body, reply or output is larger than it may be.
     #[error("{what} is {size} bytes, the limit is {limit}")]
     TooLarge {
@@ -358,7 +366,7 @@ impl Error {
             Self::Evicted { .. } => Code::Evicted,
             Self::Overloaded { .. } => Code::Overloaded,
             Self::Stopping => Code::Stopping,
-            Self::Timeout { .. } => Code::Timeout,
+            Self::Timeout { .. } | Self::Unfinished { .. } => Code::Timeout,
             Self::TooLarge { .. } => Code::TooLarge,
             Self::Range { .. } => Code::Range,
             Self::StorageFull { .. } => Code::StorageFull,
@@ -379,6 +387,7 @@ impl Error {
     /// Whether sending the same request again can help.
     pub fn retry(&self) -> Retry {
         match self.code() {
+            _ if matches!(self, Self::Unfinished { .. }) => Retry::Never,
             Code::Overloaded | Code::DuplicateInFlight => Retry::After(Duration::from_secs(1)),
             Code::Stopping | Code::Unavailable => Retry::After(Duration::from_secs(5)),
             Code::Timeout | Code::Fenced => Retry::Safe,

@@ -239,7 +239,7 @@ impl Ended {
     /// What it did, or why it did not.
     pub(super) fn judge(self, what: &str, path: &Path, time_limit: Duration) -> Result<Did, Error> {
         if self.timed_out {
-            return Err(Error::Timeout {
+            return Err(Error::Unfinished {
                 what: "git, or a hook of it,",
                 after: time_limit,
             });
@@ -253,6 +253,12 @@ impl Ended {
                 reason: format!(
                     "another git holds {lock:?}; try again, or remove it when no git runs that could have made it"
                 ),
+            });
+        }
+        if was_locked(&self.did.stderr) {
+            return Err(Error::Overloaded {
+                what: "the repository",
+                reason: format!("another git was at work in it; try again: {}", self.did.told()),
             });
         }
         Err(Error::Conflict {
@@ -276,6 +282,14 @@ impl Did {
     }
 }
 
+/// Whether somebody else was faster, who has let go since.
+fn was_locked(stderr: &[u8]) -> bool {
+    let words: [&[u8]; 2] = [b".lock': File exists", b"fatal: cannot lock ref 'HEAD': is at "];
+    words
+        .iter()
+        .any(|words| memchr::memmem::find(stderr, words).is_some())
+}
+
 /// A lock on something in the repository that `path` lies in, when somebody holds one.
 fn held_lock(path: &Path) -> Option<PathBuf> {
     let repository = super::open::open(path).ok()?;
@@ -283,4 +297,22 @@ fn held_lock(path: &Path) -> Option<PathBuf> {
     let shared =
         ["config.lock", "packed-refs.lock", "shallow.lock"].map(|name| repository.commondir().join(name));
     own.into_iter().chain(shared).find(|lock| lock.exists())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_that_is_gone_by_now_is_known_by_what_git_says() {
+        for yes in [
+            "fatal: cannot lock ref 'HEAD': is at 1 but expected 2",
+            "fatal: Unable to create '/x/.git/index.lock': File exists.",
+        ] {
+            assert!(was_locked(yes.as_bytes()), "{yes}");
+        }
+        assert!(!was_locked(
+            b"fatal: cannot lock ref 'refs/heads/a': 'refs/heads/a/b' exists"
+        ));
+    }
 }

@@ -108,7 +108,10 @@ fn detail(error: &Error, op: &str) -> BTreeMap<String, String> {
         }
         Error::StorageFull { free, .. } => vec![("free_bytes", free.to_string())],
         Error::Unsupported { why, .. } => vec![("op", op.into()), ("reason", why.clone())],
-        Error::ConsentRequired { .. } | Error::Protocol { .. } | Error::Timeout { .. } => {
+        Error::ConsentRequired { .. }
+        | Error::Protocol { .. }
+        | Error::Timeout { .. }
+        | Error::Unfinished { .. } => {
             vec![("op", op.into())]
         }
         _ => Vec::new(),
