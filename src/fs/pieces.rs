@@ -72,7 +72,7 @@ impl Pieces {
             let arrival = self.arrivals.lock().come(piece.seq, piece.is_last);
             match arrival {
                 Arrival::Fresh => break,
-                Arrival::There => return self.is_the_same(&piece),
+                Arrival::There => return Ok(()),
                 Arrival::Busy => news.await,
                 Arrival::Refused(reason) => {
                     return Err(Error::Invalid {
@@ -95,7 +95,12 @@ impl Pieces {
         Ok(())
     }
 
-    fn is_the_same(&self, piece: &Piece) -> Result<(), Error> {
+    /// Refuses a piece where another one is there under its number, for callers that may use an id twice.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Conflict`] then.
+    pub fn check(&self, piece: &Piece) -> Result<(), Error> {
         let known = self.known.lock().get(&piece.seq).copied();
         if known.is_none_or(|known| known == (piece.offset, blake3::hash(&piece.bytes))) {
             return Ok(());

@@ -122,6 +122,7 @@ impl Rooms {
     async fn take_piece(&self, call: &Call, upload: &Known, piece: Piece) -> Result<Option<Uploaded>, Error> {
         let begin = || async { self.upload(call, upload.begin.clone()).await.map(Pieces::new) };
         let pieces = upload.pieces.get_or_try_init(begin).await?;
+        pieces.check(&piece)?;
         pieces.take(piece).await?;
         if !pieces.are_whole() {
             return Ok(None);
