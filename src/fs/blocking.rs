@@ -1,4 +1,4 @@
-//! The border between the async callers and the blocking pool: all work on files happens behind it, and what belongs
+//! The border between the async callers and the blocking pool: what may wait for a disk happens behind it, and what belongs
 //! to the pool is also dropped there (closing a large unnamed file frees its blocks, which can take long).
 
 use tokio::runtime::Handle;

@@ -1,7 +1,8 @@
 //! The files room: read, write, list, move and remove, with nothing half done.
 //!
 //! [`Files`] is the handle. Every path goes through `path.rs`, the one place where a path becomes a descriptor;
-//! everything after that works on descriptors. All work on files happens on the blocking pool (`blocking.rs`), and no
+//! everything after that works on descriptors. All work on files happens on the blocking pool (`blocking.rs`), but for bodies
+//! that go to a file system of memory (`write.rs`), and no
 //! thread of it waits for a peer. Not here: HTTP ranges and `ETag`s, limits of a wire, who may ask; those are the doors'
 //! and `ops`'.
 

@@ -1,7 +1,6 @@
 //! The pieces of a file that a client sends one by one: each put where it belongs once, whoever sends it how often, and
 //! the end when none is missing or none comes any more.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -34,8 +33,6 @@ pub struct Piece {
 pub struct Pieces {
     file: Upload,
     arrivals: Mutex<Arrivals>,
-    /// What each piece was, so that another one is not taken for it: its place, and the digest of its content.
-    known: Mutex<HashMap<u64, (u64, blake3::Hash)>>,
     /// A piece came, or is there now.
     news: Notify,
 }
@@ -55,7 +52,6 @@ impl Pieces {
         Self {
             file,
             arrivals: Mutex::default(),
-            known: Mutex::default(),
             news: Notify::new(),
         }
     }
@@ -88,27 +84,9 @@ impl Pieces {
             seq: piece.seq,
             put: false,
         };
-        let known = (piece.offset, blake3::hash(&piece.bytes));
         self.file.write_at(piece.offset, piece.bytes).await?;
-        self.known.lock().insert(piece.seq, known);
         claim.put();
         Ok(())
-    }
-
-    /// Refuses a piece where another one is there under its number, for callers that may use an id twice.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Conflict`] then.
-    pub fn check(&self, piece: &Piece) -> Result<(), Error> {
-        let known = self.known.lock().get(&piece.seq).copied();
-        if known.is_none_or(|known| known == (piece.offset, blake3::hash(&piece.bytes))) {
-            return Ok(());
-        }
-        Err(Error::Conflict {
-            what: format!("piece {} of the upload", piece.seq),
-            reason: "another one with this number is there: use a new id for a new upload".into(),
-        })
     }
 
     /// Whether every piece is there.

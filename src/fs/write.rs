@@ -1,7 +1,7 @@
 //! The pump from a body to the sink that `plan.rs` chose.
 //!
 //! It holds no thread while it waits for the peer: it collects about a batch, hands it to the blocking pool and
-//! collects the next one meanwhile. When the caller goes away the sink is dropped, which undoes what was begun.
+//! collects the next one meanwhile, unless the file is all memory. When the caller goes away the sink is dropped, which undoes what was begun.
 
 use std::sync::Arc;
 

@@ -51,7 +51,28 @@ struct Known {
     begin: Begin,
     pieces: OnceCell<Pieces>,
     committed: OnceCell<Uploaded>,
+    /// What has come: an id that is used again is not to lose another content.
+    taken: Mutex<HashMap<u64, What>>,
     touched: Mutex<Instant>,
+}
+
+/// What a piece is: where it belongs, and what it holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct What {
+    offset: u64,
+    digest: blake3::Hash,
+}
+
+impl What {
+    /// A piece may be large: its digest is computed where nobody waits for it.
+    async fn of(piece: &Piece) -> Result<Self, Error> {
+        let (offset, bytes) = (piece.offset, piece.bytes.clone());
+        let digest = tokio::task::spawn_blocking(move || blake3::hash(&bytes)).await;
+        let digest = digest.map_err(|panic| Error::Internal {
+            reason: format!("a digest panicked: {panic}"),
+        })?;
+        Ok(Self { offset, digest })
+    }
 }
 
 impl Uploads {
@@ -78,6 +99,7 @@ impl Uploads {
             begin: begin.clone(),
             pieces: OnceCell::new(),
             committed: OnceCell::new(),
+            taken: Mutex::default(),
             touched: Mutex::new(Instant::now()),
         });
         known.insert(key.clone(), Arc::clone(&upload));
@@ -122,8 +144,16 @@ impl Rooms {
     async fn take_piece(&self, call: &Call, upload: &Known, piece: Piece) -> Result<Option<Uploaded>, Error> {
         let begin = || async { self.upload(call, upload.begin.clone()).await.map(Pieces::new) };
         let pieces = upload.pieces.get_or_try_init(begin).await?;
-        pieces.check(&piece)?;
+        let (seq, what) = (piece.seq, What::of(&piece).await?);
+        let known = upload.taken.lock().get(&seq).copied();
+        if known.is_some_and(|known| known != what) {
+            return Err(Error::Conflict {
+                what: format!("piece {seq} of the upload"),
+                reason: "another one with this number is there: use a new id for a new upload".into(),
+            });
+        }
         pieces.take(piece).await?;
+        upload.taken.lock().entry(seq).or_insert(what);
         if !pieces.are_whole() {
             return Ok(None);
         }
